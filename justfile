@@ -1,9 +1,9 @@
-# The whole developer interface; .ci/run calls nothing else. `just` alone lists it.
+# All commands for developers; .ci/run calls nothing else. `just` without arguments lists them.
 # Tools beside cargo: `python3 -m pip install --require-hashes -r .ci/tools.txt`.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
-# The release image is amd64 and arm64; the size budget holds for each.
+# The release image is for amd64 and arm64; the size budget holds for each.
 target := `rustc -vV | sed -n 's/^host: //p'`
 static_binary := "target" / target / "release/tollgate"
 size_max_mib := "8"
@@ -32,19 +32,19 @@ clippy:
     cargo clippy --locked --workspace --all-targets -- -D warnings
     cargo clippy --locked --package tollgate --no-default-features -- -D warnings
 
-# Builds the documentation, private items too: every link between modules must hold.
+# Builds the documentation, private items too: every link between modules must resolve.
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
-# The site of the documents, by mdBook, in target/site/book; every link and anchor of it must lead somewhere. Needs no network.
+# Builds the site of the documents, by mdBook, in target/site/book; every link and anchor must resolve. Needs no network.
 site:
     python3 site/build.py mdbook target/site
 
-# Draws the pictures of the documents anew; `site` compares.
+# Draws the pictures of the documents again; `site` checks that they are current.
 pictures:
     python3 site/pictures.py
 
-# Takes the documents' pictures of the emulator's page anew, by the browser test.
+# Takes the documents' screenshots of the emulator's page again, by the browser test.
 screenshots:
     PICTURES="$PWD/docs/images" tests/witness/run target/debug/tollgate page
 
@@ -52,19 +52,19 @@ screenshots:
 test:
     cargo test --locked
 
-# The tests (not those in documentation) each in a process of its own, hung ones ended: `just nextest -E 'test(name)'`.
+# Runs the tests (not those in documentation), each in a process of its own, and ends hung ones: `just nextest -E 'test(name)'`.
 nextest *args:
     cargo nextest run --locked {{ args }}
 
-# The rules of the house: imports, module docs, names, documents; what is generated is current. Seconds; part of `test`.
+# Checks the house rules (imports, module docs, names, documents), and that generated files are current. Seconds; part of `test`.
 tidy:
     cargo test --locked --test tidy --test generated
 
-# Writes what is made from something else: from the table of settings, from docs/openapi.yaml, from `cargo metadata`. `tidy` compares.
+# Writes the generated files, from the table of settings, docs/openapi.yaml, `cargo metadata` and others. `tidy` checks them.
 generate:
     GENERATE=1 cargo test --locked --test generated current
 
-# Draws the picture of the crates in docs/ARCHITECTURE.md anew.
+# Draws the picture of the crates in docs/ARCHITECTURE.md again.
 alias graph := generate
 
 # Kills the binary under load, at random, by evictions and at every named step, and compares the bill, or (contract) the seats that are held.
@@ -79,19 +79,19 @@ kill-campaign kills="200" mode="metered" seed="":
         python3 tests/campaign/kill.py target/tollgate-fail-points {{ mode }} {{ kills }} {{ seed }}
     fi
 
-# Simulated days of metering with restarts and a bad neighbour: memory and files flat, the bill exact.
+# Simulates days of metering with restarts and a bad neighbour: memory and files must not grow, and the bill must be exact.
 soak days="8":
     cargo build --locked --package tollgate
     cp target/debug/tollgate target/tollgate-soak
     python3 tests/campaign/soak.py target/tollgate-soak {{ days }}
 
-# Real faults against what was promised: network, names, TLS, hostile clients, memory, files, clock. Root, nft; `just chaos short` for CI.
+# Makes real faults and compares with the documents: network, names, TLS, hostile clients, memory, files, clock. Root, nft; `just chaos short` for CI.
 chaos *rows:
     cargo build --locked --package tollgate
     cp target/debug/tollgate target/tollgate-chaos
     python3 tests/chaos/chaos.py target/tollgate-chaos {{ rows }}
 
-# Usage that needs much memory, in a cgroup of 32 MiB (root): fewer customers than `bench-memory`, a debug build; for CI.
+# Reports usage that needs much memory, in a cgroup of 32 MiB (root): for CI, with fewer customers than `bench-memory` and a debug build.
 memory *cases:
     cargo build --locked --package tollgate
     cp target/debug/tollgate target/tollgate-memory
@@ -111,7 +111,7 @@ crypto:
     set -euo pipefail
     for crate in aws-lc-rs aws-lc-sys openssl-sys; do
         for features in --all-features --no-default-features; do
-            # `cargo tree -i` fails when the crate is absent, which is what is wanted; any other failure is not.
+            # `cargo tree -i` fails if the crate is absent, as it should be; any other failure is an error.
             if found=$(cargo tree --locked --workspace --target all --edges all $features --invert "$crate" 2>&1); then
                 # Present only as an unused option of another crate: an empty answer with a warning.
                 if [ -n "$(grep -v '^warning' <<<"$found" | grep -v '^$' || true)" ]; then
@@ -126,11 +126,11 @@ crypto:
     done
     echo "crypto: ring alone"
 
-# What the release build is made with: static, its relocations packed (half a megabyte less, of which every start read each
-# page), and without a path of the machine that made it.
+# Flags of the release build: static; relocations packed (half a megabyte less, which every start had to read); no path of the
+# machine that built it.
 release_flags := "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs --remap-path-prefix=" + env("CARGO_HOME", home_directory() / ".cargo") + \
     "=/cargo --remap-path-prefix=" + justfile_directory() + "=/tollgate"
-# Nor tables for unwinding (a megabyte): rustc's own linker leaves them out; the one for arm64 needs them at the start.
+# Also no tables for unwinding (a megabyte), but for amd64 only: a program by the linker for arm64 needs them at its start.
 without_unwinding := " -C link-arg=-Wl,--no-eh-frame-hdr -C link-arg=-Wl,-T,deploy/no-unwinding.ld"
 
 # The static binary of the release image (no emulator), within its size budget and hardened.
@@ -183,7 +183,7 @@ release-binary-arm64:
 
 arm64_binary := "target/arm64/aarch64-unknown-linux-gnu/release/tollgate"
 
-# What the images are built from, in dist/image: a tree for each architecture whose binary is there.
+# Writes what the images are built from into dist/image: a tree for each architecture whose binary was built.
 image-context:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -193,7 +193,7 @@ image-context:
         install -D -m 0755 "$2" "dist/image/$1/tollgate"
         install -D -m 0644 /etc/ssl/certs/ca-certificates.crt "dist/image/$1/etc/ssl/certs/ca-certificates.crt"
         install -d -m 0755 "dist/image/$1/usr/share/tollgate" "dist/image/$1/var/lib"
-        # What must go with the work of others: see the head of THIRD-PARTY-NOTICES.txt.
+        # Texts that third-party licences require: see the head of THIRD-PARTY-NOTICES.txt.
         install -d -m 0755 "dist/image/$1/usr/share/doc/tollgate"
         install -m 0644 LICENSE THIRD-PARTY-NOTICES.txt /usr/share/common-licenses/LGPL-2.1 "dist/image/$1/usr/share/doc/tollgate"
         install -m 0644 /usr/share/doc/libc6/copyright "dist/image/$1/usr/share/doc/tollgate/glibc-copyright"
@@ -201,7 +201,7 @@ image-context:
     tree amd64 {{ static_binary }}
     tree arm64 {{ arm64_binary }}
     tree dev-amd64 target/{{ target }}/debug/tollgate
-    # Symbols are more than half of it.
+    # Symbols are more than half of the file.
     [ ! -x dist/image/dev-amd64/tollgate ] || strip dist/image/dev-amd64/tollgate
     # The same tree always makes the same layer.
     find dist/image -exec touch --no-dereference --date=@0 {} +
@@ -210,11 +210,11 @@ image-context:
 version := `sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1`
 revision := `git rev-parse --short=12 HEAD 2>/dev/null || echo unknown`
 
-# The release image of each architecture whose binary is there, as one manifest and OCI archive in dist/; twice, to compare.
+# Builds the release image of each architecture whose binary was built, as one manifest and OCI archive in dist/; twice, to compare.
 image: image-context
     #!/usr/bin/env bash
     set -euo pipefail
-    # Each build in a storage of its own: nothing of an earlier one can leak into it.
+    # Each build has a storage of its own: nothing of an earlier build can leak into it.
     store=$(mktemp -d) && trap 'rm -rf "$store"' EXIT
     build() {
         local in_store=(buildah --root "$store/$1/root" --runroot "$store/$1/run" --storage-driver vfs) built=()
@@ -236,12 +236,12 @@ image: image-context
     mv "$store/first.tar" "$archive"
     echo "image: the same bytes twice; $archive"
 
-# The development image's binary: static, with the emulator, unoptimised.
+# Builds the development image's binary: static, with the emulator, unoptimised.
 dev-binary:
     RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --package tollgate --target {{ target }}
 
-# 0.1.0: its charts, and its binary with the emulator. The test of an upgrade begins with them. A checkout need not have a history, so the
-# sources lie in the tree: git archive ae060240622d Cargo.toml Cargo.lock .cargo src helm benches | gzip -9n
+# Builds 0.1.0, from which the test of an upgrade starts: its charts, and its binary with the emulator. A checkout need not have a history, so
+# the sources are in the tree, made by: git archive ae060240622d Cargo.toml Cargo.lock .cargo src helm benches | gzip -9n
 first-release:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -249,33 +249,33 @@ first-release:
     if [ ! -e $folder/source ]; then
         rm -rf $folder && mkdir -p $folder/part
         tar -xzf tests/kubernetes/first-release.tar.gz -C $folder/part
-        # No member of the workspace that it lies below.
+        # It is not a member of the workspace around it.
         printf '\n[workspace]\n' >> $folder/part/Cargo.toml
         mv $folder/part $folder/source
     fi
-    # Among our builds: most of what others wrote is the same, and compiled already.
+    # In our own target folder: most dependencies are the same, and compiled already.
     RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --manifest-path $folder/source/Cargo.toml --target {{ target }} --target-dir target
     strip -o $folder/tollgate target/{{ target }}/debug/tollgate
-    # Puts our program back in its place. As a dependency `just ci` would run it only once, and that was before.
+    # Builds our own program again, which 0.1.0 has replaced. As a dependency `just ci` would run this only once, and before 0.1.0.
     just dev-binary
 
-# The development image in docker.
+# Builds the development image in docker.
 image-dev: dev-binary image-context
     docker build --tag tollgate-dev --build-arg VERSION={{ version }} --build-arg REVISION={{ revision }} --file deploy/Dockerfile.dev dist/image
 
-# The whole story in containers: the emulator plays AWS, and an application starts when the gate opens. Ctrl-C ends it.
+# Runs emulator, sidecar and an application in containers: the application starts when the gate opens. Ctrl-C ends them.
 compose: image-dev
     docker-compose --file deploy/compose.yaml up
 
-# The image built twice; charts, manifests, task definitions, alert rules, real containers.
+# Builds the image twice, and tests charts, manifests, task definitions, alert rules and real containers.
 packaging: release-binary dev-binary image
     tests/packaging/run
 
-# The charts and manifests on a real Kubernetes, or some scenarios: `just kubernetes jobs_end`. KUBERNETES_VERSION=1.34.4 chooses another one.
+# Runs charts and manifests on a real Kubernetes, or some scenarios: `just kubernetes jobs_end`. KUBERNETES_VERSION=1.34.4 chooses another version.
 kubernetes *scenarios: release-binary first-release dev-binary image-context
     tests/kubernetes/run {{ scenarios }}
 
-# The scripts by which shells complete the released program's commands, into dist/.
+# Writes the scripts by which shells complete the released program's commands into dist/.
 completions:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -290,11 +290,11 @@ completions:
 chart-rules:
     python3 tests/packaging/chart_rules.py
 
-# Everything of a release into dist/, without a network (crates: `cargo fetch` before): binaries, image, charts, SBOM, provenance, checksums.
+# Builds all files of a release into dist/, without a network (run `cargo fetch` before): binaries, image, charts, SBOM, provenance, checksums.
 release:
     #!/usr/bin/env bash
     set -euo pipefail
-    # The changelog says what is released: its first heading is this version, or work towards it.
+    # The changelog's first heading must be this version, or Unreleased.
     heading=$(sed -n 's/^## //p' CHANGELOG.md | head -1)
     case "$heading" in
         "{{ version }}"* | Unreleased) ;;
@@ -305,7 +305,7 @@ release:
     just release-binary release-binary-arm64 image sbom provenance completions release-files
     rm -rf dist/image
 
-# What a release is beside its builds, from what is built: names with the version, archives that are the same each time, checksums.
+# Makes the files of a release from what is built: names with the version, archives that are the same each time, checksums.
 release-files:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -316,29 +316,29 @@ release-files:
     awk '/^## / { part++ } part == 1' CHANGELOG.md > dist/tollgate-{{ version }}-changes.md
     pack() { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -czf "dist/$1-{{ version }}.tgz" -C "$2" "$3" && touch --date=@0 "dist/$1-{{ version }}.tgz"; }
     pack tollgate-chart helm tollgate
-    # AWS takes a chart only with what it depends on inside.
+    # AWS accepts a chart only with its dependencies inside.
     stage=$(mktemp -d) && trap 'rm -rf "$stage"' EXIT
     cp -r helm/example "$stage/" && rm -rf "$stage/example"/{charts,Chart.lock} && mkdir "$stage/example/charts" && cp -r helm/tollgate "$stage/example/charts/"
     pack tollgate-example-chart "$stage" example
     pack tollgate-deploy . deploy
-    # The terms of what is linked statically and of the certificates, as this machine has them.
+    # The licences of what is linked statically and of the certificates, from this machine's packages.
     mkdir "$stage/licences"
     install -m 0644 LICENSE THIRD-PARTY-NOTICES.txt /usr/share/common-licenses/LGPL-2.1 "$(rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html" "$stage/licences/"
     for package in libc6 libgcc-s1 ca-certificates; do install -m 0644 "/usr/share/doc/$package/copyright" "$stage/licences/$package-copyright"; done
     pack tollgate-licences "$stage" licences
     (cd dist && sha256sum tollgate-* > SHA256SUMS && cat SHA256SUMS)
 
-# The software bill of materials (CycloneDX), from Cargo.lock alone.
+# Writes the software bill of materials (CycloneDX), from Cargo.lock alone.
 sbom:
     mkdir -p dist
     python3 tests/packaging/sbom.py > dist/tollgate-{{ version }}.cdx.json
 
-# How the release is built, as SLSA provenance: revision, tools, files.
+# Writes how the release is built, as SLSA provenance: revision, tools, files.
 provenance:
     mkdir -p dist
     python3 deploy/provenance.py {{ version }} > dist/tollgate-{{ version }}-provenance.json
 
-# Publishes what is built into a registry on loopback with a key made for it, and verifies all of it as docs/VERIFY.md tells a buyer to.
+# Publishes what is built into a registry on loopback with a key made for it, and verifies all of it by the commands of docs/VERIFY.md.
 release-test: release-binary image sbom
     #!/usr/bin/env bash
     set -euo pipefail
@@ -361,7 +361,7 @@ reproducible: release-binary
     cmp {{ static_binary }} target/again/{{ target }}/release/tollgate
     rm -rf target/again
 
-# Benchmarks, as ratios in one run; the results stand in docs/PERFORMANCE.md. Needs curl and wrk.
+# Runs the benchmarks, as ratios in one run; the results are in docs/PERFORMANCE.md. Needs curl and wrk.
 bench: release-binary
     cargo bench --locked --bench herd
     cargo build --release --locked --package tollgate
@@ -372,23 +372,23 @@ bench: release-binary
     just bench-sending
     just bench-memory
 
-# The emulator's speed and the durable intake alone, or some of it: `just bench-usage intake`. Needs wrk, openssl, a C compiler.
+# Measures the emulator's speed and the durable intake, or some of it: `just bench-usage intake`. Needs wrk, openssl, a C compiler.
 bench-usage *parts:
     cargo build --release --locked --package tollgate
     cargo build --release --locked --package tollgate --example bare_ledger --example load
     python3 benches/usage.py target/release/tollgate target/release/examples {{ parts }}
 
-# How fast sealed usage leaves at 300 ms a call, and what a stop sends in its time: `just bench-sending rate`. Needs a C compiler.
+# Measures how fast sealed usage is sent at 300 ms a call, and how much a stop sends in its time: `just bench-sending rate`. Needs a C compiler.
 bench-sending *parts:
     cargo build --release --locked --package tollgate
     python3 benches/sending.py target/release/tollgate {{ parts }}
 
-# Usage that needs much memory, in a cgroup of 32 MiB (root), with kills; a quarter of an hour: `just bench-memory accounts`.
+# Reports usage that needs much memory, in a cgroup of 32 MiB (root), with kills; takes 15 minutes: `just bench-memory accounts`.
 bench-memory *cases:
     cargo build --release --locked --package tollgate
     python3 benches/memory.py target/release/tollgate {{ cases }}
 
-# Compiles the fuzz targets, without their instruments: they follow each change of what they call.
+# Compiles the fuzz targets without instrumentation: no other recipe of `check` notices when a change breaks them.
 fuzz-check:
     cp Cargo.lock fuzz/Cargo.lock
     cargo check --manifest-path fuzz/Cargo.toml
@@ -415,15 +415,15 @@ fuzz target seconds="600":
     folders=(fuzz/corpus/{{ target }})
     if [ -d fuzz/seeds/{{ target }} ]; then folders+=(fuzz/seeds/{{ target }}); fi
     mkdir -p "${folders[0]}"
-    # What `answers` signs its calls with; nobody checks it.
+    # The credentials with which the target `answers` signs its calls; nothing checks them.
     export AWS_ACCESS_KEY_ID=fuzz AWS_SECRET_ACCESS_KEY=fuzz AWS_EC2_METADATA_DISABLED=true
     cargo fuzz run --sanitizer none {{ target }} "${folders[@]}" -- \
         -max_total_time={{ seconds }} -max_len=16384 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1
 
-# The emulator and the sidecar together: watch the gate open.
+# Runs the emulator and sidecars together, and shows how the gate opens.
 demo *args:
     cargo run --locked --package tollgate -- demo {{ args }}
 
-# Independent witnesses: AWS's own client and other implementations of JOSE against the built binary.
+# Tests the built binary with independent witnesses: AWS's own clients, other implementations of JOSE, a browser and more.
 witness:
     tests/witness/run

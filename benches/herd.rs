@@ -1,7 +1,8 @@
-//! Prints what the retry schedule does to a herd of pods, beside the two usual ways: `cargo bench --bench herd`.
+//! Prints how soon a herd of pods is registered with the retry schedule, and with two usual ways instead:
+//! `cargo bench --bench herd`.
 //!
-//! Times are simulated, so the figures are the same on every machine. The bounds are asserted in `tests/herd.rs`.
-#![expect(clippy::print_stdout, reason = "the table is what this program is for")]
+//! Time is simulated, so the figures are the same on every machine. `tests/herd.rs` asserts the bounds.
+#![expect(clippy::print_stdout, reason = "this program prints a table")]
 
 #[path = "herd/simulation.rs"]
 mod simulation;
@@ -16,11 +17,11 @@ fn main() {
     outages();
 }
 
-/// The herd sizes of the design, against both other ways.
+/// Herds of 5 to 20,000 pods, with each of the three policies.
 fn sizes() {
     println!("Time until the last pod is registered ÷ ideal, (N − 5) / 5 s; calls a pod: mean / most.");
     println!("All start within 2 s. A throttled call takes nothing from the quota.");
-    println!("The crash loop makes its 3 tries half a second apart; its figure hangs on that gap.\n");
+    println!("The crash loop makes its 3 tries half a second apart; its figure depends on that gap.\n");
     println!(
         "| pods | ideal | seeds | tollgate: mean (worst) | calls | full jitter 1 s–60 s | calls | 3 tries, then CrashLoopBackOff | calls |"
     );
@@ -48,7 +49,7 @@ fn sizes() {
             let digits = if pods < 1_000 { 2 } else { 3 };
             format!("{:.digits$} ({:.digits$}) | {calls}", summary.ratio, summary.ratio_worst)
         };
-        // A crash loop of thousands lasts simulated days; its figures hardly vary, so a few seeds tell.
+        // A crash loop of thousands of pods takes simulated days. Its figures hardly vary, so a few seeds are enough.
         let crashing =
             if pods > 500 { String::from("– | –") } else { shown(Policy::CrashLoop, seeds.min(10)) };
         let (ours, jitter) = (shown(Policy::Tollgate, seeds), shown(Policy::FullJitter, seeds));
@@ -56,7 +57,7 @@ fn sizes() {
     }
 }
 
-/// Other starts, other quotas: seconds behind what the quota (or the last start) allows.
+/// Other starts and other quotas: seconds after the ideal, which the quota or the last start sets.
 fn circumstances() {
     println!(
         "Other circumstances: seconds behind the ideal, mean (worst) of 20 seeds; calls a pod: mean / most.\n"
@@ -80,7 +81,7 @@ fn circumstances() {
     row("rolling start over 300 s", &Herd { start_window: 300.0, ..Herd::registering(5_000, 100) });
 }
 
-/// Outages: the pause at the end of the outage is all that a pod comes late.
+/// Outages: a lone pod registers late by at most the pause in which the outage ends, and one failing attempt.
 fn outages() {
     println!("After an outage: seconds behind the ideal, mean (worst) of 20 seeds (200 for a lone pod).\n");
     println!("| circumstance | pods | ideal | tollgate | calls | full jitter | calls |");

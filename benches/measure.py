@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measures the built binary beside what an engineer would use instead, as ratios within one run.
+"""Measures the built binary compared with what an engineer would use instead, as ratios within one run.
 
 Usage: measure.py PROGRAM RELEASE_PROGRAM
 
-PROGRAM is a release build with the emulator, which plays AWS on loopback; RELEASE_PROGRAM is the static one without
-it, as the image has it: its size and its memory are measured. It does not take the emulator's word, so its gate stays
-shut. Needs curl 7.75 or newer (--aws-sigv4), boto3 and wrk.
+PROGRAM is a release build with the emulator, which stands in for AWS on loopback. RELEASE_PROGRAM is the static build
+without the emulator, as in the image: its size and its memory are measured. It does not accept the emulator's
+signatures, so its gate stays shut. Needs curl 7.75 or newer (--aws-sigv4), boto3 and wrk.
 """
 
 import json
@@ -37,7 +37,7 @@ def free_port():
 
 
 def get(port, path):
-    """What one GET is answered with, or nothing while nobody listens."""
+    """The answer to one GET, at most 4 KiB of it; empty if the connection is refused."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as stream:
             stream.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
@@ -47,7 +47,7 @@ def get(port, path):
 
 
 def ask(port, path):
-    """The status of one GET, or None while nobody listens."""
+    """The status of one GET, or None if the connection is refused."""
     answer = get(port, path)
     return int(answer.split(b" ")[1]) if answer else None
 
@@ -111,7 +111,7 @@ class Bench:
         return took
 
     def start_keeping(self, **settings):
-        """The same in a new pod that keeps its state on a disk."""
+        """`start_to_ready` of a new pod that keeps its state on a disk."""
         with tempfile.TemporaryDirectory() as state:
             return self.start_to_ready(TOLLGATE_STATE_DIR=state, **settings)
 
@@ -122,7 +122,7 @@ class Bench:
         )
 
     def two_fsyncs(self):
-        """What the same disk takes for them: a small file each, and its name."""
+        """Seconds to create and fsync two small files on the same disk."""
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             for number in range(2):
@@ -149,14 +149,14 @@ class Bench:
         return self.timed([sys.executable, "-c", BOTO3])
 
     def memory(self, program):
-        """Resident and anonymous kibibytes of a sidecar that has judged AWS's answer and was probed."""
+        """Resident and anonymous memory, in KiB, of a sidecar that has checked the answer to its registration and was probed."""
         port, process = self.sidecar(program=program)
         while not re.search(rb'"state":"(entitled|unverified)"', get(port, "/entitlement")):
             pass
         return self.probed(port, process)
 
     def memory_of_exec(self):
-        """The same of `exec` beside a command, which it has started."""
+        """Resident and anonymous memory, in KiB, of `exec` after it has started its command."""
         port, app = free_port(), free_port()
         environment = {
             **self.environment, "TOLLGATE_PROBE_ADDR": f"127.0.0.1:{port}", "TOLLGATE_APP_ADDR": f"127.0.0.1:{app}",
@@ -180,7 +180,7 @@ class Bench:
         return [int(re.search(rf"{name}:\s+(\d+) kB", text).group(1)) for name in ("VmRSS", "RssAnon")]
 
     def probes(self, path, hang):
-        """Answers a second of a sidecar on one core, and how many of them were not 2xx."""
+        """Answers a second of a sidecar on one core, and the number of probes that failed: no 2xx or 3xx answer, or a socket error."""
         if hang:
             post(self.endpoint, "/_emulator/faults", '{"fault":"hang"}')
         port, process = self.sidecar(core=0)
@@ -204,7 +204,7 @@ def main():
     bench = Bench(program)
     try:
         bench.start_to_ready(), bench.curl(), bench.boto3()
-        # In turns, so that whatever else the machine does falls on all three alike.
+        # In turn, so that other work on the machine affects all of them alike.
         ready, curl, boto3 = [], [], []
         hourly, check, floating, fsyncs = [], [], [], []
         for _ in range(ROUNDS):

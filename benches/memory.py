@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Whether usage that needs much memory is taken, sealed and sent within the container's 32 MiB, and at which peak.
+"""Checks that usage which needs much memory is accepted, sealed and sent within the container's 32 MiB, and measures the peak.
 
 Usage: memory.py PROGRAM [short] [CASE…]
 
 PROGRAM is a release build with the emulator; the emulator runs outside, the sidecar inside a memory cgroup of 32 MiB. Each case fills
-one hour, closes it by the emulator's clock, and ends when all is sent: the bill must be what was acknowledged, the kernel must have
-killed nothing, and the peak (VmHWM, the mapped program included) must be at most 30 MiB. Then the same again with kill -9 at random
-moments. `seal` measures the longest acknowledgement while an hour of 50,000 customers is sealed. BENCH_FOLDER names the disk. Where no
-cgroup can be made, which needs root, the run says so: then the peak is measured, but nothing enforces the limit.
+one hour, closes it by the emulator's clock, and ends when all is sent: the bill must equal the acknowledged usage, the kernel must have
+killed nothing, and the peak (VmHWM, which includes the mapped program) must be at most 30 MiB. Then each case runs again with kill -9
+at random moments. `seal` measures the longest acknowledgement while an hour of 50,000 customers is sealed. BENCH_FOLDER is a folder on
+the disk to use. Creating a cgroup needs root. Without one the run prints a warning: the peak is measured, but nothing enforces the
+limit.
 
-`short`, for CI, has fewer customers and requests, and fits a debug build, of which the program itself takes more: there the peak is that of anonymous
-memory, and the limit does not apply to `seal`.
+`short`, for CI, has fewer customers and requests, and is for a debug build, whose program needs more memory: the limit then applies to
+the peak of anonymous memory, and the times that `seal` measures have no limit.
 """
 
 import contextlib
@@ -32,18 +33,18 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "tests", "chaos
 from stand import MEBIBYTE, MEMORY_MAX, Cgroup, Emulator, Sidecar, exchange, wait  # noqa: E402
 
 PEAK_MAX = 30.0
-# A debug build maps 21 MiB of program, which the kernel can drop; what it cannot drop is anonymous. A release build maps 11 MiB: this much
-# and those are within the peak.
+# MiB of anonymous memory, which the kernel cannot drop; it can drop the mapped program. A debug build maps 21 MiB. A release build maps
+# 11 MiB, which together with this limit is within PEAK_MAX.
 ANONYMOUS_MAX = 18.0
 ACKNOWLEDGEMENT_MAX = 0.05
-# A sender that read every record that waits would be seen in each of them.
+# If the sender read all unsent records at once, the acknowledgements in each of these seconds would be slow.
 SENDING_SECONDS = 20
 EVENTS = 1000
 OWN = "111122223333"
 
 
 class Keeper:
-    """Keeps a sidecar running in the cgroup, samples its memory, and kills it at random moments where it is told to."""
+    """Keeps a sidecar running in the cgroup, samples its memory, and can kill it at random moments."""
 
     def __init__(self, program, emulator, mode, folder, cgroup, **settings):
         self.make = lambda: Sidecar(program, emulator, mode, folder, cgroup=cgroup, **settings)
@@ -77,10 +78,10 @@ class Keeper:
             self.anonymous = max(self.anonymous, self.sidecar.status("RssAnon") / 1024)
 
     def check(self):
-        assert not self.killed_by_kernel, f"it ended by itself: code {self.sidecar.process.poll()} (-9: the kernel killed it)"
+        assert not self.killed_by_kernel, f"the sidecar ended by itself: code {self.sidecar.process.poll()} (-9: the kernel killed it)"
 
     def kill_at_random(self, rng, until):
-        """A thread that kills and starts again until `until` is set."""
+        """Starts a thread that kills and restarts the sidecar until `until` is set."""
 
         def run():
             while not until.wait(rng.uniform(0.3, 4)) and not self.killed_by_kernel:
@@ -102,13 +103,13 @@ class Keeper:
 
 
 class Books:
-    """What was acknowledged, by account and dimension."""
+    """The acknowledged usage, by account and dimension."""
 
     def __init__(self):
         self.totals, self.lock, self.put_off = defaultdict(Decimal), threading.Lock(), 0
 
     def report(self, keeper, batch):
-        """One request, sent again until each of its events is acknowledged."""
+        """Sends one request, and repeats it until each of its events is acknowledged."""
         body = json.dumps(batch)
         while True:
             keeper.check()
@@ -125,7 +126,7 @@ class Books:
                 self.totals[event.get("customer", {"account_id": OWN})["account_id"], event["dimension"]] += event["quantity"]
 
     def feed(self, keeper, events, connections=8):
-        """All events, a thousand a request."""
+        """Reports all events, a thousand a request."""
         batches, failures = queue.Queue(maxsize=2 * connections), []
 
         def work():
@@ -156,11 +157,11 @@ class Books:
             raise failures[0]
 
 
-# === what the cases report ===
+# === the usage that the cases report ===
 
 
 def licensed(number):
-    """A hundred licenses an account, as the emulator takes them; each license is a customer."""
+    """A customer: one license of an account. Each account has a hundred licenses, the most that the emulator accepts."""
     account = f"9{number // 100:011}"
     return {"account_id": account, "license_arn": f"arn:aws:license-manager::{account}:license:l-{number % 100}"}
 
@@ -219,11 +220,11 @@ def cases(short):
 
 @contextlib.contextmanager
 def limited():
-    """A cgroup of 32 MiB, or None, said loudly."""
+    """A cgroup of 32 MiB, or None after a printed warning."""
     try:
         cgroup = Cgroup(MEMORY_MAX)
     except OSError as error:
-        print(f"WARNING: no memory cgroup can be made ({error}): nothing enforces 32 MiB, only the peak is measured", flush=True)
+        print(f"WARNING: cannot create a memory cgroup ({error}): nothing enforces 32 MiB, only the peak is measured", flush=True)
         yield None
         return
     try:
@@ -233,7 +234,7 @@ def limited():
 
 
 def cold_copy(program, folder):
-    """A copy of the program that nobody has in memory: its pages count in the cgroup of whoever runs it, as a container's do."""
+    """A copy of the program that is not in the page cache: its pages count in the cgroup of the process that runs it, as in a container."""
     copy = os.path.join(folder, "program")
     shutil.copy(program, copy)
     with open(copy, "rb") as file:
@@ -244,7 +245,8 @@ def cold_copy(program, folder):
 
 @contextlib.contextmanager
 def stand(program, mode, dimensions, customers, short):
-    """An emulator that knows them, a cgroup, and a sidecar in it. A debug build does not fit: its pages count elsewhere."""
+    """An emulator with the product and the customers, a cgroup, and a sidecar in it. A debug build does not fit in the cgroup: it runs
+    without a cold copy, so its pages do not count there."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")))
         emulator = stack.enter_context(Emulator(program))
@@ -261,13 +263,13 @@ def stand(program, mode, dimensions, customers, short):
 
 
 def pending(keeper):
-    """Dimensions with something left to send; None while nobody answers."""
+    """The dimensions with usage left to send; None while the sidecar does not answer."""
     document = keeper.get("/v1/reconciliation")
     return None if document is None else [row for row in document["dimensions"] if Decimal(row["pending"]) != 0]
 
 
 def run(program, case, kills, short):
-    """Takes, seals and sends the case's usage; returns what was measured."""
+    """Reports the case's usage, waits until it is sealed and sent, and returns the measured figures as a text."""
     books, over = Books(), threading.Event()
     with stand(program, case.mode, case.dimensions, case.customers, short) as (emulator, keeper, cgroup):
         killer = keeper.kill_at_random(random.Random(7), over) if kills else None
@@ -280,7 +282,7 @@ def run(program, case, kills, short):
 
             def sent():
                 keeper.check()
-                # What was restarted in the middle may begin a pause; what is certain is the end.
+                # A sidecar that was killed may pause before it sends again, so only the end is checked.
                 return pending(keeper) == []
 
             wait("all usage to be sent", sent, patience=120 + case.customers * len(case.dimensions) / 50)
@@ -295,7 +297,7 @@ def run(program, case, kills, short):
         bill = {key[1:]: Decimal(quantity) for key, quantity in emulator.billed().items()}
         most = cgroup.most() / MEBIBYTE if cgroup else None
     wrong = {key: (total, bill.get(key)) for key, total in books.totals.items() if bill.get(key) != total}
-    assert not wrong, f"acknowledged and billed differ: {list(wrong.items())[:5]}"
+    assert not wrong, f"the acknowledged and the billed usage differ: {list(wrong.items())[:5]}"
     assert all(row["balanced"] and Decimal(row["dead"]) == 0 for row in rows), rows
     peak, peak_max = (keeper.anonymous, ANONYMOUS_MAX) if short else (keeper.peak, PEAK_MAX)
     cache = f"cgroup with page cache {most:.1f}" if cgroup else "NO CGROUP"
@@ -305,7 +307,7 @@ def run(program, case, kills, short):
     return told
 
 
-# Posts one event every few milliseconds and tells the longest acknowledgement since it was last asked.
+# Posts one event every few milliseconds. For each line of input, prints the longest acknowledgement since the last one.
 CLIENT = """
 import http.client, json, select, sys, time
 connection, number, worst, count = http.client.HTTPConnection(sys.argv[1]), 0, 0.0, 0
@@ -325,7 +327,7 @@ while True:
         worst, count = 0.0, 0
 """
 
-# Does nothing but wake up every few milliseconds and write one page to the same disk: how long the machine alone keeps it waiting.
+# Wakes up every few milliseconds and writes one page to the same disk, nothing else: measures the delays that the machine alone causes.
 CONTROL = """
 import json, os, select, sys, time
 file, slept, written = open(sys.argv[1], "wb", buffering=0), 0.0, 0.0
@@ -347,15 +349,15 @@ while True:
 
 
 def metric(keeper, name):
-    """The sum of a metric's series, from the probe server: that reads no ledger."""
+    """The sum of a metric's series, from the probe server, which does not read the ledger."""
     answer = exchange(keeper.sidecar.probe, "GET", "/metrics")
     lines = answer[2].decode().splitlines() if answer else []
     return sum(float(line.split()[-1]) for line in lines if line.startswith((name + "{", name + " ")))
 
 
 def seal(program, short):
-    """The longest acknowledgement while the hour of 50,000 customers × 3 is sealed, and in the first seconds of sending it, beside
-    that of the seconds before."""
+    """The longest acknowledgement in the seconds before an hour of 50,000 customers × 3 dimensions is sealed, while it is sealed, and in
+    the first seconds of sending it."""
     customers, dimensions = (5_000 if short else 50_000), names(3)
     case = Case("", "saas", dimensions, customers, lambda: (
         {"dimension": name, "customer": licensed(customer)} for customer in range(customers) for name in dimensions))
@@ -404,8 +406,8 @@ def seal(program, short):
         told = (f"longest {longest * 1e3:.0f} ms of {count} in {took:.1f} s; before {before * 1e3:.0f} ms; a process beside it, which does nothing, "
                 f"{alone(*beside)}; in {SENDING_SECONDS} s of sending {sending * 1e3:.0f} ms, where that process {alone(*beside_sending)}; "
                 f"peak {keeper.peak:.1f} MiB, {'enforced' if cgroup else 'NO CGROUP'}")
-    # The short form is for machines that others use too: there the time is told, and memory is what must hold. What the machine alone
-    # takes is not tollgate's.
+    # `short` is for machines with other work on them: it prints the times but has no limit for them. The delays that the machine alone
+    # causes are added to the limit.
     held = all(took <= ACKNOWLEDGEMENT_MAX + max(machine) for took, machine in ((longest, beside), (sending, beside_sending)))
     assert short or held, f"above {ACKNOWLEDGEMENT_MAX * 1e3:.0f} ms: {told}"
     return told
@@ -433,7 +435,7 @@ def main():
             continue
         try:
             measured = measure()
-        # Whatever a case stumbles over, the others are still worth running.
+        # After any error in one case, the others still run.
         except Exception as error:  # noqa: BLE001
             failed += 1
             measured = f"**NOT HELD**: {error}"

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How fast sealed usage leaves, beside AWS's quota of ten calls a second, and what a stop sends in the time that it has.
+"""How fast sealed usage is sent, compared with AWS's quota of ten calls a second, and how much a stop sends in its grace period.
 
 Usage: sending.py PROGRAM [PART…]
 
 PROGRAM is a release build with the emulator. Between it and the sidecar a relay makes each call last 300 ms, and the emulator enforces
-AWS's quota. Parts: rate, slow-disk (every fsync lasts 3 ms, benches/slow_disk.c), customers, dimensions, eviction; all of them unless
-some are named. BENCH_FOLDER names the disk. A goal that is missed ends the run with code 1.
+AWS's quota. Parts: rate, slow-disk (every fsync lasts 3 ms, benches/slow_disk.c), customers, dimensions, eviction; without PART, all
+of them. BENCH_FOLDER is a folder on the disk to use. If a goal is missed, the exit code is 1.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def row(what, measured, goal, reached):
 
 
 class Bench:
-    """A sidecar behind slow calls, with usage in the open hour."""
+    """A sidecar whose calls are slow, with usage in the open hour."""
 
     def __init__(self, mode, dimensions, customers, **settings):
         self.mode, self.dimensions, self.customers = mode, dimensions, customers
@@ -47,7 +47,7 @@ class Bench:
     def __enter__(self):
         folder = self.stack.enter_context(tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")))
         self.emulator = self.stack.enter_context(Emulator(PROGRAM, "--quotas"))
-        # Not the first minutes of an hour: usage would be taken for the hour before.
+        # Not the first minutes of an hour: usage then counts for the hour before.
         self.emulator.admin("clock", {"now": "2026-11-24T08:05:00Z"})
         self.emulator.admin("products", {"product_code": f"demo{self.mode}", "dimensions": self.dimensions})
         declare(self.emulator, self.customers)
@@ -65,7 +65,7 @@ class Bench:
     def __exit__(self, *error):
         return self.stack.__exit__(*error)
 
-    # What Books and pending ask of a keeper.
+    # Called by `Books` and `pending`, as `check` and `get` of a `Keeper`.
     def check(self):
         assert self.sidecar.alive(), "the sidecar ended"
 
@@ -74,12 +74,12 @@ class Bench:
         return json.loads(answer[2]) if answer and answer[0] == 200 else None
 
     def billed(self):
-        """Of how many acknowledged totals the bill is exact, and of how many."""
+        """The number of acknowledged totals that are exact on the bill, and the number of all."""
         bill = {key[1:]: Decimal(quantity) for key, quantity in self.emulator.billed().items()}
         return sum(bill.get(key) == total for key, total in self.books.totals.items()), len(self.books.totals)
 
     def stop(self, kill_after):
-        """SIGTERM, and SIGKILL after so many seconds; returns the seconds it took and the exit code."""
+        """Sends SIGTERM, and SIGKILL after `kill_after` seconds; returns the seconds until the end, and the exit code."""
         began = time.monotonic()
         self.sidecar.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

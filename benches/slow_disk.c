@@ -1,4 +1,4 @@
-/* Preloaded into a program, makes each fsync take as long as SLOW_DISK_US says: the disk that the goals were set on, anywhere. */
+/* Preloaded into a program, makes each fsync and fdatasync last at least SLOW_DISK_US microseconds. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>

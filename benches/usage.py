@@ -4,12 +4,12 @@
 Usage: usage.py PROGRAM EXAMPLES [PART…]
 
 PROGRAM is a release build with the emulator; EXAMPLES is the folder of `cargo build --release --examples`: `bare_ledger` commits
-the same rows by rusqlite alone, or by the ledger alone, and `load` is 64 clients. Parts: emulator, intake, slow-disk, million; all
-of them unless some are named. BENCH_FOLDER names the disk, else it is that of temporary files. Needs wrk, taskset, openssl, and for
-slow-disk a C compiler.
+the same rows with rusqlite alone, or with the ledger alone, and `load` runs 64 clients. Parts: emulator, intake, slow-disk, million;
+without PART, all of them. BENCH_FOLDER is a folder on the disk to measure; the default is the folder for temporary files. Needs wrk,
+taskset, openssl, and for slow-disk a C compiler.
 
-slow-disk is the intake again with every fsync lasting 3 ms (benches/slow_disk.c), for the sidecar and the bare loop alike: the
-disk that the goals were set on. Beside it stands the disk as it is, where the limit is HTTP and not the commit.
+slow-disk runs the intake part with every fsync lasting 3 ms (benches/slow_disk.c), for the sidecar and for the bare loop: the goals
+were set on such a disk. In the intake part the disk is as fast as it is: on a fast one HTTP is the limit, not the commit.
 """
 
 import http.client
@@ -26,11 +26,11 @@ import urllib.request
 PROGRAM, EXAMPLES = sys.argv[1:3]
 BARE_LOOP, LOAD = (os.path.join(EXAMPLES, name) for name in ("bare_ledger", "load"))
 SECONDS = 5
-# Of each ratio, so many in turns; the median counts.
+# Each ratio is measured this many times, in turn with the others; the median is printed.
 ROUNDS = 5
-# For one answer, in seconds: a program that hangs must fail the run and not hold it.
+# Seconds for one answer: if a program hangs, the run fails.
 PATIENCE = 30
-# The load generator has a core of its own, and whatever is measured has the other one.
+# The load generator runs on one core, and the measured program on another.
 SERVED, LOADING = ["taskset", "-c", "0"], ["taskset", "-c", "1"]
 
 AUTHORIZATION = (
@@ -77,7 +77,7 @@ end
 
 
 def wrk(url, script, connections, seconds=SECONDS, refusals=False):
-    """Requests a second and what the script printed; without refusals each must have been answered with success."""
+    """Requests a second, and the output of wrk. Unless `refusals` is set, a request without a 2xx or 3xx answer ends the program."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()
@@ -91,7 +91,7 @@ def wrk(url, script, connections, seconds=SECONDS, refusals=False):
 
 
 def resident(pid):
-    """MiB of resident memory."""
+    """The process's resident memory in MiB."""
     with open(f"/proc/{pid}/status") as status:
         return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
 
@@ -107,7 +107,7 @@ def row(what, measured, goal):
 
 
 def emulator_start():
-    """Milliseconds to the line that says it is ready: the median of starts with keys."""
+    """Milliseconds until the emulator prints its ready line: the median of 20 starts with existing keys."""
     folder, times = tempfile.mkdtemp(), []
     for _ in range(21):
         began = time.perf_counter()
@@ -123,7 +123,7 @@ def emulator_start():
 
 
 def openssl_signs():
-    """Signatures a second by `openssl speed`; its versions differ in their columns, which the line before names."""
+    """Signatures a second by `openssl speed`. Its columns differ between versions; the line before the figures names them."""
     command = [*SERVED, "openssl", "speed", "-seconds", "3", "rsa3072"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     column = lines[-2].split().index("sign/s") + len("rsa 3072 bits".split())
@@ -159,13 +159,14 @@ def emulator_speed():
     row(f"emulator: resident memory before and after {calls:,} more calls",
         f"{before:.0f} → {resident(process.pid):.0f} MiB", "bounded")
     register = json.dumps({"ProductCode": "demohourly", "PublicKeyVersion": 1, "Nonce": "bench"})
-    # Before and after, and the better of the two: a neighbour's load must not flatter the emulator.
+    # openssl is measured before and after, and its better figure counts: if another process slowed openssl down, the emulator would
+    # seem faster than it is.
     signs = openssl_signs()
     rate, _ = wrk(endpoint, script("RegisterUsage", register, 1000), 16)
     signs = max(signs, openssl_signs())
     row("emulator: RegisterUsage calls/s on that core", f"{rate:,.0f}", f"≥ 0.7 of {signs:,.0f} signatures")
     row("the same beside `openssl speed rsa3072`", f"{rate / signs:.2f}", "≥ 0.7")
-    # Every call another pod: the emulator remembers 100,000 of them, and refuses the rest.
+    # Each call is of another pod: the emulator remembers 100,000 pods and refuses the calls of more.
     strangers, _ = wrk(endpoint, script("MeterUsage", meter, 10**9), 16, 10, refusals=True)
     row(f"emulator: resident memory after {int(strangers * 10):,} calls, each of another pod",
         f"{resident(process.pid):.0f} MiB", "bounded")
@@ -215,7 +216,7 @@ class Bench:
             if parsed.get("event") == "state" and parsed["state"] == "entitled":
                 break
         seconds = time.perf_counter() - began
-        # Nobody reads the log from here on: it goes where it cannot fill a pipe.
+        # `cat` reads the rest of the log: a full pipe would block the sidecar.
         subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
         return seconds
 
@@ -227,7 +228,7 @@ class Bench:
         return self
 
     def __exit__(self, *_):
-        # After a failure too: what is left running would hold the caller's terminal and the next run's processor.
+        # After a failure too: a program left running would keep the caller's terminal open and slow the next run down.
         self.kill()
         self.emulator.terminate()
         self.emulator.wait()
@@ -239,12 +240,12 @@ class Bench:
         return float(next((line for line in lines if line.startswith(name + " ")), "0").split()[-1])
 
     def commits(self):
-        """Commits and their seconds so far."""
+        """The number of commits so far, and their seconds together."""
         name = "tollgate_ledger_commit_duration_seconds"
         return self.metric(name + "_count"), self.metric(name + "_sum")
 
     def bare(self, rows, what="bare"):
-        """Rows a second of the bare loop, or of the ledger alone, on the same disk."""
+        """Rows a second of the bare loop, or with `what` "store" of the ledger alone, on the same disk."""
         folder = tempfile.mkdtemp(dir=self.folder)
         command = [*SERVED, BARE_LOOP, what, folder, str(rows), str(SECONDS)]
         environment = {**os.environ, **self.preload}
@@ -259,7 +260,7 @@ class Bench:
         return map(float, done.stdout.split())
 
     def fsync_seconds(self):
-        """The median of an fdatasync after 4 KiB, by a program of its own, so that it is as slow as the sidecar's."""
+        """The median seconds of an fdatasync after 4 KiB were written, in a process that has the same preload as the sidecar."""
         script = """
 import os, sys, time
 times = []
@@ -300,14 +301,14 @@ def middle(values):
 
 
 def crowd(bench, disk, fsync):
-    """64 clients, one event a request, by TCP and by a Unix socket; then a hundred a request."""
+    """64 clients with one event a request, by TCP and by a Unix socket; then 64 connections with 100 events a request."""
     accepted = 'tollgate_usage_events_total{dimension="requests",status="accepted"}'
     figures = {name: [] for name in ("bare", "store", "tcp", "unix", "p99", "unix p99", "group")}
     for _ in range(ROUNDS):
         figures["bare"].append(bench.bare(64))
         figures["store"].append(bench.bare(64, "store"))
         for name, p99, socket in (("tcp", "p99", False), ("unix", "unix p99", True)):
-            # Each begins with an empty ledger, as the loops do: what an id costs depends on how many there are.
+            # Each starts with an empty ledger, as the loops do: the cost of an id depends on the number of ids in the ledger.
             with Bench(socket=socket, **bench.preload) as served:
                 rate, slowest = served.load()
                 commits, _ = served.commits()
@@ -325,7 +326,7 @@ def crowd(bench, disk, fsync):
     for name, by in (("p99", "TCP"), ("unix p99", "a Unix socket")):
         p99 = middle(figures[name])
         row(f"99th percentile of an acknowledgement{disk}, by {by}", f"{p99 * 1e3:.2f} ms = {p99 / fsync:.1f} fsyncs", "≤ 4 fsyncs")
-    # The same requests without a commit: what HTTP alone takes on this machine.
+    # Requests that are refused and so need no commit: the speed of HTTP alone on this machine.
     refused, _ = wrk(bench.app, REFUSED, 64)
     row(f"requests refused, so without a commit{disk}", f"{refused:,.0f}", "stated")
     many, _ = wrk(bench.app, MANY, 64)
@@ -372,7 +373,7 @@ def million():
 
 
 def restart(bench):
-    """Seconds from the process to the open gate; it is killed again."""
+    """Seconds from the start of the process until the gate is open; the process is killed afterwards."""
     seconds = bench.start()
     bench.kill()
     return seconds

@@ -13,7 +13,8 @@ import subprocess
 import sys
 
 HOME = "https://example.com/tollgate"
-# What decides over the bytes: compiler, linker, the libraries that are linked statically, and what writes the list of crates and the image.
+# What determines the bytes: compiler, linker, the libraries that are linked statically, and the tools that write the
+# list of crates and the image.
 TOOLS = {
     "rustc": ["rustc", "--version", "--verbose"],
     "rustc for arm64": ["/usr/bin/rustc", "--version"],
@@ -35,7 +36,7 @@ def file(uri, path):
 
 
 def builder():
-    """Who built it, and in which run: GitHub's runner, or somebody by hand."""
+    """The builder and its run: GitHub's runner, or a person by hand."""
     server, environment = os.environ.get("GITHUB_SERVER_URL"), os.environ
     if environment.get("GITHUB_ACTIONS") != "true":
         return {"builder": {"id": f"{HOME}/built-by-hand"}}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Publishes what `just release` made: image and charts into a registry, each signed, with provenance, bill of materials and VEX attached;
-# signs the checksums. The workflow release.yml runs this script; by hand it does the same.
+# Publishes what `just release` made: pushes image and charts into a registry, signs each, attaches provenance, bill of
+# materials and VEX, and signs the checksums. The workflow release.yml runs this script; you can run it by hand.
 #
 # Usage: deploy/release.sh FOLDER REGISTRY KEY
 #   FOLDER    what `just release` filled: dist
@@ -26,7 +26,7 @@ case "$registry" in
 esac
 cd "$folder"
 
-# The files are those that were built, all of them, and the changelog says what this version is and how long it gets fixes.
+# Every file is there and is the one that was built, and the changelog names this version and its last day of fixes.
 sha256sum --quiet --strict --check SHA256SUMS || fail "the files are not those of SHA256SUMS: run \`just release\` again"
 image=$(ls tollgate-*-image.tar) && version=${image#tollgate-} && version=${version%-image.tar}
 head -1 "tollgate-$version-changes.md" | grep -Eqx "## $version \(released [0-9-]{10}, security fixes until [0-9-]{10}\)" ||
@@ -35,8 +35,8 @@ pass=(); [ -z "${RELEASE_KEY_PASSWORD+set}" ] || pass=(-passin env:RELEASE_KEY_P
 public=$(openssl pkey -in "$key" "${pass[@]}" -pubout 2>/dev/null) || fail "$3: no private key that openssl can read"
 openssl pkey -pubin -noout -text <<<"$public" | grep -q prime256v1 || fail "$3: not an EC key over P-256"
 
-# Whether the registry has what a command asks it for. Anything but its word that it has not is a fault: a version that was not seen would
-# be replaced.
+# Whether the registry has the object that a command asks for. Every failure but "not found" is an error, because a
+# version that is overlooked would be replaced.
 has() {
     local said
     said=$("$@" 2>&1) && return
@@ -44,7 +44,8 @@ has() {
     return 1
 }
 
-# A version is published once: who pulled it must not get other bytes tomorrow. The same bytes again are welcome.
+# A version is published once: users must not get other bytes under the same version later. Publishing the same
+# bytes again is allowed.
 push_image() {
     local repository=$registry/tollgate there
     if has skopeo inspect --raw "docker://$repository:$version"; then
@@ -63,7 +64,7 @@ push_chart() {
         cmp --silent "$there/$name-$version.tgz" "$file" || fail "$registry/charts/$name:$version exists and is another chart: raise the version"
     fi
     rm -r "$there"
-    # Helm names the digest, on standard output or standard error by version.
+    # Helm prints the digest on standard output or standard error, depending on its version.
     said=$(helm push "$file" "oci://$registry/charts" 2>&1) || fail "$file: $said"
     digest=$(sed -n 's/^Digest: *//p' <<<"$said")
     [ -n "$digest" ] || fail "$file: helm named no digest: $said"

@@ -1,10 +1,11 @@
-//! What SQLite alone commits, beside the ledger: `benches/usage.py` compares the sidecar with it.
+//! The commits of SQLite alone, and those of the ledger: `benches/usage.py` compares the sidecar
+//! with them.
 //!
-//! Usage: `bare_ledger bare|store FOLDER ROWS_PER_COMMIT SECONDS`; prints rows a second. Each row is an event with an `id` of its
-//! own that looks as random as a UUID does.
+//! Usage: `bare_ledger bare|store FOLDER ROWS_PER_COMMIT SECONDS`; prints rows a second. Each row is an event with a
+//! random `id` of its own, as a UUID is.
 //!
 //! - `store`: the ledger as the sidecar calls it, without HTTP, JSON or threads.
-//! - `bare`: the statements by which the ledger counts such events, and no others (`tollgate_ledger::testing::bare`).
+//! - `bare`: only the statements by which the ledger counts such events (`tollgate_ledger::testing::bare`).
 
 #![expect(clippy::panic, clippy::print_stdout, clippy::unwrap_used, reason = "a measuring tool")]
 
@@ -36,7 +37,7 @@ fn main() {
     println!("{}", done as f64 / began.elapsed().as_secs_f64());
 }
 
-/// Numbers that look random and never repeat (splitmix64).
+/// Pseudo-random numbers that never repeat (splitmix64).
 struct Ids(u64);
 
 impl Ids {

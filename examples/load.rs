@@ -1,8 +1,8 @@
-//! A crowd of clients that each report one event after the other, through TCP or a Unix socket: `benches/usage.py` measures the
-//! sidecar with it.
+//! Many clients, each of which reports one event after the other, through TCP or a Unix socket: `benches/usage.py`
+//! measures the sidecar with it.
 //!
-//! Usage: `load HOST:PORT|unix:PATH CONNECTIONS SECONDS`; prints acknowledgements a second and the 99th percentile of their times
-//! in seconds. Each event has a UUID as its `id`. An answer that is no acknowledgement ends the program.
+//! Usage: `load HOST:PORT|unix:PATH CONNECTIONS SECONDS`; prints acknowledgements a second and the 99th percentile of
+//! their times in seconds. Each event has a UUID as its `id`. Any answer but an acknowledgement ends the program.
 
 #![expect(clippy::panic, clippy::print_stdout, clippy::unwrap_used, reason = "a measuring tool")]
 
@@ -65,7 +65,7 @@ async fn client(mut stream: impl AsyncRead + AsyncWrite + Unpin, seed: u64, unti
     }
 }
 
-/// Looks random and never repeats for a seed (splitmix64).
+/// Pseudo-random numbers that never repeat for a seed (splitmix64).
 fn mixed(seed: u64, number: u64) -> u64 {
     let mut z = seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -85,7 +85,7 @@ fn request(high: u64, low: u64) -> String {
     )
 }
 
-/// Whether all of an answer's body has come.
+/// Whether an answer's body is complete.
 fn is_whole(answer: &[u8]) -> bool {
     let Some(head) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
     let text = std::str::from_utf8(&answer[..head]).unwrap();

@@ -1,8 +1,9 @@
-//! One of our servers behind a Unix socket, and a client that sends it whatever the fuzzer made.
+//! One of our servers behind a Unix socket, and a client that sends the fuzzer's input to it.
 //!
 //! An input with a line of five equals signs is a request in parts: the first line is method and path, the other lines
-//! before the divider are headers, and what follows is the body; its framing is put right, so that the fuzzer reaches
-//! what lies behind the HTTP library. Any other input is sent as it is, and the connection half-closed.
+//! before the divider are headers, and the body follows the divider. The client sets the framing headers correctly, so
+//! that the request passes the HTTP library and reaches the handler. Any other input is sent unchanged; then the client
+//! closes its sending side.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,17 +14,17 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tollgate_http::{Address, Handler, Limits, Listener, serve};
 
-/// No answer takes longer: all is in memory.
+/// The longest time for an answer: the server keeps everything in memory.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// A server and the way to it.
+/// A running server and the path of its socket.
 pub struct Server {
     runtime: Runtime,
     path: PathBuf,
     _stop: watch::Sender<bool>,
 }
 
-/// One whole answer.
+/// One complete answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -31,14 +32,14 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// What was sent, as far as a verdict on the answer depends on it.
+/// The parts of a request that the checks of its answer need.
 pub struct Sent {
     pub method: String,
     pub headers: Vec<(String, String)>,
 }
 
 impl Server {
-    /// Serves what `handler` makes inside the runtime.
+    /// Calls `handler` inside the runtime and serves the handler that it returns.
     pub fn start<H: Handler>(name: &str, limits: Limits, handler: impl FnOnce() -> H) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let path = folder().join(format!("tollgate-fuzz-{name}-{}.sock", std::process::id()));
@@ -50,7 +51,8 @@ impl Server {
         Self { runtime, path, _stop: stop }
     }
 
-    /// Sends `input`; a request in parts has exactly one answer, raw bytes have any number.
+    /// Sends `input`. A request in parts has at most one answer, which is returned. Raw bytes can have any number of
+    /// answers, which are checked here.
     pub fn ask(&self, input: &[u8]) -> Option<(Sent, Answer)> {
         let divider = b"\n=====\n";
         let at = input.windows(divider.len()).position(|window| window == divider);
@@ -69,20 +71,20 @@ impl Server {
         })
     }
 
-    /// Runs something beside the server.
+    /// Runs `future` in the server's runtime.
     pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
     }
 }
 
-/// Memory where there is some: a disk would be what is measured.
+/// In memory if there is `/dev/shm`: the speed of a disk would limit the fuzzer.
 pub fn folder() -> PathBuf {
     let shm = Path::new("/dev/shm");
     if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() }
 }
 
 async fn raw(stream: &mut UnixStream, input: &[u8]) {
-    // The server may have said what it had to say and closed.
+    // Errors are expected: the server may have answered and closed the connection already.
     let _ = stream.write_all(input).await;
     let _ = stream.shutdown().await;
     let mut answers = Vec::new();

@@ -1,8 +1,8 @@
 //! The application's server, on loopback or a Unix socket: entitlement, license, usage, records.
 //!
-//! - A web page in somebody's browser must not reach it: a foreign `Host` and any `Origin` are refused, and bodies must
-//!   say that they are JSON.
-//! - Usage is acknowledged (202) after the commit that covers it; 503 means that nothing was.
+//! - Requests of web pages are refused: by `Origin`, by a `Host` that is not local (unless a token is configured), and
+//!   by a `Content-Type` that is not JSON (not checked for repairs).
+//! - Usage is acknowledged (202) after its commit; 503 means that nothing was acknowledged.
 //! - Errors are `application/problem+json` (RFC 9457).
 
 mod admission;
@@ -38,7 +38,7 @@ use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, Handler, Limits, ReadBodyError};
 use usage::UsagePart;
 
-/// One application with a pool of connections, or a handful of them.
+/// For a few applications, each with a pool of connections.
 pub const LIMITS: Limits = Limits {
     connections_max: 512,
     header_timeout: Duration::from_secs(60),
@@ -52,25 +52,25 @@ pub const LIMITS: Limits = Limits {
 /// Made from `docs/openapi.yaml` by `just generate`.
 const OPENAPI: &str = include_str!("api/openapi.json");
 
-/// All bodies that are being read or worked on, together: four of the largest. Beyond it 503, so that the container's
-/// 32 MiB hold whatever an application sends at once.
+/// Limit of all request bodies in memory together: four of the largest. Requests beyond it are answered with 503, so
+/// that the process stays within the container's 32 MiB.
 pub const BODIES_BYTES_MAX: usize = 4 << 20;
 
-/// A nonce of 255 characters, each escaped.
+/// Enough for a nonce of 255 characters, each escaped.
 const NONCE_BODY_BYTES_MAX: usize = 4096;
 
-/// The application server's answers.
+/// Answers the application's requests.
 #[derive(Clone)]
 pub struct AppServer {
-    /// For the document.
+    /// Product and pod, for the entitlement document.
     pub subject: Arc<Subject>,
-    /// For request bodies.
+    /// The memory limit for request bodies.
     pub room: BodyBudget,
-    /// The published fact.
+    /// The published entitlement.
     pub entitlement: Watch,
-    /// What `since` of the document is by.
+    /// Gives the `now` of documents.
     pub clock: WallClock,
-    /// Asked for as a bearer token, if there is one.
+    /// The bearer token that requests must carry, if one is configured.
     pub token: Option<Arc<Secret>>,
     /// In modes `metered` and `saas`.
     pub usage: Option<UsagePart>,
@@ -80,7 +80,7 @@ pub struct AppServer {
     pub license: Option<LicensePart>,
     /// Where `aws_door` is on.
     pub door: Option<Door>,
-    /// Turns true at `POST /v1/quit`, where that is switched on.
+    /// Set to true by `POST /v1/quit`; `None` unless `quit = true`.
     pub quit: Option<watch::Sender<bool>>,
 }
 
@@ -89,7 +89,7 @@ impl Handler for AppServer {
         &self,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Body>, Abandoned>> + Send {
-        // Taken apart before the block, which would keep the whole beside its parts.
+        // Split outside the async block, whose state would otherwise hold the whole request beside its parts.
         let (parts, body) = request.into_parts();
         async move {
             if let Some(refused) = admission::refusal(&parts.uri, &parts.headers, self.token.as_deref()) {
@@ -103,7 +103,7 @@ impl Handler for AppServer {
                     Some(refused) => Ok(refused),
                     None => usage.take(body, &self.room).await,
                 },
-                // Boxed, as is all that is rare: its state would be part of every request with usage.
+                // Rare routes are boxed: otherwise every request with usage would reserve memory for their state.
                 (Route::Usage(of_usage), Some(usage)) => {
                     Box::pin(self.usage(usage, of_usage, &parts, body)).await
                 }
@@ -121,7 +121,7 @@ impl Handler for AppServer {
     }
 
     fn too_late(&self) -> Response<Body> {
-        // Whatever was committed meanwhile was not acknowledged: with an id it may be sent again.
+        // Events that were committed meanwhile were not acknowledged; those with an id may be sent again.
         usage::retry_later(
             "RequestTimeout",
             "the disk, AWS or the sender of the request took too long; send it again",
@@ -211,7 +211,7 @@ impl AppServer {
     }
 }
 
-/// 405 with the methods that would do (RFC 9110, section 15.5.6).
+/// 405 with the allowed methods (RFC 9110, section 15.5.6).
 fn method_not_allowed(allow: &'static str) -> Response<Body> {
     let detail = format!("this path allows only {allow}");
     let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", &detail);
@@ -224,11 +224,11 @@ fn not_found() -> Response<Body> {
 }
 
 fn no_usage() -> Response<Body> {
-    let detail = "this product is priced by the hour: AWS meters it, and there is no usage to report";
+    let detail = "this product is priced by the hour or by contract: there is no usage to report";
     problem(StatusCode::NOT_FOUND, "NoUsage", detail)
 }
 
-/// An error as RFC 9457, section 3 has it. `type` names the code, for every product; `tollgate explain` takes it.
+/// An error in the form of RFC 9457, section 3. `type` is a URN that ends with the code; `tollgate explain` accepts it.
 fn problem(status: StatusCode, code: &'static str, detail: &str) -> Response<Body> {
     problem_of(status, code, detail)
 }
@@ -275,7 +275,7 @@ mod tests {
         assert!(include_str!("../docs/RUNBOOK.md").contains("\n### RequestTimeout\n"));
     }
 
-    /// The allocator keeps pieces of up to 1,032 bytes at hand; above it each request would cost it a search.
+    /// The allocator caches blocks of up to 1,032 bytes; a larger block would cost a search for each request.
     #[test]
     fn what_is_kept_of_a_request_is_small() {
         fn size<A, F>(_: fn(A) -> F) -> usize {
@@ -290,8 +290,7 @@ mod tests {
             && text.chars().all(|c| c.is_ascii_alphanumeric())
     }
 
-    /// Every code that this server answers with, in its own files: the first text after a status, or of an answer
-    /// that is to be asked for again.
+    /// Finds the codes in this server's sources: the first string after a `StatusCode`, or in a call of `retry_later`.
     #[test]
     fn every_code_has_its_section_in_the_runbook() {
         let runbook = include_str!("../docs/RUNBOOK.md");
@@ -309,7 +308,7 @@ mod tests {
             let source = source.split("#[cfg(test)]").next().unwrap_or_default();
             let statuses = source.split("StatusCode::").skip(1);
             for after in statuses.chain(source.split("retry_later(").skip(1)) {
-                // Only what stands in the same call: not beyond its first text.
+                // Only the first string of the same call.
                 let Some((between, rest)) = after.split_once('"') else { continue };
                 let same_call = between.chars().all(|c| c.is_ascii_uppercase() || "_, \n".contains(c));
                 let code = rest.split('"').next().unwrap_or_default();

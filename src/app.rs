@@ -1,5 +1,5 @@
-//! The one wiring file: configuration in, running parts out, drained at the end. No decision about business is made
-//! here.
+//! Wires the sidecar: builds the parts from the configuration, starts them, and drains them at the end. It makes no
+//! business decision.
 
 mod clock_source;
 mod identity;
@@ -45,7 +45,7 @@ use tollgate_marketplace::{Forward, Meter, ProductCode, ProductId, Register};
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A port or socket is taken. The text has the form of every last line: state, code, what to do.
+    /// The sidecar cannot listen on an address. The text has the form of every last line: state, code, what to do.
     #[error(
         "misconfigured: CannotListen: {setting}: cannot listen on {address}: {source}; {}",
         listen_remedy(source, setting)
@@ -103,12 +103,12 @@ pub struct App {
     parts: Parts,
     signals: Signals,
     entitlement: Watch,
-    /// The application's server, as it is bound.
+    /// The bound address of the application's server.
     app_addr: Option<Address>,
     quit: watch::Sender<bool>,
     draining: watch::Sender<bool>,
     drain: Option<metering::Drain>,
-    /// What a contract's pod holds.
+    /// Gives seats back at the end, in mode `contract`.
     seats: Option<license::Drain>,
     notices: Notices,
 }
@@ -218,7 +218,7 @@ impl App {
             };
             let dimensions = config.product.dimensions.clone().unwrap_or_default();
             let tried = trial.run(dimensions, entitlement.clone());
-            // During a shutdown AWS's quota is kept for usage.
+            // During a shutdown AWS's quota is reserved for usage.
             let draining = draining.subscribe();
             let rest = async {
                 until(draining, tried).await;
@@ -237,7 +237,7 @@ impl App {
             contract.start(&surroundings, publisher, &mut parts);
             return Ok(app(parts));
         }
-        // The configuration has a product's code wherever License Manager is not asked.
+        // Outside mode `contract` the configuration always has a product code.
         let Some(registration) = registration_config(config) else { return Ok(app(parts)) };
         parts.spawn_deciding("registration", async move {
             if let Some(mut open) = ledger_open {
@@ -259,7 +259,7 @@ impl App {
         Ok(app(parts))
     }
 
-    /// Runs until a signal, an order to quit, or until the policy says to leave; drains; says how the process ends.
+    /// Runs until a signal, `POST /v1/quit` or the policy ends the sidecar; drains; returns how the process ends.
     pub async fn run(mut self) -> Exit {
         let mut quit = self.quit.subscribe();
         let quit = async move {
@@ -268,7 +268,7 @@ impl App {
             Exit::Done
         };
         let (ended, first) = self.parts.watch(&mut self.signals, quit).await;
-        // Who asked to quit ends too, and then the platform ends the rest.
+        // The application that asked to quit ends too; the platform's signal may still come.
         let first = first.unwrap_or_else(First::to_come);
         self.finish((ended, Some(first)), Ended::by_policy(Exit::Done)).await
     }
@@ -343,13 +343,13 @@ impl App {
         self.finish((ended, Some(first)), Ended::of_command(end, child.killed_by_us().then_some(grace))).await
     }
 
-    /// Waits for the open gate; `Err` is what came before it.
+    /// Waits until the gate opens; `Err` is what ended the wait before.
     async fn wait_until_open(&mut self) -> Result<(), (Ended, Option<First>)> {
         let mut entitlement = self.entitlement.clone();
         let opened = async move {
             match entitlement.wait_for(|fact| fact.standing.gate_open()).await {
                 Ok(_) => Exit::Done,
-                // The publisher went with the registration, whose own end says how the process ends.
+                // The registration ended and dropped the publisher; its own result says how the process ends.
                 Err(_) => std::future::pending().await,
             }
         };
@@ -359,7 +359,7 @@ impl App {
         }
     }
 
-    /// How a process ends that a signal ended while it waited for the gate.
+    /// How the process ends when a signal comes before the gate opens.
     fn ended_before_open(&self) -> Ended {
         let line = self.entitlement.borrow().last_line();
         Ended::because(Exit::Terminated, format!("a signal ended tollgate before the gate opened: {line}"))
@@ -373,7 +373,8 @@ impl App {
         let failed = ended.0.exit != Exit::Done;
         let draining = async {
             draining_now.send_replace(true);
-            // Usage waits in the ledger for the next start; seats are kept from others meanwhile.
+            // After a failure usage stays in the ledger for the next start. Seats are given back even then: nobody
+            // else can use them while this pod holds them.
             if let Some(drain) = drain.as_ref().filter(|_| !failed) {
                 began = Some(clock::monotonic());
                 drain.run().await;
@@ -386,7 +387,7 @@ impl App {
         self.notices.tell_the_rest();
         if let Some(drain) = &drain {
             let why = drain.tell_what_remains(began.unwrap_or_else(clock::monotonic)).await;
-            // The end of the sender and that of the drain race; both report the ledger, and this one its content.
+            // The sender and the drain may both report a failed ledger; the drain also reports its content.
             if matches!(ended.exit, Exit::Done | Exit::LedgerIo)
                 && let Some(cause) = why
             {
@@ -408,11 +409,11 @@ impl App {
         ended.exit
     }
 
-    /// Every exit that is not 0 ends with its cause: what the supervisor saw, or else the gate's state.
+    /// Logs the cause of every exit code but 0: the recorded cause, or else the gate's state.
     fn last_line(&self, ended: &Ended) {
         match (ended.exit, &ended.cause) {
             (Exit::Done, _) => {}
-            // The command's own end is no error of tollgate's, and the command may have left a sentence itself.
+            // The end of the command is no error of tollgate, and the command may have written a termination message.
             (Exit::Command(code), Some(cause)) => tracing::info!(event = "exit", exit_code = code, "{cause}"),
             (exit, cause) => {
                 let cause = cause.clone().unwrap_or_else(|| self.entitlement.borrow().last_line());
@@ -437,7 +438,7 @@ pub fn address(addr: &ListenAddr) -> Address {
     }
 }
 
-/// What the client needs of the configuration.
+/// The AWS client's settings.
 #[must_use]
 pub fn aws_settings(aws: &config::Aws) -> Settings {
     Settings {
@@ -457,7 +458,7 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
     }
 }
 
-/// Only a signed answer attests.
+/// Attestations exist only in the mode in which AWS signs its answer.
 fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -> Option<Arc<Attestation>> {
     let product_code = config.product.product_code.clone().filter(|_| config.product.mode.is_signed());
     product_code.map(|product_code| {
@@ -474,7 +475,7 @@ fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -
     })
 }
 
-/// `None` for products that License Manager is asked about.
+/// `None` in mode `contract`, which asks License Manager instead.
 fn registration_config(config: Config) -> Option<registration::Config> {
     let (product, registration) = (config.product, config.registration);
     let versions = product.keys.versions().collect();
@@ -509,13 +510,13 @@ fn registration_config(config: Config) -> Option<registration::Config> {
     })
 }
 
-/// What every part gets.
+/// What all parts share.
 #[derive(Clone)]
 struct Surroundings {
     aws: Arc<Aws>,
     clock: WallClock,
     metrics: Arc<Metrics>,
     identity: Identity,
-    /// Usage that was not taken; all parts log it in the same lines.
+    /// Counts and logs usage that was not taken, for all parts together.
     notices: Notices,
 }

@@ -94,7 +94,8 @@ pub fn main() -> Exit {
         let matches = command.try_get_matches_from(&arguments)?;
         Cli::from_arg_matches(&matches)
     };
-    // Only the help depends on the mode, which stands in files: a probe's start reads them once, for itself.
+    // Only the help depends on the mode, which may be set in a file. So the mode is read only for help: a probe, which
+    // starts often, then reads the files only once.
     let parsed = parse(Cli::command()).or_else(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let mode = help::stated_mode(&arguments)
@@ -118,7 +119,7 @@ pub fn main() -> Exit {
     }
 }
 
-/// What clap says of a wrong command line, with its first paragraph, the cause, as the last line.
+/// clap's text about a wrong command line, with its first paragraph, the cause, moved to the last line.
 fn cause_last(text: &str) -> String {
     match text.trim_end().split_once("\n\n") {
         Some((cause, advice)) => {
@@ -182,14 +183,14 @@ fn load(flags: &Flags, role: Role) -> Result<Config, Exit> {
     Ok(loaded.config)
 }
 
-/// Says on standard error why the process ends, and returns how.
+/// Prints `message` to standard error, and returns `exit`.
 fn complain(exit: Exit, message: &str) -> Exit {
-    // The write may fail, and nothing is lost: the exit code says the rest.
+    // A failed write is ignored: the exit code is still right.
     let _ = writeln!(io::stderr(), "{message}");
     exit
 }
 
-/// The same for a command that may be a container's own: the last line is its last sentence.
+/// [`complain`] for a command that may be a container's entry point: the last line is also the termination message.
 fn end(exit: Exit, message: &str) -> Exit {
     last_sentence::leave(message.lines().last().unwrap_or_default());
     complain(exit, message)

@@ -1,10 +1,10 @@
 //! Valid configuration: each part of the program gets its own piece of it, never the whole.
 //!
 //! - The table in `table` declares each setting once: name, type, default, owner, meaning, value of the chart.
-//!   `resolve` decides which text counts; `kind` and `parse` turn texts into values; `rules` join them; `fault` says
-//!   what is wrong, all of it at once.
-//! - A [`Config`] is valid: keys are read and parsed, folders were written to, addresses do not collide. What only AWS
-//!   can tell (is the product code right, does the role permit) is not known here.
+//!   `resolve` decides which text counts; `kind` and `parse` turn texts into values; `rules` checks values against each
+//!   other; `fault` reports all faults at once.
+//! - A [`Config`] is valid: keys are read and parsed, folders were written to, addresses do not collide. Whether the
+//!   product code is right and the role allows the calls is not known here: only AWS knows.
 //! - This is the only module that reads the environment. It reads files through [`Disk`], never the network or a clock.
 //!
 //! It must not know what the parts do with their pieces.
@@ -64,38 +64,38 @@ use tollgate_marketplace::{ProductCode, ProductId};
 #[cfg(test)]
 pub(crate) use self::tests::TEST_KEY_PEM;
 
-/// A configuration with what there is to say about it.
+/// A valid configuration, its warnings, and the origin of each value.
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// What is odd and not wrong; for the log.
+    /// What is odd but not wrong; for the log.
     pub warnings: Vec<String>,
     /// Each value and where it comes from; for `config print` and `doctor`.
     pub origins: Vec<Row>,
 }
 
-/// For whom a configuration is loaded; decides defaults and what may be touched.
+/// The command for which a configuration is loaded: it decides some defaults, and what may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// `run`: the sidecar.
     Run,
     /// `exec`: the gate in the image.
     Exec,
-    /// `config`: as for `run`, and nothing that was made for a test stays.
+    /// `config`: as for `run`, but a folder that was created to test it is removed again.
     Check,
-    /// `doctor`: the same, but that it looks at the state folder by itself: a full volume can still be looked at.
+    /// `doctor`: as [`Role::Check`], but it checks the state folder itself, so a full volume for usage is no fault.
     Inspect,
-    /// `config check --seller-file`: the seller's file by itself, where no state folder is.
+    /// `config check --seller-file`: the seller's file alone; the state folder is not tested.
     SellersFile,
-    /// `ledger`: as for `run`, and nothing is touched: a folder that cannot be written can be read.
+    /// `ledger`: as for `run`, but nothing is written: a ledger in a read-only folder can be read.
     Ledger,
 }
 
-/// Loads the configuration, or says everything that is wrong with it.
+/// Loads the configuration, or returns all its faults.
 ///
 /// Reads at most the seller's file, one configuration file, the key files, the token files, the CA bundle and the AWS
-/// profile files; proves that the state folder can be written, but for [`Role::Ledger`].
+/// profile files. Tests that the state folder can be written, except for [`Role::Ledger`] and [`Role::SellersFile`].
 pub fn load(
     flags: &Flags,
     env: &dyn Environment,
@@ -105,7 +105,8 @@ pub fn load(
     load_resolved(&resolve::resolve(flags, env, installed), env, installed, role)
 }
 
-/// Judges a seller's file by itself, before an image holds it: no variable and no other file of this machine counts.
+/// Checks a seller's file alone, before it is in an image: environment variables and other configuration files are
+/// ignored.
 pub fn load_sellers_file(flags: &Flags, file: &Path, installed: &Installation<'_>) -> Result<Loaded, Faults> {
     let nobody = MapEnvironment::default();
     let alone = Installation {
@@ -122,7 +123,7 @@ pub fn load_sellers_file(flags: &Flags, file: &Path, installed: &Installation<'_
     load_resolved(&resolution, &nobody, &alone, Role::SellersFile)
 }
 
-/// What reading a ledger needs to know.
+/// What reading a ledger needs of the configuration.
 #[derive(Debug)]
 pub struct LedgerPlace {
     /// How the product is priced, as far as the configuration says.
@@ -133,7 +134,7 @@ pub struct LedgerPlace {
     pub state: State,
 }
 
-/// Loads only what reading a ledger needs: a volume can be looked at where its product is not configured.
+/// Loads only what reading a ledger needs: a ledger can be read where its product is not configured.
 pub fn load_ledger_place(
     flags: &Flags,
     env: &dyn Environment,
@@ -154,7 +155,7 @@ pub fn load_ledger_place(
     }
 }
 
-/// As [`load`], of files that were read.
+/// [`load`], after the files were read.
 fn load_resolved(
     resolution: &Resolution,
     env: &dyn Environment,
@@ -178,7 +179,8 @@ fn load_resolved(
     }
 }
 
-/// The mode that environment and files state, right or wrong otherwise: for the help, which lists what counts in it.
+/// The mode that environment and files state, even if the configuration has faults. For the help, which lists the
+/// settings of the mode.
 #[must_use]
 pub fn stated_mode(env: &dyn Environment, installed: &Installation<'_>) -> Option<Mode> {
     let resolution = resolve::resolve(&Flags::default(), env, installed);
@@ -186,7 +188,7 @@ pub fn stated_mode(env: &dyn Environment, installed: &Installation<'_>) -> Optio
     Mode::ALL.into_iter().find(|mode| mode.as_str() == text)
 }
 
-/// Loads only what `probe` and `await` need to find the running sidecar: it judges nothing else, for the sidecar did.
+/// Loads only what `probe` and `await` need to find the running sidecar. Nothing else is checked: the sidecar did that.
 pub fn load_probe(
     flags: &Flags,
     env: &dyn Environment,
@@ -195,7 +197,7 @@ pub fn load_probe(
     load_part(flags, env, installed, Probe::read)
 }
 
-/// As [`load_probe`], of the application's server.
+/// [`load_probe`] for the application's server.
 pub fn load_app(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Result<App, Faults> {
     load_part(flags, env, installed, App::read)
 }
@@ -217,7 +219,7 @@ fn load_part<T>(
 }
 
 impl Product {
-    /// As AWS names it in this mode: its code, or its ID.
+    /// AWS's name of the product: its product code, or in mode `contract` its product ID.
     #[must_use]
     pub fn name(&self) -> &str {
         let code = self.product_code.as_ref().map(ProductCode::as_str);
@@ -228,13 +230,13 @@ impl Product {
 /// What to do when not entitled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDenied {
-    /// Stay, and ask again every five minutes.
+    /// Keep running, and retry every five minutes.
     Hold,
     /// End the process.
     Exit,
 }
 
-/// What to do when an entitlement ends that once was.
+/// What to do when an entitlement ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnLapse {
     /// The gate stays open; the state says `lapsed`.
@@ -246,13 +248,13 @@ pub enum OnLapse {
 /// Whether this pod calls AWS again after the answer that the buyer is not entitled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterDenial {
-    /// Every five minutes.
+    /// It retries every five minutes.
     AskAgain,
-    /// Only a new pod asks: AWS documents that a pod's first call alone reports a missing entitlement.
+    /// Only a new pod calls: AWS documents that only a pod's first call reports a missing entitlement.
     NewPod,
 }
 
-/// When usage stays unbilled because AWS refuses it or does not answer.
+/// What to do when usage stays unbilled because AWS refuses it or does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnUnsent {
     /// The gate stays open.
@@ -261,12 +263,12 @@ pub enum OnUnsent {
     CloseAfter(Duration),
 }
 
-/// What a contract product takes of its license.
+/// How a contract product uses its license.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LicenseModel {
-    /// Nothing for longer than a check.
+    /// Checks it, and holds nothing.
     Check,
-    /// Seats, while the pod lives.
+    /// Holds seats while the pod lives.
     Floating,
 }
 
@@ -312,14 +314,14 @@ impl fmt::Display for ListenAddr {
     }
 }
 
-/// The folder for state, proven to be writable.
+/// The state folder, tested to be writable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateDir {
     /// Nothing is kept: configured so, or the default folder cannot be written and nothing needs it.
     None,
     /// The default folder.
     Default(PathBuf),
-    /// A folder that somebody named.
+    /// A folder that a setting names.
     Explicit(PathBuf),
 }
 
@@ -334,7 +336,7 @@ impl StateDir {
     }
 }
 
-/// What becomes of usage that missed AWS's window and was never attempted.
+/// What becomes of usage that AWS certainly did not take, and that is now too old for AWS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnExpired {
     /// It counts to the current hour.
@@ -352,7 +354,7 @@ pub enum OnZeroHour {
     Report,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// One JSON object a line.
@@ -361,7 +363,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// Whose wall time counts.
+/// Where wall time comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClockSource {
     /// The system's.
@@ -377,7 +379,7 @@ pub struct PodIdentity {
     pub uid: Option<String>,
     /// The system's host name: in Kubernetes the pod's name.
     pub hostname: Option<String>,
-    /// The kubelet says so, by `KUBERNETES_SERVICE_HOST`.
+    /// Whether this is a pod: the kubelet sets `KUBERNETES_SERVICE_HOST`.
     pub kubernetes: bool,
 }
 

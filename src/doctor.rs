@@ -15,15 +15,15 @@ use credentials::Container;
 use tollgate_aws::{CredentialSource, Reached};
 use tollgate_marketplace::{Fault, FaultClass, Place, Region, exceptions};
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// As it should be.
+    /// Nothing needs to be done.
     Ok,
     /// It may work, or it does not matter now.
     Warning,
-    /// The gate will not open like this.
+    /// The gate will not open like this, or usage will not be taken.
     Fault,
 }
 
@@ -32,30 +32,30 @@ pub enum Verdict {
 pub struct Finding {
     /// What was checked.
     pub check: &'static str,
-    /// How it came out.
+    /// The result.
     pub verdict: Verdict,
     /// What was seen.
     pub seen: String,
-    /// What to do; empty where nothing needs doing.
+    /// What to do; may be empty.
     pub remedy: String,
-    /// What explains the code, where there is one.
+    /// Where the code is explained, if there is one.
     pub docs: Option<String>,
 }
 
 impl Finding {
-    /// As it should be.
+    /// A check that passed.
     #[must_use]
     pub fn ok(check: &'static str, seen: impl Into<String>) -> Self {
         Self { check, verdict: Verdict::Ok, seen: seen.into(), remedy: String::new(), docs: None }
     }
 
-    /// It may work.
+    /// A check that may not matter.
     #[must_use]
     pub fn warning(check: &'static str, seen: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { check, verdict: Verdict::Warning, seen: seen.into(), remedy: remedy.into(), docs: None }
     }
 
-    /// It will not work; `code` is the one that the sidecar would show.
+    /// A check that failed; `code` is the one that the sidecar would show.
     #[must_use]
     pub fn fault(
         check: &'static str,
@@ -67,20 +67,20 @@ impl Finding {
         Self { check, verdict: Verdict::Fault, seen: seen.into(), remedy: remedy.into(), docs }
     }
 
-    /// It will not work.
+    /// Whether the check failed.
     #[must_use]
     pub fn is_fault(&self) -> bool {
         self.verdict == Verdict::Fault
     }
 
-    /// The same with more of what was seen.
+    /// Adds `more` to what was seen.
     #[must_use]
     pub fn seeing(mut self, more: &str) -> Self {
         self.seen = format!("{} ({more})", self.seen);
         self
     }
 
-    /// The same with the seller's runbook in place of the command, where the seller publishes one.
+    /// Names the seller's runbook instead of `tollgate explain`, if the seller publishes one.
     #[must_use]
     pub fn with_docs_url(mut self, url: Option<&str>) -> Self {
         if let (Some(url), Some(docs)) = (url, &mut self.docs) {
@@ -89,7 +89,7 @@ impl Finding {
         self
     }
 
-    /// What AWS would refuse may work with a stand-in for AWS; the finding stays, as a warning.
+    /// Turns a fault into a warning: a stand-in for AWS may accept what AWS would refuse.
     #[must_use]
     pub fn before_a_stand_in(mut self) -> Self {
         if self.verdict == Verdict::Fault {
@@ -100,10 +100,10 @@ impl Finding {
     }
 }
 
-/// The region that is asked, beside the one where the platform says that the pod runs.
+/// Compares the region that is called with the one in which, by the platform, the pod runs.
 ///
-/// AWS wants `RegisterUsage` and `MeterUsage` called in the region of the pod or task (AWS Marketplace seller guide);
-/// the seller's own reports of mode `saas` may come from anywhere, and License Manager is asked where the license is.
+/// AWS requires `RegisterUsage` and `MeterUsage` in the region of the pod or task (AWS Marketplace seller guide); the
+/// seller's own reports of mode `saas` may come from anywhere, and License Manager is called where the license is.
 #[must_use]
 pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &str)>, mode: Mode) -> Finding {
     let check = "region";
@@ -141,14 +141,14 @@ pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &s
     }
 }
 
-/// The catalogue's remedy for what keeps `host` from answering.
+/// The remedy of the reason `code`, for a `host` that does not answer.
 #[must_use]
 pub fn remedy(code: &'static str, place: Place, host: &str) -> String {
     let fault = Fault::local(FaultClass::Transient, code, "").at(place, Some(host.to_owned()));
     Reason::of_fault(&fault).remedy.into_owned()
 }
 
-/// What answered at `host`, in the place of AWS's service.
+/// Whether AWS, the emulator or something else answered at `host`.
 #[must_use]
 pub fn answer(place: Place, host: &str, reached: &Reached) -> Finding {
     let check = "answer";
@@ -166,7 +166,7 @@ pub fn answer(place: Place, host: &str, reached: &Reached) -> Finding {
     }
 }
 
-/// Whose credentials the pod has: the account as who handed them out says, the role as the service account names it.
+/// Whose credentials the pod has: the account by their source, the role by the service account.
 #[must_use]
 pub fn caller(
     source: CredentialSource,
@@ -194,7 +194,7 @@ pub fn account_of(arn: &str) -> Option<&str> {
 const SKEW_SECONDS_ODD: i64 = 60;
 const SKEW_SECONDS_MAX: i64 = 300;
 
-/// AWS's clock less ours.
+/// Judges the clock by AWS's time minus ours.
 #[must_use]
 pub fn clock(offset_seconds: Option<i64>) -> Finding {
     let check = "clock";
@@ -216,7 +216,7 @@ pub fn clock(offset_seconds: Option<i64>) -> Finding {
     }
 }
 
-/// What only the sidecar's own calls can show: `doctor` makes none that bills or takes.
+/// What `doctor` does not check, because it makes no call that bills usage or takes seats.
 #[must_use]
 pub const fn unchecked(mode: Option<Mode>) -> &'static str {
     match mode {
@@ -235,7 +235,7 @@ pub const fn unchecked(mode: Option<Mode>) -> &'static str {
     }
 }
 
-/// The least that the role must allow for a mode.
+/// The smallest policy of the role for a mode.
 #[must_use]
 pub fn least_policy(mode: Mode) -> serde_json::Value {
     serde_json::json!({
@@ -296,7 +296,7 @@ mod tests {
             seen(CredentialSource::WebIdentity, Some("111122223333")),
             "account 111122223333, role arn:aws:iam::111122223333:role/app"
         );
-        // The keys come before the role, and are another's.
+        // The access keys take precedence over the role, and need not belong to it.
         assert_eq!(
             seen(CredentialSource::Environment, None),
             "account not stated, role not stated, from access keys in the environment"
@@ -328,7 +328,7 @@ mod tests {
             (Mode::Hourly, "RegisterUsage", "CheckoutLicense"),
             (Mode::Metered, "dimensions", "RegisterUsage"),
             (Mode::Saas, "dimensions", "RegisterUsage"),
-            // It tries to give back what nobody holds.
+            // doctor does call CheckInLicense, with a token that does not exist.
             (Mode::Contract, "CheckoutLicense", "CheckInLicense"),
         ] {
             let said = unchecked(Some(mode));

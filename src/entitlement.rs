@@ -1,9 +1,9 @@
 //! The published fact: whether the gate is open, by what proof, and if not, why and what to do.
 //!
-//! - One writer publishes whole facts on a `watch` channel; every reader sees one of them, never a mixture.
+//! - One writer publishes whole facts on a `watch` channel, so a reader never sees a mixture of two.
 //! - [`Standing::Entitled`] holds a [`Proof`], and each kind of proof has one constructor, in [`proof`]: a gate that is
 //!   `entitled` without a verified answer does not compile.
-//! - Nothing here knows how the fact came about, nor who reads it.
+//! - This module does not know how the fact was established or who reads it.
 
 pub mod proof;
 pub mod reason;
@@ -22,17 +22,17 @@ use tollgate_time::Timestamp;
 pub use proof::Proof;
 pub use reason::Reason;
 
-/// The name of a standing, as documents, metrics and logs show it.
+/// The name of a [`Standing`], as documents, metrics and logs show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// No answer yet.
     Pending,
-    /// Proven.
+    /// There is a proof.
     Entitled,
-    /// Open without an answer, for a time that the seller chose.
+    /// Open while AWS cannot be reached, for the seller's grace period.
     Grace,
-    /// Was proven, no longer is, and the seller chose to stay open.
+    /// The proof has become invalid, and the seller chose to keep the gate open.
     Lapsed,
     /// AWS says no.
     Denied,
@@ -40,9 +40,9 @@ pub enum State {
     Exhausted,
     /// AWS has not accepted the pod's usage for longer than the seller allows.
     Unreported,
-    /// The question or the asker is wrong.
+    /// AWS rejects the request or the caller.
     Misconfigured,
-    /// The answer is not AWS's, or not for this question.
+    /// The answer failed verification: it is not AWS's, or it answers another request.
     Unverified,
     /// No answer for longer than `unavailable_after`.
     Unavailable,
@@ -63,7 +63,7 @@ impl State {
         Self::Unavailable,
     ];
 
-    /// Its name.
+    /// The name in documents, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -80,19 +80,20 @@ impl State {
         }
     }
 
-    /// The state of this name.
+    /// The state with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
 
-    /// Whether the gate is open in it.
+    /// Whether the gate is open in this state.
     #[must_use]
     pub const fn gate_open(self) -> bool {
         matches!(self, Self::Entitled | Self::Grace | Self::Lapsed)
     }
 
-    /// Somebody has to act before the gate can open; time alone opens it in the other states.
+    /// Whether somebody must act before the gate can open; in the other states it may open by itself. `Exhausted` also
+    /// ends when another pod returns its seats.
     #[must_use]
     pub const fn is_refusal(self) -> bool {
         matches!(
@@ -101,7 +102,7 @@ impl State {
         )
     }
 
-    /// The exit code of a process that gives up in this state.
+    /// The exit code of a process that ends in this state.
     #[must_use]
     pub const fn exit(self) -> Exit {
         match self {
@@ -114,33 +115,34 @@ impl State {
     }
 }
 
-/// Who is waiting for whom while the configuration is wrong.
+/// Whether the request or the caller was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejected {
-    /// AWS read the question and rejects it: the same question will not do (403).
+    /// AWS rejects the request itself: repeating it does not help (403).
     Question,
-    /// AWS does not accept the caller, or there are no credentials: it may accept once that is fixed (503).
+    /// AWS does not accept the caller, or there are no credentials: a retry may succeed once that is corrected (503).
     Asker,
 }
 
-/// Where the pod stands. `P` is [`Proof`], or a stand-in for it in tests of the deciding machines.
+/// The state with its proof and its reason. `P` is [`Proof`], or a substitute for it in tests of the machines.
 #[derive(Debug)]
 pub enum Standing<P = Proof> {
-    /// Nothing was answered yet; the reason is the latest fault, if there was one.
+    /// AWS has not answered yet; the reason is the latest fault, if there was one.
     Pending(Option<Reason>),
-    /// Proven. The reason says what has been wrong since, if anything (a kept receipt while AWS cannot be reached).
+    /// There is a proof. The reason says what has been wrong since, if anything, such as AWS being unreachable
+    /// while a kept receipt is the proof.
     Entitled(Arc<P>, Option<Reason>),
-    /// Open until a time although AWS cannot be reached.
+    /// The gate is open until this time although AWS cannot be reached.
     Grace(Reason, Timestamp),
-    /// Was proven and no longer is.
+    /// The proof has become invalid, and the gate stays open.
     Lapsed(Arc<P>, Reason),
     /// AWS says that the buyer is not entitled.
     Denied(Reason),
-    /// The license is good, and other pods hold all its seats.
+    /// The license is valid, and other pods hold all its seats.
     Exhausted(Reason),
-    /// It would be open, but for usage that AWS does not accept.
+    /// The gate is shut only because AWS does not accept the pod's usage.
     Unreported(Reason),
-    /// Somebody must correct something first.
+    /// The request or the caller must be corrected first.
     Misconfigured(Rejected, Reason),
     /// The token failed verification.
     Unverified(Reason),
@@ -166,7 +168,7 @@ impl<P> Clone for Standing<P> {
 }
 
 impl<P> Standing<P> {
-    /// Its name.
+    /// The state's name.
     #[must_use]
     pub const fn state(&self) -> State {
         match self {
@@ -189,7 +191,7 @@ impl<P> Standing<P> {
         self.state().gate_open()
     }
 
-    /// What stands behind it, if anything does.
+    /// The proof, if there is one.
     #[must_use]
     pub const fn proof(&self) -> Option<&Arc<P>> {
         match self {
@@ -198,7 +200,7 @@ impl<P> Standing<P> {
         }
     }
 
-    /// What is wrong, if anything is.
+    /// The reason, if there is one.
     #[must_use]
     pub const fn reason(&self) -> Option<&Reason> {
         match self {
@@ -214,7 +216,7 @@ impl<P> Standing<P> {
         }
     }
 
-    /// The same, to be completed before it is published.
+    /// [`Standing::reason`], to complete it before it is published.
     pub const fn reason_mut(&mut self) -> Option<&mut Reason> {
         match self {
             Self::Pending(reason) | Self::Entitled(_, reason) => reason.as_mut(),
@@ -229,53 +231,54 @@ impl<P> Standing<P> {
         }
     }
 
-    /// The exit code of a process that gives up here.
+    /// The exit code of a process that ends in this state.
     #[must_use]
     pub const fn exit(&self) -> Exit {
         self.state().exit()
     }
 }
 
-/// One whole fact.
+/// The published fact.
 #[derive(Debug)]
 pub struct Entitlement<P = Proof> {
-    /// Where the pod stands.
+    /// State, proof and reason.
     pub standing: Standing<P>,
     /// When the current state began.
     pub since: Timestamp,
-    /// The gate was open at some time since the process started.
+    /// Whether the gate has been open since the process started.
     pub has_opened: bool,
-    /// Questions sent to AWS so far.
+    /// Attempts so far.
     pub attempts: u64,
-    /// When AWS is asked next, if it will be.
+    /// When the next attempt is due, if there will be one.
     pub next_attempt_at: Option<Timestamp>,
-    /// The key version of the latest question.
+    /// The public key version of the latest attempt.
     pub public_key_version: Option<PublicKeyVersion>,
-    /// Where AWS is asked, once known.
+    /// The region whose endpoint is called, once known.
     pub region: Option<Region>,
-    /// When the key version in use expires, as AWS said.
+    /// AWS's `PublicKeyRotationTimestamp` for the public key version in use; AWS sends it for a version that it has
+    /// rotated.
     pub public_key_rotation_timestamp: Option<Timestamp>,
-    /// Some answer came from the emulator.
+    /// Whether any answer came from the emulator.
     pub emulated: bool,
 }
 
-/// What a machine has shown of itself: its state, since when, and whether it was ever open.
+/// What a machine has published: its state, since when, and whether the gate was ever open.
 #[derive(Debug, Clone, Copy)]
 pub struct Shown {
     state: State,
     since: Timestamp,
-    /// The gate was open at some time since the process started.
+    /// Whether the gate has been open since the process started.
     pub has_opened: bool,
 }
 
 impl Shown {
-    /// As a process begins.
+    /// The initial value, when the process starts.
     #[must_use]
     pub const fn at(now: Timestamp) -> Self {
         Self { state: State::Pending, since: now, has_opened: false }
     }
 
-    /// Shows where the pod stands now.
+    /// Records a standing, and returns the fact to publish.
     pub fn show<P>(&mut self, standing: Standing<P>, now: Timestamp) -> Entitlement<P> {
         if self.state != standing.state() {
             (self.state, self.since) = (standing.state(), now);
@@ -292,13 +295,13 @@ impl<P> Clone for Entitlement<P> {
 }
 
 impl<P> Entitlement<P> {
-    /// Before anything is known.
+    /// The fact before the first answer.
     #[must_use]
     pub const fn initial(now: Timestamp) -> Self {
         Self::of(Standing::Pending(None), Shown::at(now))
     }
 
-    /// With what a machine has shown until now; it adds what else it knows.
+    /// A fact from a standing and what was published before; the machine sets the other fields.
     #[must_use]
     pub const fn of(standing: Standing<P>, shown: Shown) -> Self {
         Self {
@@ -314,11 +317,11 @@ impl<P> Entitlement<P> {
         }
     }
 
-    /// With what every mode reports: how far AWS's clock is ahead in seconds, and where the seller publishes the
-    /// runbook.
+    /// Adds what every mode reports: `skew`, by how many seconds AWS's clock is ahead of the node's, and `docs_url`,
+    /// where the seller publishes the runbook.
     #[must_use]
     pub fn completed(mut self, skew: Option<i64>, docs_url: Option<&str>) -> Self {
-        // An open gate has no other reason to tell; a shut one has a nearer one.
+        // Only an open gate without a reason reports the skew; any other reason is more important.
         if let Standing::Entitled(_, reason @ None) = &mut self.standing {
             let skew = skew.filter(|skew| skew.unsigned_abs() >= CLOCK_SKEW_SECONDS_MAX);
             *reason = skew.map(Reason::clock_skew);
@@ -330,12 +333,12 @@ impl<P> Entitlement<P> {
     }
 }
 
-/// With a larger difference usage counts to wrong hours, and the age of a receipt is wrong.
+/// With a larger difference, usage may count to the wrong hour, and the computed age of a receipt is wrong.
 const CLOCK_SKEW_SECONDS_MAX: u64 = 600;
 
-/// The publishing end.
+/// The sender of the fact.
 pub type Publisher = watch::Sender<Arc<Entitlement>>;
-/// The reading end.
+/// A receiver of the fact.
 pub type Watch = watch::Receiver<Arc<Entitlement>>;
 
 /// A channel that holds the initial fact.
@@ -344,16 +347,16 @@ pub fn channel(now: Timestamp) -> (Publisher, Watch) {
     watch::channel(Arc::new(Entitlement::initial(now)))
 }
 
-/// What never changes while the process runs, for the document.
+/// The parts of the entitlement document that never change while the process runs.
 #[derive(Debug, Clone)]
 pub struct Subject {
     /// `hourly`, `metered`, `contract` or `saas`.
     pub mode: &'static str,
-    /// The product, by its code.
+    /// The product code.
     pub product_code: Option<ProductCode>,
-    /// In mode `contract`, by its ID.
+    /// The product ID, in mode `contract`.
     pub product_id: Option<ProductId>,
-    /// The pod whose gate it is (`TOLLGATE_POD_UID`), where the platform says so.
+    /// The UID of the pod (`TOLLGATE_POD_UID`), if it is set.
     pub pod: Option<String>,
 }
 
@@ -383,7 +386,7 @@ pub struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// Joins the fact with what it is about. `now` is by the clock that `since` is by: a reader's own may be another.
+    /// The document of a fact. `now` must be read from the same clock as `since`; the reader's own clock may differ.
     #[must_use]
     pub fn new(subject: &'a Subject, entitlement: &'a Entitlement, now: Timestamp) -> Self {
         let standing = &entitlement.standing;
@@ -413,14 +416,14 @@ impl<'a> Document<'a> {
 /// Longest line that `probe` prints: what `kubectl describe pod` shows of an exec probe's output without cutting it.
 pub const LINE_BYTES_MAX: usize = 512;
 
-/// Stands for a reason while the gate is open.
+/// The code that is printed while the gate is open without a reason.
 const GATE_OPEN: &str = "GateOpen";
 
-/// The reason while there is none.
+/// The code, message and remedy that are printed before the first answer.
 const NO_ANSWER: (&str, &str, &str) =
     ("NoAnswerYet", "AWS has not answered yet.", "Nothing to do: the call is under way.");
 
-/// The one line for the operator: `<state>: <reason.code>: <message> <remedy> next try <RFC 3339>`, with the mark of a
+/// The line for operators: `<state>: <reason.code>: <message> <remedy> next try <RFC 3339>`, with the mark of a
 /// development build before the next try.
 #[must_use]
 pub fn line(state: &str, reason: Option<(&str, &str, &str)>, next_attempt_at: Option<&str>) -> String {
@@ -454,7 +457,7 @@ impl Entitlement {
         line(self.standing.state().as_str(), reason, next.as_deref())
     }
 
-    /// The same for a process that ends here: nothing will be tried again.
+    /// [`line()`] of this fact for a process that ends: it announces no retry.
     #[must_use]
     pub fn last_line(&self) -> String {
         let reason = self.standing.reason().map(|r| (r.code.as_str(), r.message.as_ref(), r.last_remedy()));

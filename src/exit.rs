@@ -1,20 +1,20 @@
-//! Exit codes: the one list of them (BSD sysexits where one fits, see sysexits(3)).
+//! All exit codes (BSD sysexits where one fits, see sysexits(3)).
 //!
-//! An exit code is what an ECS console or `kubectl describe pod` shows when nothing else is left, so each means one
-//! kind of remedy. This module knows nothing of how a code is reached.
+//! An ECS console or `kubectl describe pod` may show nothing but the exit code, so each code stands for one kind of
+//! remedy. This module does not know when each is used.
 
 use std::process::ExitCode;
 
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// The work is done, or the sidecar was asked to stop and drained.
+    /// The work is done, or the sidecar stopped on request and drained.
     Done,
     /// `probe` only: the gate is not open.
     NotOpen,
-    /// The command line is wrong, or orders what cannot be done, such as to show a record that does not exist.
+    /// The command line is wrong, or names something that does not exist, such as a record.
     Usage,
-    /// AWS cannot be reached, or answers with faults of its own.
+    /// AWS cannot be reached, or answers with server errors.
     Unavailable,
     /// A fault of tollgate itself.
     Internal,
@@ -24,20 +24,20 @@ pub enum Exit {
     Unverified,
     /// AWS says that the buyer is not entitled.
     NotEntitled,
-    /// The configuration is wrong, found by us or by AWS.
+    /// The configuration is wrong, by tollgate's own check or by AWS's answer.
     Config,
-    /// `await --timeout` ran out.
+    /// `await --timeout` expired.
     TimedOut,
-    /// A signal ended `exec` or `await` before the gate opened, or came a second time during a drain (128 + SIGTERM, as
-    /// a shell says it): 0 would tell a Job that its work was done.
+    /// A signal ended `exec` or `await` before the gate opened, or came a second time during a drain (128 + SIGTERM,
+    /// the convention of shells). With 0 a Kubernetes Job would count as complete.
     Terminated,
-    /// SIGINT came while a drain was under way (128 + SIGINT).
+    /// SIGINT came during a drain (128 + SIGINT).
     Interrupted,
     /// The command of `exec` or `await` exists but cannot be started.
     CannotExecute,
     /// The command of `exec` or `await` does not exist.
     CommandNotFound,
-    /// The command of `exec` has ended with this code, which is not about tollgate.
+    /// The exit code of the command of `exec`; it says nothing about tollgate.
     Command(u8),
     /// The command of `exec` did not end within `command_grace` and was killed (128 + SIGKILL).
     Killed,

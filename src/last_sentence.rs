@@ -4,13 +4,13 @@ use std::path::Path;
 
 use tollgate_disk as disk;
 
-/// Where the kubelet mounts a file for it; outside Kubernetes there is none.
+/// Where the kubelet mounts a file for it; outside Kubernetes the file does not exist.
 const PATH: &str = "/dev/termination-log";
 
-/// The kubelet shows no more of it.
+/// The kubelet reads no more than this.
 const BYTES_MAX: usize = 4096;
 
-/// Writes `sentence` for the kubelet, if there is one: best effort, since standard error has it too.
+/// Writes `sentence` into the kubelet's file, if it exists. Best effort: standard error has the sentence too.
 pub fn leave(sentence: &str) {
     leave_at(Path::new(PATH), sentence);
 }

@@ -1,7 +1,8 @@
 //! tollgate: the entitlement and metering sidecar for container products on AWS Marketplace.
 //!
-//! Reading order: [`tollgate_marketplace`] (the vocabulary), [`registration`] (the heart), [`tollgate_receipt`] (what
-//! proves an entitlement), [`entitlement`] (the published fact), [`probe`] (who reads it), [`app`] (how it is joined).
+//! Reading order: [`tollgate_marketplace`] (the vocabulary), [`registration`] (asks AWS), [`tollgate_receipt`]
+//! (verifies AWS's signed answer), [`entitlement`] (the published fact), [`probe`] (serves it), [`app`] (wires the
+//! parts).
 
 pub mod api;
 pub mod app;

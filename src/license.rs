@@ -1,8 +1,8 @@
-//! Mode `contract`: proves the license by AWS License Manager, or holds seats of it. The loop performs what [`machine`]
-//! decides.
+//! Mode `contract`: checks the license with AWS License Manager, or holds seats of it. The loop performs what
+//! [`machine`] decides.
 //!
-//! It asks, publishes the fact and what it knows, remembers seats in the state folder, and gives them back at the end.
-//! It knows nothing of who reads the fact.
+//! The loop makes the calls, publishes the entitlement and what it knows of the license, saves seats in the state
+//! folder, and gives them back at the end. It does not know who reads what it publishes.
 
 pub mod counted;
 pub mod ending;
@@ -35,39 +35,39 @@ use tollgate_marketplace::service::ServiceFuture;
 use tollgate_marketplace::{Fault, FaultClass, License, Signing};
 use tollgate_receipt::VerifyError;
 
-/// What the loop needs to know.
+/// The loop's configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// What the seller chose.
+    /// The seller's settings.
     pub policy: Policy,
     /// Accept the emulator's answers.
     pub allow_emulated: bool,
-    /// Where the seller publishes the runbook, if anywhere.
+    /// Where the seller publishes the runbook, if it does.
     pub docs_url: Option<String>,
 }
 
-/// What the loop reads, writes and tells.
+/// What the loop reads from and writes to.
 pub struct Surroundings {
-    /// The service that is asked.
+    /// License Manager.
     pub service: Arc<dyn License>,
     /// Wall time.
     pub clock: WallClock,
-    /// Where the fact is published.
+    /// Where the entitlement is published.
     pub publisher: Publisher,
     /// Where what is known of the license is published.
     pub knowledge: KnowledgePublisher,
     /// The state folder, if there is one.
     pub store: Option<Store>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// When to give everything back.
+    /// Receives the order to give all seats back.
     pub stop: Stop,
 }
 
 /// The loop.
 pub struct Licensing {
     config: Config,
-    /// This pod or task, empty where nothing names it.
+    /// The pod or task; empty if the platform does not name it.
     pod: String,
     service: Arc<dyn License>,
     clock: WallClock,
@@ -76,7 +76,7 @@ pub struct Licensing {
     store: Option<Store>,
     metrics: Arc<Metrics>,
     stop: Stop,
-    /// Writes of the state folder that failed.
+    /// Limits the log lines about failed writes of the state folder.
     failures: Mutex<Limited>,
     started: Instant,
     emulated: bool,
@@ -178,7 +178,7 @@ impl Licensing {
         Now { wall: self.clock.now(), running, draw: random::draw() }
     }
 
-    /// What this process's client tokens begin with: never another process's.
+    /// A random prefix for this process's client tokens, so that no other process uses the same ones.
     async fn seed(&self) -> String {
         let began = clock::monotonic();
         loop {
@@ -191,9 +191,9 @@ impl Licensing {
         }
     }
 
-    // === what is published ===
+    // === publishing ===
 
-    /// Before the machine runs.
+    /// Publishes `pending` with a reason before the machine runs.
     fn publish_waiting(&self, reason: Reason) {
         let initial = Entitlement::initial(self.clock.now());
         self.send(Entitlement { standing: Standing::Pending(Some(reason)), ..initial });
@@ -204,7 +204,7 @@ impl Licensing {
         fact.region = self.service.region();
         fact.emulated |= self.emulated;
         let knowledge = Knowledge { emulated: fact.emulated, ..machine.knowledge() };
-        // Only what is new wakes its readers.
+        // Readers wake only if something has changed.
         self.knowledge.send_if_modified(|known| {
             let new = **known != knowledge;
             if new {
@@ -221,7 +221,7 @@ impl Licensing {
         self.publisher.send_replace(Arc::new(fact));
     }
 
-    /// Waits for `until` while publishing what time alone changes, and remembering it.
+    /// Waits for `until`; meanwhile saves and publishes what changes with time alone.
     async fn keep_published<T>(&self, machine: &mut Machine, until: impl Future<Output = T>) -> T {
         tokio::pin!(until);
         let mut jumps = self.clock.jumps();
@@ -236,8 +236,8 @@ impl Licensing {
         }
     }
 
-    /// What time gives the state folder to remember is written before it is published: grace that a restart would not
-    /// know of would never be used up, and opens nothing.
+    /// Saves what time has changed before publishing it: grace that opens the gate and is not on disk would begin
+    /// anew after a restart.
     async fn keep_and_publish(&self, machine: &mut Machine) {
         if let Some(record) = machine.remember(self.now()) {
             let written = self.write(record).await;
@@ -248,7 +248,7 @@ impl Licensing {
 
     // === calls ===
 
-    /// `None` where the process is to end and the answer would change nothing that is held.
+    /// Makes a call. `None` if the stop order came first and the answer could not change which seats are held.
     async fn ask(&mut self, machine: &mut Machine, call: Call, signing: Signing) -> Option<Answer> {
         let service = Arc::clone(&self.service);
         let terms = &self.config.policy.terms;
@@ -328,7 +328,7 @@ impl Licensing {
         answer
     }
 
-    // === what is remembered ===
+    // === the state folder ===
 
     async fn recall(&mut self) -> Record {
         let Some(store) = &self.store else { return Record::default() };
@@ -343,7 +343,7 @@ impl Licensing {
                      it is read, with check this process keeps nothing"
                 );
                 if self.config.policy.terms.model == judge::Model::Check {
-                    // What the file holds is not known, and must not be replaced.
+                    // The file's content is unknown, so it must not be replaced.
                     self.store = None;
                     return Record::default();
                 }
@@ -357,7 +357,7 @@ impl Licensing {
         }
     }
 
-    /// Whether it is saved for a restart. If nothing is kept, there is nothing to limit either.
+    /// Writes the record and returns whether a restart would find it; without a state folder `true`.
     async fn write(&self, record: Record) -> bool {
         let Some(store) = &self.store else { return true };
         let written = store.keep(record).await;
@@ -365,7 +365,7 @@ impl Licensing {
             self.metrics.state_write_failed();
             let mut failures = self.failures.lock().expect("held for one change only, which cannot panic");
             failures.count("write", 1);
-            // Failures that come before the next line are counted in the line of the first one after it.
+            // Failures in between are counted, and the next line reports them.
             if let NextLine::Line(counts) = failures.due(clock::monotonic()) {
                 tracing::warn!(
                     event = "license_unwritable",
@@ -378,7 +378,7 @@ impl Licensing {
     }
 }
 
-/// Whether an answer, and whether a fault, carries the emulator's mark.
+/// Whether an answer has the emulator's mark, and whether a fault has it.
 fn mark<T>(answer: &Result<T, Fault>, emulated: impl Fn(&T) -> bool) -> (bool, bool) {
     match answer {
         Ok(answer) => (emulated(answer), false),

@@ -1,8 +1,8 @@
-//! Log output: one line for each change of state, a summary every five minutes, nothing for each attempt.
+//! Log output: one line for each change of state and a summary every five minutes; single attempts only at `debug`.
 //!
-//! Lines go to standard error, so that `exec` and data-printing commands keep standard output for themselves. Tokens,
-//! nonces and keys are never logged, whatever the filter says: libraries write whole requests and answers at `trace`,
-//! so their lines end at `debug`. What AWS says about accounts and roles appears at `debug` only.
+//! Lines go to standard error: standard output belongs to the command of `exec` and to commands that print data.
+//! Tokens, nonces and keys are never logged, whatever the filter says: libraries log whole requests and answers at
+//! `trace`, so their `trace` lines are always dropped. AWS's texts about accounts and roles appear at `debug` only.
 
 pub mod limited;
 mod text;
@@ -21,12 +21,12 @@ use crate::entitlement::{Entitlement, Standing, Watch};
 use crate::program;
 use tollgate_marketplace::Region;
 
-/// How lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Text for people.
     Text,
 }
 
@@ -38,7 +38,7 @@ impl Format {
     }
 }
 
-/// Libraries that log AWS's texts, with account and role, above `debug`: they speak only when asked by name.
+/// Libraries that log AWS's texts, with account and role, above `debug`: off unless the filter names them.
 const QUIET: [&str; 6] = [
     "aws_config",
     "aws_runtime",
@@ -50,8 +50,8 @@ const QUIET: [&str; 6] = [
 
 /// Checks a filter such as `info,tollgate::registration=debug`.
 ///
-/// What its directives do not name is written from `info` on, unless it states another level: a misspelled target must
-/// not silence the rest.
+/// Targets that no directive names are logged from `info` on, unless the filter has a level without a target: a
+/// misspelled target must not silence the rest.
 pub fn parse_filter(filter: &str) -> Result<Targets, String> {
     let mut parsed: Targets =
         filter.parse().map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())?;
@@ -68,7 +68,7 @@ pub fn parse_filter(filter: &str) -> Result<Targets, String> {
 
 /// Starts logging; a second call in the same process (tests) changes nothing.
 pub fn start(format: Format, colours: bool, filter: Targets) {
-    // The reader of the log may go away; the sidecar keeps working, and an error message about it would have no
+    // If the reader of standard error is gone, the sidecar keeps working; an error message about that would have no
     // reader either.
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let layer = match format {
@@ -85,10 +85,10 @@ fn holds_no_secret(line: &Metadata<'_>) -> bool {
     line.target().starts_with("tollgate") || *line.level() <= Level::DEBUG
 }
 
-/// The member of a line that names what happened, for programs; `docs/LOG.md` lists them.
+/// The member that names a line's event, for programs; `docs/LOG.md` lists the events.
 const EVENT: &str = "event";
 
-/// How often an unchanged state is said again.
+/// How often an unchanged state is logged again.
 pub const SUMMARY_EVERY: Duration = Duration::from_secs(300);
 
 /// Logs each change of state or reason, and a summary every [`SUMMARY_EVERY`].
@@ -96,7 +96,7 @@ pub async fn follow(mut entitlement: Watch) {
     let mut shown = None;
     loop {
         let fact = Arc::clone(&entitlement.borrow_and_update());
-        // The whole reason: the same code of another host is news.
+        // Compare the whole reason: the same code with another host is a change.
         let key = (fact.standing.state(), fact.standing.reason().cloned());
         if shown.as_ref() != Some(&key) {
             shown = Some(key);
@@ -112,7 +112,7 @@ pub async fn follow(mut entitlement: Watch) {
 /// Why a state is logged.
 #[derive(Debug, Clone, Copy)]
 enum Telling {
-    /// It, or its reason, is new.
+    /// The state or its reason has changed.
     Change,
     /// Nothing has changed for a while.
     Summary,
@@ -140,7 +140,7 @@ fn say(fact: &Entitlement, telling: Telling) {
     }
 }
 
-/// What a state means for the gate, and why.
+/// Whether the gate is open in this state, and why.
 fn sentence<P>(standing: &Standing<P>) -> String {
     match standing {
         Standing::Pending(None) => "The gate is shut: AWS has not answered yet.".to_owned(),

@@ -1,7 +1,7 @@
 //! Metrics: each is defined once, in a row of the table below; `just generate` writes the rows into `docs/METRICS.md`.
 //!
-//! The parts of the sidecar set them through this struct; no decision depends on them. Labels have closed or bounded
-//! sets.
+//! The parts of the sidecar set them through [`Metrics`]; no decision depends on them. Each label has a fixed set of
+//! values or an upper limit of them.
 
 mod format;
 mod row;
@@ -74,15 +74,15 @@ struct LicenseSeats {
     kind: &'static str,
 }
 
-/// Distinct `code` values kept; AWS has about thirty, an impostor could send any number.
+/// How many different `code` values are kept. AWS has about thirty; an impostor could send any number.
 const CODES_MAX: usize = 64;
 
-/// What the ledger holds.
+/// The ledger's figures.
 #[derive(Debug, Clone, Copy)]
 pub struct LedgerFigures {
     /// Sealed records without a definite answer.
     pub unsent: u64,
-    /// The time of the oldest of them, and when AWS's window for it closes.
+    /// The time of the oldest of these records, and when AWS's window for it closes.
     pub oldest_unsent: Option<(Timestamp, Timestamp)>,
     /// Dead letters.
     pub dead: u64,
@@ -90,27 +90,27 @@ pub struct LedgerFigures {
     pub bytes: u64,
 }
 
-/// What is known of the contract's license.
+/// What is known about the contract's license.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LicenseFigures {
-    /// Of each counted entitlement.
+    /// The seats of each counted entitlement.
     pub seats: Vec<SeatFigures>,
-    /// When the contract ends, if it is known and does.
+    /// When the contract ends, if it has an end and that is known.
     pub end: Option<Timestamp>,
     /// When License Manager last granted a round.
     pub granted: Option<Timestamp>,
-    /// When somebody should look if no round is granted before.
+    /// When to alert if no round is granted before.
     pub alarm: Option<Timestamp>,
 }
 
 /// Seats of one entitlement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeatFigures {
-    /// Its name.
+    /// The entitlement's name.
     pub dimension: String,
-    /// How many there are; `None` without limit.
+    /// How many seats there are; `None` without a limit.
     pub max: Option<u64>,
-    /// How many are taken by anybody, where License Manager says so.
+    /// How many are taken in total, if License Manager says so.
     pub used: Option<u64>,
     /// How many this pod holds.
     pub held: u64,
@@ -123,14 +123,15 @@ pub struct Metrics {
     series: Series,
     codes: std::sync::Mutex<std::collections::BTreeSet<String>>,
     dimensions: std::sync::Mutex<std::collections::BTreeSet<String>>,
-    /// The series of seats that there are: those of an entitlement that a license no longer has are removed.
+    /// The existing series of seats: those of an entitlement that the license no longer has are removed.
     seats: std::sync::Mutex<std::collections::BTreeSet<LicenseSeats>>,
 }
 
-/// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
+/// In seconds. AWS answers in a fraction of a second; an attempt ends after 10.
 const DURATION_BUCKETS: [f64; 8] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Seconds. An fsync takes a fraction of a millisecond on a good disk and some hundred on a network volume.
+/// In seconds. An fsync takes a fraction of a millisecond on a good disk, and hundreds of milliseconds on a network
+/// volume.
 const COMMIT_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
 
 metrics! {
@@ -275,7 +276,7 @@ metrics! {
         usage_events: Family<UsageEvent, Counter> = Default::default() => "tollgate_usage_events" {
             help: "Events of the application by status",
             kind: "counter, events",
-            labels: "`dimension`, empty where an event was refused for what it says; `status`: \
+            labels: "`dimension`, empty where the content of an event is wrong; `status`: \
                      `accepted`, `duplicate`, `rejected`",
             stability: "stable",
             says: "events that the application reported",
@@ -292,7 +293,7 @@ metrics! {
         }
 
         usage_refused: Family<ReasonLabel, Counter> = Default::default() => "tollgate_usage_requests_refused" {
-            help: "Usage requests that were not taken, by reason",
+            help: "Usage requests that were not acknowledged, by reason",
             kind: "counter, requests",
             labels: "`reason`: `bad_request`, `busy`, `ledger_full`, `ledger_unavailable`, `strict`, \
                      `unanswered` (took too long, or the client disconnected; its events may be counted), \
@@ -351,9 +352,10 @@ metrics! {
             kind: "gauge, seconds",
             labels: "–",
             stability: "stable",
-            says: "`metered`: how long the oldest usage that AWS has not accepted has waited since \
-                   the end of its hour, by the clock or by running time, whichever is longer, or how long \
-                   the ledger has refused all usage, if that is longer; 0 while there is none. It is above 0 for some minutes each hour, until the hour's report is accepted",
+            says: "`metered`: the age of the oldest usage that AWS has not accepted, from the end of its hour, by the \
+                   clock or by running time, whichever is longer; or how long the ledger has refused all \
+                   usage, if that is longer; 0 while there is none. It is above 0 for some minutes each hour, \
+                   until AWS accepts the hour's report",
         }
 
         usage_overdue_alarm: Gauge = Default::default() => "tollgate_usage_overdue_alarm_seconds" {
@@ -390,11 +392,11 @@ metrics! {
         }
 
         commit_failures: Counter = Default::default() => "tollgate_ledger_commit_failures" {
-            help: "Failed writes to the ledger; their usage was not acknowledged",
+            help: "Failed reads and writes of the ledger, without writes that were refused because it is full",
             kind: "counter, writes",
             labels: "–",
             stability: "experimental",
-            says: "failed writes to the ledger, without those refused because the ledger is full",
+            says: "failed reads and writes of the ledger, without writes that were refused because it is full",
         }
 
         commit_duration: Histogram = Histogram::new(COMMIT_BUCKETS) => "tollgate_ledger_commit_duration_seconds" {
@@ -408,7 +410,7 @@ metrics! {
 }
 
 impl Metrics {
-    /// All series at their start.
+    /// All metrics, at their first values.
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::default();
@@ -433,7 +435,7 @@ impl Metrics {
         self.series.license_calls.get_or_create(&LicenseCall { operation, code }).inc();
     }
 
-    /// What is known of the license now.
+    /// Sets the license's figures.
     pub fn license(&self, figures: &LicenseFigures) {
         let seconds = |at: Option<Timestamp>| at.map_or(0, Timestamp::unix_seconds);
         self.series.license_end.set(seconds(figures.end));
@@ -456,7 +458,7 @@ impl Metrics {
         }
     }
 
-    /// An attempt ended after `seconds`.
+    /// An attempt to register ended after `seconds`.
     pub fn attempted(&self, outcome: &'static str, code: &str, seconds: f64) {
         let code = self.known_code(code);
         self.series.attempts.get_or_create(&Attempt { outcome, code }).inc();
@@ -474,7 +476,7 @@ impl Metrics {
         self.series.usage_rejected.get_or_create(&ReasonLabel { reason }).inc_by(count);
     }
 
-    /// Nothing of a request with usage was taken.
+    /// A request with usage was not acknowledged.
     pub fn usage_request_refused(&self, reason: &'static str, count: u64) {
         self.series.usage_refused.get_or_create(&ReasonLabel { reason }).inc_by(count);
     }
@@ -485,7 +487,7 @@ impl Metrics {
         self.series.usage_records.get_or_create(&UsageRecord { dimension, outcome }).inc();
     }
 
-    /// The ledger's figures.
+    /// Sets the ledger's figures.
     pub fn ledger(&self, figures: LedgerFigures) {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let (oldest, deadline) = figures.oldest_unsent.unzip();
@@ -496,12 +498,12 @@ impl Metrics {
         self.series.ledger_bytes.set(gauge(figures.bytes));
     }
 
-    /// The oldest usage that AWS has not accepted is so old.
+    /// The age of the oldest usage that AWS has not accepted.
     pub fn usage_overdue(&self, age: Duration) {
         self.series.usage_overdue.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
     }
 
-    /// Usage of this age is an alarm.
+    /// The age of usage above which to alert.
     pub fn usage_overdue_alarm(&self, age: Duration) {
         self.series.usage_overdue_alarm.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
     }
@@ -512,7 +514,7 @@ impl Metrics {
         self.series.unknown_dimensions.get_or_create(&DimensionLabel { dimension }).set(1);
     }
 
-    /// A commit took so many seconds.
+    /// A commit took `seconds`.
     pub fn committed(&self, seconds: f64) {
         self.series.commit_duration.observe(seconds);
     }
@@ -527,13 +529,13 @@ impl Metrics {
         self.series.commit_failures.inc();
     }
 
-    /// The size above which usage is refused.
+    /// Sets the size above which usage is refused.
     pub fn ledger_bytes_max(&self, bytes: u64) {
         self.series.ledger_bytes_max.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     fn known_dimension(&self, dimension: &str) -> String {
-        // Of an event that could not be read; it takes none of the places.
+        // Of an event that could not be read; it does not count towards the limit.
         if dimension.is_empty() {
             return String::new();
         }
@@ -543,23 +545,23 @@ impl Metrics {
         if kept { dimension.to_owned() } else { "other".to_owned() }
     }
 
-    /// A token was refused; `reason` is the verifier's code.
+    /// A token failed verification; `reason` is the verifier's code.
     pub fn verification_failed(&self, reason: &'static str) {
         self.series.verification_failures.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// AWS refused and then accepted.
+    /// AWS accepted this pod after it had refused it.
     pub fn entitled_after_refusal(&self) {
         self.series.entitled_after_refusal.inc();
     }
 
-    /// AWS's clock differs from ours by so many seconds.
+    /// Sets AWS's clock minus the node's, in seconds.
     #[expect(clippy::cast_precision_loss, reason = "seconds of skew are far below 2^52")]
     pub fn clock_skew(&self, seconds: i64) {
         self.series.clock_skew.set(seconds as f64);
     }
 
-    /// The text that is scraped, with the entitlement as it is now.
+    /// The scraped text, with `entitlement` as the current fact.
     #[must_use]
     pub fn encode(&self, entitlement: &Entitlement, format: Format) -> String {
         for state in State::ALL {
@@ -679,7 +681,7 @@ mod tests {
         assert_eq!(series("tollgate_license_calls_total{"), CODES_MAX + 1);
     }
 
-    /// Dimensions are whatever an application sends: one must not become a sample of its own.
+    /// The application chooses the names of dimensions; no name may create a sample of its own.
     #[test]
     fn no_name_breaks_out_of_its_label() {
         let metrics = Metrics::new();

@@ -1,8 +1,8 @@
 //! The probe server: liveness, startup, readiness, entitlement and metrics, read-only, for the kubelet and operators.
 //!
-//! - It answers from the first milliseconds: whatever asks AWS comes after its port is bound.
-//! - It reads one published fact and knows neither registration nor ledger nor AWS.
-//! - Its texts are ours, never AWS's: so that the port shows no account and no role.
+//! - It answers as soon as the process runs: its port is bound before the first call to AWS.
+//! - It reads the published fact, and knows neither registration nor ledger nor AWS.
+//! - Its texts are ours, never AWS's, so the port shows no account and no role.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,19 +17,19 @@ use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, Handler, Limits};
 use tollgate_time::Timestamp;
 
-/// A pod has a handful of probers; a scanner or a broken client is cut before it costs memory.
+/// A pod has a handful of clients here; the limits keep a scanner or a broken client from using up memory.
 pub const LIMITS: Limits = Limits {
     connections_max: 256,
-    // The kubelet probes every few seconds and never waits for itself.
+    // The kubelet sends its headers at once.
     header_timeout: Duration::from_secs(10),
     header_bytes_max: 8192,
-    // Nothing here waits for anything.
+    // No page waits for anything.
     request_timeout: Duration::from_secs(5),
     drain_timeout: Duration::from_secs(2),
     reset_when_abandoned: false,
 };
 
-/// What is served.
+/// The pages.
 #[derive(Debug, Clone, Copy)]
 enum Page {
     Live,
@@ -39,7 +39,7 @@ enum Page {
     Metrics,
 }
 
-/// And where.
+/// Their paths.
 const PAGES: [(&str, Page); 5] = [
     ("/livez", Page::Live),
     ("/startupz", Page::Started),
@@ -58,7 +58,7 @@ pub struct ProbeServer {
 }
 
 impl ProbeServer {
-    /// Answers from `entitlement`.
+    /// A server that answers from the latest value of `entitlement`.
     #[must_use]
     pub const fn new(
         subject: Arc<Subject>,
@@ -73,7 +73,7 @@ impl ProbeServer {
         let path = request.uri().path();
         let Some((_, page)) = PAGES.into_iter().find(|(known, _)| *known == path) else {
             let known = PAGES.map(|(known, _)| known).join(" ");
-            return http::text(StatusCode::NOT_FOUND, format!("not found; there are {known}\n"));
+            return http::text(StatusCode::NOT_FOUND, format!("not found; the pages are {known}\n"));
         };
         if !http::reads(request.method()) {
             return http::method_not_allowed("GET, HEAD");
@@ -105,7 +105,7 @@ impl ProbeServer {
 impl Handler for ProbeServer {
     async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
         let mut response = self.answer(&request);
-        // Whatever stands between must not remember an answer about now.
+        // Proxies must not cache an answer about the present.
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
     }
@@ -115,8 +115,8 @@ const fn open_or_503(open: bool) -> StatusCode {
     if open { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-/// 200 open, 403 when AWS, the token, the license's seats or the seller's rule said no, 503 while there is no answer
-/// yet.
+/// 200 while the gate is open; 403 after a refusal by AWS, by the token's verification, by exhausted seats or by the
+/// seller's rule for unreported usage; 503 while there is no answer.
 const fn entitlement_status(standing: &Standing) -> StatusCode {
     match standing {
         Standing::Entitled(..) | Standing::Grace(..) | Standing::Lapsed(..) => StatusCode::OK,
@@ -131,7 +131,7 @@ const fn entitlement_status(standing: &Standing) -> StatusCode {
     }
 }
 
-/// Whole seconds until the next attempt, at least 1: while one is under way, its answer is never far.
+/// Whole seconds until the next attempt, at least 1, also while an attempt is running.
 fn retry_after(next_attempt_at: Option<Timestamp>, now: Timestamp) -> u64 {
     next_attempt_at
         .map_or(1, |at| at.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))

@@ -1,7 +1,7 @@
 //! Which program this is: `tollgate`, as released, or `tollgate-dev`, the development build with the emulator.
 //!
-//! A development build accepts the emulator's answers, so whatever shows a state also shows the name: documents, log
-//! lines, the line of `probe` and `await`, metrics, `--version`.
+//! A development build accepts the emulator's answers, so every output that shows a state also shows the build's name:
+//! documents, log lines, the line of `probe` and `await`, metrics, `--version`.
 
 /// Whether this build has the emulator.
 pub const DEVELOPMENT: bool = cfg!(feature = "emulator");
@@ -18,14 +18,14 @@ macro_rules! mark {
     };
 }
 
-/// What follows every sentence about a state.
+/// The text after every sentence about a state.
 pub const MARK: &str = if DEVELOPMENT { mark!() } else { "" };
 
-/// What `--version` prints behind the name of the command.
+/// What `--version` prints after the command's name.
 pub(crate) const VERSION_SHOWN: &str =
     if DEVELOPMENT { concat!(env!("CARGO_PKG_VERSION"), mark!()) } else { VERSION };
 
-/// The source revision, where the build names one (`TOLLGATE_REVISION` at compile time).
+/// The source revision, if it was set at compile time (`TOLLGATE_REVISION`).
 #[must_use]
 pub fn revision() -> &'static str {
     option_env!("TOLLGATE_REVISION").unwrap_or("unknown")

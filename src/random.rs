@@ -1,10 +1,10 @@
-//! What is drawn from the system's random source.
+//! Random values from the system's source.
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use tollgate_marketplace::schedule::Draw;
 
-/// New ones on each call; `None` where the system has none to give.
+/// New random bytes; `None` if the system provides none.
 #[must_use]
 pub fn bytes<const N: usize>() -> Option<[u8; N]> {
     let mut bytes = [0; N];
@@ -12,7 +12,7 @@ pub fn bytes<const N: usize>() -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// A draw only spreads retries: without entropy the middle of the range will do.
+/// A random draw to spread retries; without entropy the middle of the range is used.
 #[must_use]
 pub fn draw() -> Draw {
     bytes().map_or(Draw::MIDDLE, |bytes| Draw::from_bits(u64::from_ne_bytes(bytes)))

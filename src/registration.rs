@@ -1,7 +1,7 @@
 //! The registration loop: performs what [`machine`] decides.
 //!
-//! It calls AWS, verifies the answer, publishes the result, saves it in the state folder, and sleeps until the
-//! machine wants the next attempt. It knows nothing about usage, nor about the readers of the result.
+//! The loop calls AWS, verifies the answer, publishes the result, saves it in the state folder, and sleeps until the
+//! machine wants the next attempt. It does not know about usage or about the readers of the result.
 
 pub mod allowance;
 pub mod dimensions;
@@ -33,22 +33,22 @@ use tollgate_marketplace::{
 use tollgate_receipt::{self as receipt, Expected, KeyRing, Receipt};
 use tollgate_time::Timestamp;
 
-/// What registration needs to know.
+/// The loop's configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// The product that is registered.
+    /// The product to register.
     pub product_code: ProductCode,
     /// Which proof opens the gate.
     pub asking: Asking,
     /// Accept the emulator's answers.
     pub allow_emulated: bool,
-    /// What the seller chose.
+    /// The seller's settings.
     pub policy: Policy,
-    /// Where the seller publishes the runbook, if anywhere.
+    /// Where the seller publishes the runbook, if it does.
     pub docs_url: Option<String>,
 }
 
-/// Which proof opens the gate, and what is needed to get it.
+/// Which proof opens the gate, and what is needed for it.
 #[derive(Debug)]
 pub enum Asking {
     /// `hourly`: a signed answer of `RegisterUsage`.
@@ -62,7 +62,7 @@ pub enum Asking {
     Permission(Vec<String>),
     /// `metered`: a report of 0 in this dimension, each hour.
     ZeroReport(String),
-    /// `saas`: credentials are there.
+    /// `saas`: region and credentials were found.
     Seller,
 }
 
@@ -76,28 +76,28 @@ impl Asking {
     }
 }
 
-/// What registration reads, writes and publishes.
+/// What the loop reads from and writes to.
 pub struct Surroundings {
-    /// The service that is asked.
+    /// The metering service, for `RegisterUsage`.
     pub register: Arc<dyn Register>,
-    /// The same, where a report is the proof.
+    /// The metering service, for proofs that are reports.
     pub meter: Arc<dyn Meter>,
     /// Wall time.
     pub clock: WallClock,
-    /// Where the fact is published.
+    /// Where the entitlement is published.
     pub publisher: Publisher,
     /// The state folder, if there is one.
     pub store: Option<Store>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// AWS's answers about the entitlement from other parts of the sidecar.
+    /// What usage reports say about the entitlement.
     pub hear: Hear,
 }
 
 /// The loop.
 pub struct Registration {
     config: Config,
-    /// This pod or task, empty where nothing names it.
+    /// The pod or task; empty if the platform does not name it.
     pod: String,
     register: Arc<dyn Register>,
     meter: Arc<dyn Meter>,
@@ -107,11 +107,11 @@ pub struct Registration {
     metrics: Arc<Metrics>,
     hear: Hear,
     record: Mutex<Record>,
-    /// The state folder's content, while a slow disk reads it.
+    /// Receives the state folder's content if a slow disk delivers it late.
     late: Option<watch::Receiver<Option<Record>>>,
-    /// It was read.
+    /// The late content has arrived.
     arrived: AtomicBool,
-    /// Writes of the state folder that failed.
+    /// Limits the log lines about failed writes of the state folder.
     failures: Mutex<Limited>,
     started: Instant,
     emulated: bool,
@@ -141,7 +141,8 @@ impl Registration {
         }
     }
 
-    /// Runs until the process should end, and returns how. Once registered it only keeps the fact published.
+    /// Runs until the process should end, and returns how. When no attempt is left to make, it only keeps the fact
+    /// published.
     pub async fn run(mut self) -> Exit {
         let remembered = self.recall().await;
         let mut machine = Machine::new(self.config.policy.clone(), remembered, self.clock.now());
@@ -179,7 +180,7 @@ impl Registration {
     }
 
     fn publish(&self, machine: &mut Machine<Proof>) {
-        // Each time, so that a gate never opens on a fact from before this answer.
+        // Read each time, so that the gate never opens on an outdated value.
         let emulated = {
             let word = self.hear.borrow();
             machine.hear_unreported(word.unreported);
@@ -202,13 +203,13 @@ impl Registration {
         self.publisher.send_replace(Arc::new(fact.completed(skew, self.config.docs_url.as_deref())));
     }
 
-    /// Waits for `until` while publishing what time alone changes, and remembering it.
+    /// Waits for `until`; meanwhile saves and publishes what changes with time alone.
     async fn keep_published<T>(&self, machine: &mut Machine<Proof>, until: impl Future<Output = T>) -> T {
         tokio::pin!(until);
         let mut jumps = self.clock.jumps();
         let mut hear = self.hear.clone();
         let mut late = self.late.clone().filter(|_| self.is_late());
-        // The sender may have been dropped, or never have existed: then no message will come.
+        // False once the sender was dropped: no message will come.
         let mut telling = true;
         let mut skew = self.register.clock_skew();
         let mut hours = tokio::time::interval_at(clock::monotonic() + LATEST_EVERY, LATEST_EVERY);
@@ -233,7 +234,7 @@ impl Registration {
                     machine.hear(self.now(), refusal.as_ref());
                 }
             }
-            // Written before it is published: readers of the fact may rely on the file.
+            // Written before it is published, so a reader of the fact may rely on the file.
             if let Some(remember) = machine.remember(self.now()) {
                 self.remember(machine, remember).await;
             }
@@ -242,7 +243,7 @@ impl Registration {
     }
 
     async fn ask(&mut self, machine: &mut Machine<Proof>, question: Question) -> Answer<Proof> {
-        // New for every attempt.
+        // Each attempt has a nonce of its own.
         let Some(nonce) = random::bytes().map(Nonce::from_random) else {
             let fault = Fault::local(FaultClass::Transient, "NoEntropy", "the system's random source failed");
             return Answer::Fault(fault);
@@ -279,8 +280,8 @@ impl Registration {
         self.judge_unsigned(proof, seconds_since(asked_at))
     }
 
-    /// A dimension that AWS does not know is the seller's mistake and no reason to refuse the buyer: the next one is
-    /// tried. The answer to the last one is used.
+    /// A dimension that AWS does not know is the seller's mistake and no reason to refuse the buyer, so the next
+    /// dimension is tried. The answer to the last one decides.
     async fn ask_for_permission(
         &self,
         dimensions: &[String],
@@ -365,7 +366,7 @@ impl Registration {
         }
     }
 
-    /// Warnings about a good answer.
+    /// Logs warnings about a verified answer.
     fn warn_of(&self, question: Question, receipt: &Receipt, rotation: Option<Timestamp>) {
         if let Some(at) = rotation {
             let version = question.version;
@@ -441,7 +442,7 @@ impl Registration {
         machine.remembered(written);
     }
 
-    /// Whether it is saved for a restart. If nothing is kept, there is nothing to limit either.
+    /// Changes the record, writes it, and returns whether a restart would find it; without a state folder `true`.
     async fn write(&self, change: impl FnOnce(&mut Record)) -> bool {
         let record = {
             let mut record = self.record.lock().expect("held for one change only, which cannot panic");
@@ -449,7 +450,7 @@ impl Registration {
             record.clone()
         };
         let Some(store) = &self.store else { return true };
-        // What the file holds is not known yet, and must not be replaced.
+        // The file's content is still unknown, so it must not be replaced.
         if self.is_late() {
             return false;
         }
@@ -458,7 +459,7 @@ impl Registration {
             self.metrics.state_write_failed();
             let mut failures = self.failures.lock().expect("held for one change only, which cannot panic");
             failures.count("write", 1);
-            // Failures that come before the next line are counted in the line of the first one after it.
+            // Failures in between are counted, and the next line reports them.
             if let NextLine::Line(counts) = failures.due(clock::monotonic()) {
                 tracing::warn!(
                     event = "registration_unwritable",
@@ -475,7 +476,8 @@ impl Registration {
         self.late.is_some() && !self.arrived.load(Ordering::Acquire)
     }
 
-    /// The state folder was read late: its content counts unless AWS has answered; then the answer is written.
+    /// The state folder's content has arrived late. It counts unless AWS has answered meanwhile; then the answer is
+    /// written.
     async fn arrived(&self, machine: &mut Machine<Proof>, record: Option<Record>) {
         let record = record.unwrap_or_else(Record::unknown);
         self.arrived.store(true, Ordering::Release);
@@ -491,7 +493,7 @@ impl Registration {
         }
     }
 
-    /// Reads the state folder and verifies the kept receipt again, exactly as a fresh one.
+    /// Reads the state folder, and verifies the kept receipt as if it were new.
     async fn recall(&mut self) -> Remembered<Proof> {
         let Some(store) = &self.store else { return Remembered::default() };
         let record = match store.recall().await {
@@ -545,7 +547,7 @@ impl Registration {
     }
 }
 
-/// What was read late; `None` if reading failed.
+/// Waits for the late content; `None` if reading failed.
 async fn arrival(late: &mut Option<watch::Receiver<Option<Record>>>) -> Option<Record> {
     match late {
         Some(read) => read.wait_for(Option::is_some).await.ok().and_then(|record| record.clone()),
@@ -553,8 +555,8 @@ async fn arrival(late: &mut Option<watch::Receiver<Option<Record>>>) -> Option<R
     }
 }
 
-/// How often the time is written while the gate is open by AWS's answer, for the age of the kept receipt under a clock
-/// that is set back later.
+/// How often the time is written while the gate is open by AWS's answer: the age of the kept receipt then stays right
+/// even if the clock is set back later.
 const LATEST_EVERY: Duration = Duration::from_secs(3600);
 fn seconds_since(asked_at: Instant) -> f64 {
     clock::monotonic().duration_since(asked_at).as_secs_f64()

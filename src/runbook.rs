@@ -1,17 +1,17 @@
-//! The runbook, in the binary: `docs/RUNBOOK.md` has an entry for each code, under a heading that is the code.
+//! The runbook in the binary: `docs/RUNBOOK.md` has an entry for each code, with the code as its heading.
 //!
-//! Pure. Who can run tollgate can read it, without the repository that it was built from.
+//! Pure. Everybody who can run tollgate can read it, without the repository.
 
-/// The one source of what is explained.
+/// The runbook.
 const TEXT: &str = include_str!("../docs/RUNBOOK.md");
 
-/// The log's events.
+/// The list of the log's events.
 const LOG: &str = include_str!("../docs/LOG.md");
 
-/// What precedes a code in the name of a command that explains it.
+/// The command that explains a code, up to the code.
 pub const COMMAND: &str = "tollgate explain ";
 
-/// What precedes a code in the `type` of a problem document (RFC 9457).
+/// The `type` of a problem document (RFC 9457), up to the code.
 pub const URN: &str = "urn:tollgate:";
 
 /// The command that explains a code.
@@ -20,17 +20,17 @@ pub fn command(code: &str) -> String {
     format!("{COMMAND}{code}")
 }
 
-/// A code with what the runbook says of it.
+/// An entry of the runbook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// As the heading spells it.
+    /// The code, as in the heading.
     pub code: &'a str,
-    /// Its paragraphs, as Markdown.
+    /// The entry's paragraphs, as Markdown.
     pub text: &'a str,
 }
 
 impl Entry<'_> {
-    /// The code of the entry that this one refers to instead of saying the same again, such as "As [Code](#code).".
+    /// The code of the entry that this one refers to instead of repeating it, as in "As [Code](#code).".
     fn refers_to(&self) -> Option<&str> {
         let words = ["As [", "as [", "See [", "see [", " says ["];
         let (_, named) = words.iter().find_map(|words| self.text.split_once(words))?;
@@ -51,7 +51,7 @@ pub fn entries() -> Vec<Entry<'static>> {
         .collect()
 }
 
-/// The entry of `code`, in whatever case it is written, or of a problem's `type`, and the one that it refers to.
+/// The entry of a code, in any case, or of a problem's `type`; and the entry that it refers to, if any.
 #[must_use]
 pub fn find(code: &str) -> Option<(Entry<'static>, Option<Entry<'static>>)> {
     let all = entries();
@@ -63,10 +63,10 @@ pub fn find(code: &str) -> Option<(Entry<'static>, Option<Entry<'static>>)> {
     }
 }
 
-/// What the runbook says of a pod that `kubectl get pods` shows as `Init:1/2` and the like: the section whose heading
-/// has that.
+/// The runbook's section for what `kubectl get pods` shows of a pod, such as `Init:1/2`: the section whose heading
+/// contains it.
 fn symptom(shown: &str) -> Option<Entry<'static>> {
-    // Words without a colon are states and codes.
+    // A word without a colon is a state or a code.
     let shown = Some(shown).filter(|shown| shown.contains(':'))?;
     let (_, sections) = TEXT.split_once("\n## By symptom\n")?;
     let (sections, _) = sections.split_once("\n## ")?;
@@ -76,8 +76,8 @@ fn symptom(shown: &str) -> Option<Entry<'static>> {
     Some(Entry { code: heading, text: text.trim() })
 }
 
-/// What the log's document and the runbook's tables say of a state, an exit code or an event: the table's columns with
-/// their names, a line each.
+/// The rows of the tables in the runbook and in the list of events that are about a state, an exit code or an event:
+/// one line per column, with the column's name.
 #[must_use]
 pub fn row_of(name: &str) -> Vec<String> {
     let mut said = Vec::new();
@@ -108,7 +108,7 @@ pub fn row_of(name: &str) -> Vec<String> {
     said
 }
 
-/// Markdown as plain text: links become their words, and each paragraph one line. Tables and code stay as they are.
+/// Markdown as plain text: a link becomes its words, and a paragraph one line. Tables and code stay as they are.
 #[must_use]
 pub fn plain(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
@@ -138,7 +138,7 @@ pub fn plain(text: &str) -> Vec<String> {
     lines
 }
 
-/// Stars outside of code are emphasis.
+/// Removes stars outside code, which are emphasis.
 fn without_emphasis(line: &str) -> String {
     let parts = line.split('`').enumerate();
     let parts: Vec<String> =

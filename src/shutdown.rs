@@ -1,8 +1,9 @@
-//! Signals and supervision: the first SIGTERM, SIGINT or SIGHUP drains, a second one ends at once, and a part that ends
-//! by itself ends the process, so that no part of the gate answers when another has failed.
+//! Signals and supervision: the first SIGTERM, SIGINT or SIGHUP starts a drain, and a second one ends the process at
+//! once. When a part of the process ends by itself, the process ends too, so that no part keeps answering while
+//! another has failed.
 //!
-//! `timeout` and some init systems send one signal twice, to the process and to its group: the same signal within
-//! [`ECHO`] of the first is the first.
+//! `timeout` and some init systems send one signal twice, to the process and to its group, so a repetition within
+//! [`ECHO`] of the first signal is ignored.
 
 use std::io;
 use std::time::Duration;
@@ -29,12 +30,12 @@ pub enum Ending {
     Terminate,
     /// SIGINT.
     Interrupt,
-    /// SIGHUP: the terminal that it was started from is gone.
+    /// SIGHUP: the terminal that the process was started from is gone.
     HangUp,
 }
 
 impl Ending {
-    /// Its name.
+    /// The signal's name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -44,7 +45,7 @@ impl Ending {
         }
     }
 
-    /// The signal, as it is passed on.
+    /// The signal, to pass it on.
     #[must_use]
     pub const fn signal(self) -> Signal {
         match self {
@@ -54,7 +55,8 @@ impl Ending {
         }
     }
 
-    /// How a process ends that it ended: 128 and its number.
+    /// The exit code of a process that the signal ended, as shells report it: 128 plus the signal's number, with
+    /// SIGHUP as SIGTERM.
     const fn exit(self) -> Exit {
         match self {
             Self::Terminate | Self::HangUp => Exit::Terminated,
@@ -66,24 +68,24 @@ impl Ending {
 /// How the process ends, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// Its exit code.
+    /// The exit code.
     pub exit: Exit,
-    /// The cause, where the gate's state does not tell it.
+    /// The cause, unless the gate's state shows it.
     pub cause: Option<String>,
 }
 
 impl Ended {
-    /// The gate's state tells the cause, or there is none to tell.
+    /// An end whose cause the gate's state shows, or that needs none.
     pub const fn by_policy(exit: Exit) -> Self {
         Self { exit, cause: None }
     }
 
-    /// With its cause.
+    /// An end with its cause.
     pub fn because(exit: Exit, cause: impl Into<String>) -> Self {
         Self { exit, cause: Some(cause.into()) }
     }
 
-    /// By the end of the command of `exec`, which had `grace` where it was killed.
+    /// An end because the command of `exec` ended; `killed_after`: the grace after which tollgate killed it.
     #[must_use]
     pub fn of_command(end: End, killed_after: Option<Duration>) -> Self {
         match (end, killed_after) {
@@ -110,7 +112,7 @@ impl Ended {
     }
 }
 
-/// The signal that asked for the end, and when it came.
+/// The first signal and when it came; or when the end began for another reason.
 #[derive(Debug, Clone, Copy)]
 pub struct First {
     signal: Option<Ending>,
@@ -118,13 +120,13 @@ pub struct First {
 }
 
 impl First {
-    /// It has just come.
+    /// The signal has just come.
     #[must_use]
     pub fn now(signal: Ending) -> Self {
         Self { signal: Some(signal), at: clock::monotonic() }
     }
 
-    /// Something else began the end, and the platform's signal may still come.
+    /// The end began for another reason, and the platform's signal may still come.
     #[must_use]
     pub fn to_come() -> Self {
         Self { signal: None, at: clock::monotonic() }
@@ -134,15 +136,15 @@ impl First {
 /// The signals that end the process.
 #[derive(Debug)]
 pub struct Signals {
-    /// Absent in unit tests, as the next one.
+    /// `None` in unit tests.
     terminate: Option<unix::Signal>,
     interrupt: Option<unix::Signal>,
-    /// Absent also where the caller has it ignored, as `nohup` does.
+    /// `None` in unit tests, and if the parent process set SIGHUP to be ignored, as `nohup` does.
     hang_up: Option<unix::Signal>,
 }
 
 impl Signals {
-    /// Installs handlers for the signals, which matters most for PID 1.
+    /// Installs handlers for the signals; without them PID 1 would ignore the signals.
     pub fn new() -> io::Result<Self> {
         let ignored = Ignored::read().has(Signal::HUP);
         let hang_up = if ignored { None } else { Some(signal(SignalKind::hangup())?) };
@@ -150,13 +152,13 @@ impl Signals {
         Ok(Self { terminate: Some(terminate), interrupt: Some(interrupt), hang_up })
     }
 
-    /// None that will come: a handler belongs to the whole process, and tests share one.
+    /// Receives no signal. A handler belongs to the whole process, and unit tests share one process.
     #[cfg(test)]
     const fn none() -> Self {
         Self { terminate: None, interrupt: None, hang_up: None }
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub async fn next(&mut self) -> Ending {
         tokio::select! {
             () = received(self.terminate.as_mut()) => Ending::Terminate,
@@ -165,11 +167,11 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal that comes after the first one and is not its echo.
+    /// Waits for a second signal: one that comes after the first and is not its repetition.
     async fn second(&mut self, first: &mut Option<First>) -> Ending {
         loop {
             let next = self.next().await;
-            // A terminal that closes during a drain does not shorten the drain: closing it is not a second signal.
+            // A terminal that closes during a drain is no second signal.
             if next != Ending::HangUp {
                 match first {
                     Some(First { signal: None, .. }) => *first = Some(First::now(next)),
@@ -183,7 +185,7 @@ impl Signals {
     }
 }
 
-/// The name of a signal that ends processes, for people.
+/// The name of a signal by which processes end, for people.
 const fn known_as(signal: u8) -> &'static str {
     match signal {
         1 => " (SIGHUP)",
@@ -193,7 +195,7 @@ const fn known_as(signal: u8) -> &'static str {
         6 => " (SIGABRT)",
         7 => " (SIGBUS)",
         8 => " (SIGFPE)",
-        9 => " (SIGKILL; the kernel sends it where memory runs out)",
+        9 => " (SIGKILL; the kernel sends it when memory runs out)",
         11 => " (SIGSEGV)",
         13 => " (SIGPIPE)",
         15 => " (SIGTERM)",
@@ -210,12 +212,12 @@ async fn received(signal: Option<&mut unix::Signal>) {
     }
 }
 
-/// The signals that this process was started with ignored; Linux tells them by the bits of a mask (proc(5)).
+/// The signals that were ignored when this process started, as the bit mask in `/proc/self/status` (proc(5)).
 #[derive(Debug, Clone, Copy)]
 pub struct Ignored(u64);
 
 impl Ignored {
-    /// Where the mask cannot be read, none is.
+    /// Reads the mask; if that fails, no signal counts as ignored.
     #[must_use]
     pub fn read() -> Self {
         let status = ProcessStatus::of("self");
@@ -223,7 +225,7 @@ impl Ignored {
         Self(mask.unwrap_or(0))
     }
 
-    /// Whether it is one of them.
+    /// Whether `signal` is one of them.
     #[must_use]
     pub const fn has(self, signal: Signal) -> bool {
         self.0 >> (signal.as_raw() - 1) & 1 == 1
@@ -238,19 +240,19 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// None yet.
+    /// A process without parts.
     #[must_use]
     pub fn new() -> Self {
         Self { tasks: JoinSet::new(), stop: watch::Sender::new(false) }
     }
 
-    /// Turns true when it is time to drain.
+    /// Becomes true when the parts must stop.
     #[must_use]
     pub fn stop(&self) -> watch::Receiver<bool> {
         self.stop.subscribe()
     }
 
-    /// Starts a part that runs until [`Parts::stop`]; should it end before, the process ends with 70.
+    /// Starts a part that runs until [`Parts::stop`]; if it ends before, the process ends with 70.
     pub fn spawn(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(async move {
             part.await;
@@ -258,12 +260,12 @@ impl Parts {
         });
     }
 
-    /// Starts a part that may end the process by itself, and that is dropped when it is time to drain.
+    /// Starts a part that may end the process, and that is dropped at [`Parts::stop`].
     pub fn spawn_deciding(&mut self, name: &'static str, part: impl Future<Output = Exit> + Send + 'static) {
         self.spawn_explaining(name, async move { (part.await, None) });
     }
 
-    /// The same for a part that knows the cause better than the gate's state tells it.
+    /// The same for a part that knows a cause which the gate's state does not show.
     pub fn spawn_explaining(
         &mut self,
         name: &'static str,
@@ -279,7 +281,8 @@ impl Parts {
         });
     }
 
-    /// Runs until a signal, `done`, or the end of a part, and says how the process ends; without a signal after `done`.
+    /// Waits for a signal, for `done`, or for the end of a part. Returns how the process ends, and the first signal;
+    /// `None` after `done`.
     pub async fn watch(
         &mut self,
         signals: &mut Signals,
@@ -304,7 +307,7 @@ impl Parts {
     ) -> Ended {
         let failed = tokio::select! {
             () = drain => None,
-            // A part that fails while others drain is the cause of the end.
+            // A part that fails during the drain is the cause of the end.
             failed = self.failure(), if ended.exit == Exit::Done => Some(failed),
             signal = signals.second(&mut first) => return Ended::again(signal),
         };
@@ -318,7 +321,7 @@ impl Parts {
         }
     }
 
-    /// Waits for a part that ends with anything but success.
+    /// Waits for a part that ends with an exit code other than 0.
     pub async fn failure(&mut self) -> Ended {
         loop {
             match self.tasks.join_next().await.map(part_ended) {
@@ -349,7 +352,7 @@ impl Default for Parts {
     }
 }
 
-/// Runs `part` until `stop` turns true.
+/// Runs `part` until it ends or `stop` becomes true.
 pub async fn until(mut stop: watch::Receiver<bool>, part: impl Future<Output = ()>) {
     tokio::select! {
         () = part => {}
@@ -361,7 +364,7 @@ pub async fn until(mut stop: watch::Receiver<bool>, part: impl Future<Output = (
 mod tests {
     use super::*;
 
-    /// Seats that are held are others' as soon as they are given back.
+    /// For example, seats must be given back so that other pods can take them.
     #[tokio::test]
     async fn what_is_held_is_given_back_although_a_part_has_failed() {
         let (mut parts, mut signals) = (Parts::new(), Signals::none());

@@ -1,11 +1,11 @@
-//! One small file in the state folder: replaced whole, and never touched on a thread that answers probes.
+//! One small file in the state folder: always replaced as a whole, and never accessed on a thread that answers probes.
 //!
 //! - Replaced by write, fsync, rename, fsync of the folder: a crash leaves the old file or the new one.
-//! - Created as new with mode 0600, and read only if it is a regular file: an existing file may be a link, or open to
-//!   others.
-//! - One access at a time, and none is waited for longer than [`DISK_TIMEOUT`]: a disk that hangs costs one thread.
+//! - Created as a new file with mode 0600, and read only if it is a regular file: an existing file may be a link, or
+//!   readable by others.
+//! - One access at a time, and nothing waits for one longer than [`DISK_TIMEOUT`]: a disk that hangs blocks one thread.
 //!
-//! It must not know what the file says.
+//! It does not know the file's content.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -18,15 +18,15 @@ use tokio::sync::watch;
 
 use tollgate_disk::{Links, describe, read_regular};
 
-/// A disk that takes longer hangs, and must not hold up what was found out.
+/// A disk that takes longer counts as hanging; the process continues without it.
 pub const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What came of reading.
+/// The outcome of reading.
 #[derive(Debug)]
 pub enum Recalled<T> {
-    /// What was read; `None` where the reading broke off.
+    /// The content; `None` if reading panicked.
     Read(Option<T>),
-    /// The disk is slow: it will be here.
+    /// The disk is slow: the content will arrive here.
     Late(watch::Receiver<Option<T>>),
 }
 
@@ -36,29 +36,29 @@ pub struct StateFile {
     folder: PathBuf,
     name: &'static str,
     bytes_max: usize,
-    /// Held while the disk is busy with the file.
+    /// Locked while the file is being accessed.
     busy: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl StateFile {
-    /// `name` in `folder`, which exists.
+    /// The file `name` in `folder`, which must exist.
     #[must_use]
     pub fn new(folder: PathBuf, name: &'static str, bytes_max: usize) -> Self {
         Self { folder, name, bytes_max, busy: Arc::default() }
     }
 
-    /// Where it is.
+    /// The file's path.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.folder.join(self.name)
     }
 
-    /// What is written before it takes the name.
+    /// The new content's path until it is renamed.
     fn temporary(&self) -> PathBuf {
         self.folder.join(format!(".{}.new", self.name))
     }
 
-    /// What it holds, `None` where there is no file, or what keeps it from being read.
+    /// The file's content; `None` if there is no file; or why it cannot be read.
     pub fn read(&self) -> Result<Option<Vec<u8>>, String> {
         match read_regular(&self.path(), self.bytes_max, Links::Refuse) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -67,14 +67,14 @@ impl StateFile {
         }
     }
 
-    /// What keeps it from being replaced, if that can be seen.
+    /// What prevents the file from being replaced, if that is visible beforehand.
     #[must_use]
     pub fn obstacle(&self) -> Option<String> {
         let temporary = self.temporary();
         temporary.is_dir().then(|| format!("{} is a folder, not a file", temporary.display()))
     }
 
-    /// Replaces it.
+    /// Replaces the file.
     pub fn replace(&self, bytes: &[u8]) -> io::Result<()> {
         let (path, temporary) = (self.path(), self.temporary());
         let at = |path: &Path| {
@@ -87,15 +87,15 @@ impl StateFile {
         }
         let written = write_new(&temporary, bytes).map_err(at(&temporary));
         if let Err(error) = written.and_then(|()| fs::rename(&temporary, &path).map_err(at(&path))) {
-            // On a full disk it would take the room of the next one.
+            // Left behind, it would take space on a full disk.
             let _ = fs::remove_file(&temporary);
             return Err(error);
         }
         fs::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(at(&self.folder))
     }
 
-    /// Reads by `read` on a thread that may block. Where the disk takes longer than [`DISK_TIMEOUT`], the reading goes
-    /// on meanwhile.
+    /// Calls `read` on a thread that may block. If that takes longer than [`DISK_TIMEOUT`], it continues in the
+    /// background.
     pub async fn recall<T: Clone + Send + Sync + 'static>(
         &self,
         read: impl FnOnce() -> T + Send + 'static,
@@ -109,7 +109,7 @@ impl StateFile {
                 drop(turn);
                 loaded
             });
-            // A read that panicked sends nothing; the receiver may have gone.
+            // A read that panicked sends nothing; the receiver may have been dropped.
             if let Ok(loaded) = loaded.await {
                 done.send_replace(Some(loaded));
             }
@@ -121,7 +121,7 @@ impl StateFile {
         }
     }
 
-    /// Works on the file, on a thread that may block: opening and fsync take as long as the disk does.
+    /// Accesses the file on a thread that may block: opening and fsync take as long as the disk does.
     pub async fn off_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -139,14 +139,14 @@ impl StateFile {
         tokio::time::timeout(DISK_TIMEOUT, worked).await.unwrap_or_else(late)
     }
 
-    /// Has the disk be slow for as long as the guard lives.
+    /// Makes accesses wait until the guard is dropped.
     #[cfg(test)]
     pub(crate) async fn hold(&self) -> tokio::sync::OwnedMutexGuard<()> {
         Arc::clone(&self.busy).lock_owned().await
     }
 }
 
-/// Created as new, never opened: an existing file may be a link to another file, or be open to others.
+/// Creates the file and never opens an existing one, which may be a link, or readable by others.
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;

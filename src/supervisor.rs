@@ -1,11 +1,12 @@
-//! The command of `tollgate exec` as a child of this process: starts it, passes signals on, reaps it. `machine`
+//! The command of `tollgate exec` as a child of this process: starts it, passes signals on, and reaps it. [`machine`]
 //! decides.
 //!
-//! - The command is the leader of a process group of its own, so that what it leaves behind can be ended, and so that a
-//!   terminal sends Ctrl-C to it and not to tollgate, which would pass it on a second time.
-//! - This process reaps every child, orphans included: it is PID 1 of a container, or takes that part by prctl(2).
-//!   Nothing else here may wait for children of its own. `tokio::process` does, and is not used beside a command.
-//! - Real-time signals cannot be passed on without unsafe code; SIGTTIN and SIGTTOU are the terminal's to tollgate.
+//! - The command leads a process group of its own. So the processes that it leaves behind can be ended, and a terminal
+//!   sends Ctrl-C to the command only; otherwise tollgate would pass it on a second time.
+//! - This process reaps every child, including orphans: it is PID 1 of a container, or becomes a subreaper by prctl(2).
+//!   No other code here may wait for children. `tokio::process` does, so it is not used beside a command.
+//! - Real-time signals are not passed on, since that needs unsafe code; neither are SIGTTIN and SIGTTOU, which a
+//!   terminal sends to tollgate itself.
 
 pub mod machine;
 mod terminal;
@@ -30,15 +31,15 @@ use crate::exit::Exit;
 use crate::shutdown::Ignored;
 use tollgate_clock as clock;
 
-/// Passed on besides those that [`crate::shutdown::Signals`] receives: what others send to a process. What the kernel
-/// sends a process about itself (SIGSEGV, SIGPIPE, SIGXFSZ …) is about tollgate.
+/// The signals that are passed on besides those of [`crate::shutdown::Signals`]: those that other processes send.
+/// Signals that the kernel sends for a process's own faults (SIGSEGV, SIGPIPE, SIGXFSZ …) concern tollgate.
 const PASSED: [Signal; 12] = [
     Signal::QUIT,
     Signal::USR1,
     Signal::USR2,
     Signal::ALARM,
     Signal::TSTP,
-    // After SIGTSTP: of the two, the one that undoes the other is passed on last.
+    // After SIGTSTP, so that if both have come, the command ends up running.
     Signal::CONT,
     Signal::URG,
     Signal::VTALARM,
@@ -66,17 +67,17 @@ enum What {
 }
 
 impl Child {
-    /// Starts `command`, which has `grace` to end once it is asked to. Must be called inside the runtime.
+    /// Starts `command`, which has `grace` to end after it was asked to. Must be called inside the runtime.
     pub fn start(command: &mut Command, grace: Duration) -> io::Result<Self> {
         use std::os::unix::process::CommandExt as _;
         if let Err(error) = set_child_subreaper(Some(getpid())) {
-            // PID 1 needs no permission for this; otherwise orphans go to the process that is the subreaper.
+            // PID 1 reaps orphans anyway; otherwise they go to the nearest subreaper above.
             tracing::debug!(%error, "orphans of the command are not reaped here");
         }
         let ended = signal(SignalKind::child())?;
         let (ignored, mut passed) = (Ignored::read(), Vec::new());
         for number in PASSED {
-            // What the caller has it ignore, the command ignores too.
+            // The command inherits ignored signals, so they are not passed on.
             if !ignored.has(number) {
                 passed.push((number, signal(SignalKind::from_raw(number.as_raw()))?));
             }
@@ -87,37 +88,37 @@ impl Child {
         tracing::info!(event = "command_started", pid = pid.as_raw_pid(), "command started");
         let child = Self { pid, began, machine: Machine::new(grace), terminal, ended, passed };
         if child.terminal.is_some() {
-            // It may have asked for the terminal before it had it, and was stopped for that.
+            // The command may have used the terminal before it owned it, and was stopped for that.
             child.perform(vec![Act::TellGroup(Signal::CONT)]);
         }
         Ok(child)
     }
 
-    /// How it ended, once it and its process group are gone.
+    /// How the command ended, once it and its process group are gone.
     #[must_use]
     pub fn over(&self) -> Option<End> {
         self.machine.over()
     }
 
-    /// It did not end in its grace, and was killed for it.
+    /// Whether tollgate killed the command because it did not end within its grace.
     #[must_use]
     pub const fn killed_by_us(&self) -> bool {
         self.machine.killed_by_us()
     }
 
-    /// Passes a signal on that tollgate was given.
+    /// Passes on a signal that tollgate received.
     pub fn signal(&mut self, signal: Signal) {
         let acts = self.machine.signal(signal, self.running());
         self.perform(acts);
     }
 
-    /// Asks it to end, since tollgate cannot continue.
+    /// Asks the command to end, since tollgate cannot continue.
     pub fn ask_to_end(&mut self) {
         let acts = self.machine.ask(Signal::TERM, self.running());
         self.perform(acts);
     }
 
-    /// Waits for what happens next, and acts on it. Dropped while it waits, it loses nothing.
+    /// Waits for the next event, and acts on it. Cancel-safe.
     pub async fn next(&mut self) {
         let deadline = self.machine.deadline().map(|at| self.began + at);
         let late = async {
@@ -152,7 +153,7 @@ impl Child {
         if let Some(terminal) = &self.terminal {
             terminal.take_back(self.pid);
         }
-        // Several children may share one SIGCHLD. An error is ECHILD: there are none.
+        // One SIGCHLD may stand for several children. An error is ECHILD: there are no children.
         while let Ok(Some((pid, status))) =
             wait(WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED)
         {
@@ -197,7 +198,7 @@ impl Child {
     fn perform(&self, acts: Vec<Act>) {
         for act in acts {
             tracing::debug!(?act, "command");
-            // A process that has just ended gets no signal; the kernel reports its end.
+            // A process that has just ended receives no signal; the kernel reports its end.
             let _ = match act {
                 Act::Tell(signal) => kill_process(self.pid, signal),
                 Act::TellGroup(signal) => {
@@ -216,7 +217,7 @@ impl Child {
     }
 }
 
-/// The next of these signals.
+/// Waits for the next of these signals.
 async fn next_of(signals: &mut [(Signal, unix::Signal)]) -> Signal {
     std::future::poll_fn(|context| {
         let came = signals.iter_mut().find_map(|(number, signal)| match signal.poll_recv(context) {
@@ -228,13 +229,13 @@ async fn next_of(signals: &mut [(Signal, unix::Signal)]) -> Signal {
     .await
 }
 
-/// Why a command cannot be started.
+/// The message for a command that cannot be started.
 #[must_use]
 pub fn cannot_start(program: &OsStr, problem: &str) -> String {
     format!("cannot start {program:?}: {problem}; check the command after `--` and its permissions")
 }
 
-/// How the process ends for it.
+/// The exit code for a command that cannot be started.
 #[must_use]
 pub fn exit_of(error: &io::Error) -> Exit {
     match error.kind() {

@@ -1,7 +1,7 @@
-//! Custom usage, from the application's report to AWS's bill.
+//! Usage, from the application's report to AWS's bill.
 //!
-//! Intake acknowledges usage that is on disk; the ledger adds it up by hour and seals closed hours; the sender sends
-//! sealed records until AWS has answered. Intake and sender do not know each other: the ledger is between them.
+//! Intake acknowledges usage once it is on disk. The ledger adds it up by hour and seals closed hours. The sender sends
+//! sealed records until AWS has answered. Intake and sender do not know each other: they meet in the ledger.
 
 pub mod commits;
 pub mod intake;

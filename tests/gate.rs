@@ -1,6 +1,7 @@
-//! Ring three: the whole binary against the emulator, each a process of its own, over real sockets.
+//! End-to-end tests: the whole binary against the emulator, each a process of its own, over real
+//! sockets.
 //!
-//! Nothing here sleeps to wait: a test reads the sidecar's log until the line that it waits for.
+//! No test sleeps to wait: it reads the sidecar's log until the expected line.
 
 #![cfg(feature = "emulator")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]

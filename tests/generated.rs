@@ -1,10 +1,9 @@
-//! What is made from something else: of the table of settings, tables in two documents and a part of the chart's schema;
-//! of the table of metrics, those of METRICS.md; of the modes, the policies of `deploy/iam` and what SECURITY-REVIEW.md
-//! says of them; of `cargo metadata`, the picture of the crates; of `docs/openapi.yaml`, the JSON that is served; of the
-//! README's picture, its dark form; of the crates' own files, the notices that go with the image; of the charts' values, the
-//! tables of their READMEs.
-//!
-//! `just generate` writes it. Most files hold words of people around what is generated: only a piece of them is replaced.
+//! Generated files. From the table of settings: tables in two documents and a part of the chart's schema. From the
+//! table of metrics: the tables of METRICS.md. From the modes: the policies of `deploy/iam` and the actions in
+//! SECURITY-REVIEW.md. From `cargo metadata`: the graph of the crates. From `docs/openapi.yaml`: the JSON that is
+//! served. From the README's picture: its dark form. From the crates' own files: the notices in the image. From the
+//! charts' values: the tables of their READMEs. `just generate` writes them. In most files only a piece is generated;
+//! the rest is written by hand.
 
 #[path = "generated/metadata.rs"]
 mod metadata;
@@ -20,7 +19,7 @@ use tollgate::config::setting::{Schema, Setting, Spec};
 use tollgate::metrics::SPECS;
 use yaml_rust2::{Yaml, YamlLoader};
 
-/// Where a piece begins and ends, and what stands between.
+/// The start and end of a piece, and the text between them.
 struct Piece {
     path: &'static str,
     begin: String,
@@ -28,7 +27,7 @@ struct Piece {
     text: String,
 }
 
-/// Values of the chart that take a setting's text as it is. Others have a form of their own.
+/// Values of the chart that take a setting's text unchanged. Others have a form of their own.
 const PLAIN_CHART_VALUES: [&str; 5] = ["mode", "productCode", "productId", "licenseModel", "region"];
 
 fn pieces(root: &Path) -> Vec<Piece> {
@@ -48,7 +47,7 @@ fn pieces(root: &Path) -> Vec<Piece> {
     let drawing = fs::read_to_string(root.join("docs/images/overview.svg")).expect("the picture is drawn");
     let drawn = |(_, rest): (&str, &str)| rest.split_once("</svg>").map(|(drawn, _)| drawn.to_owned());
     let mut pieces = vec![
-        // The dark picture differs in its colours alone.
+        // The dark picture differs only in its colours.
         Piece {
             path: "docs/images/overview-dark.svg",
             begin: "</style>\n".to_owned(),
@@ -151,7 +150,7 @@ fn policy_of(mode: Mode) -> &'static str {
     }
 }
 
-/// Rows of METRICS.md, each metric under the name that its samples have.
+/// Rows of METRICS.md, each metric under the name of its samples.
 fn metrics(group: &str) -> String {
     let rows = SPECS.iter().filter(|spec| spec.group == group).map(|spec| {
         let total = if spec.kind.starts_with("counter") { "_total" } else { "" };
@@ -174,7 +173,7 @@ fn values_of_chart(text: &str) -> String {
     rows
 }
 
-/// Every value that holds no others, with its path.
+/// Every value that is no map of values, with its path.
 fn leaves(values: &Yaml, path: &str, found: &mut impl FnMut(&str, &Yaml)) {
     for (name, value) in values.as_hash().into_iter().flatten() {
         let name = name.as_str().expect("a value of a chart has a name");
@@ -228,14 +227,14 @@ fn json(setting: Setting) -> String {
     }
 }
 
-/// A file with its piece replaced; `None` where the places are not found.
+/// A file with its piece replaced; `None` if the start or the end is not found.
 fn with_piece(file: &str, piece: &Piece) -> Option<String> {
     let (before, rest) = file.split_once(&piece.begin)?;
     let at = rest.find(piece.end)?;
     Some([before, &piece.begin, &piece.text, &rest[at..]].concat())
 }
 
-/// The crates and what each needs, without arrows that a longer way implies; dashed where it is a feature.
+/// The crates and their dependencies, without arrows that others imply; a dashed arrow is a feature.
 fn picture(root: &Path) -> String {
     let ours = |name: &str| name.strip_prefix("tollgate_").map(str::to_owned);
     let folder = |manifest: &str| manifest.split('/').nth(1).unwrap_or("tollgate").to_owned();
@@ -282,7 +281,7 @@ fn json_of(yaml: &Yaml) -> String {
     }
 }
 
-/// `just generate` sets the variable: then what is stale is written anew.
+/// `just generate` sets the variable; then stale pieces are written.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "no setting of the program: it asks the test to write")]
 fn what_is_generated_is_current() {

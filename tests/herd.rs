@@ -1,6 +1,5 @@
-//! The retry schedule before a quota, in simulated time: the bounds that the design promises, for fixed seeds.
-//!
-//! `cargo bench --bench herd` prints the same simulation as a table, beside more circumstances.
+//! The retry schedule against a quota, in simulated time: the bounds that the design promises, for fixed
+//! seeds. `cargo bench --bench herd` prints the same simulation as a table, with more circumstances.
 
 #[path = "../benches/herd/simulation.rs"]
 mod simulation;
@@ -10,7 +9,7 @@ use simulation::{Herd, Policy};
 /// The schedule's longest pause: 21 s and 30 %.
 const PAUSE_MAX_S: f64 = 27.3;
 
-/// The promise: at most so many times the ideal, at no more than so many calls a pod.
+/// The promise: at most this multiple of the ideal, with at most this number of calls a pod.
 #[test]
 fn herds_are_up_in_little_more_than_the_quota_allows() {
     for (pods, seeds, ratio_max, calls_max) in
@@ -19,14 +18,14 @@ fn herds_are_up_in_little_more_than_the_quota_allows() {
         let summary = Herd::registering(pods, 7).runs(Policy::Tollgate, seeds);
         assert!(summary.ratio <= ratio_max, "{pods} pods: {summary:?}");
         assert!(summary.calls_mean <= calls_max, "{pods} pods: {summary:?}");
-        // The worst run may be four times as far from the ideal as the mean is allowed to be.
+        // The worst run may be four times as far from the ideal as the mean may be.
         assert!(summary.ratio_worst - 1.0 <= 4.0 * (ratio_max - 1.0), "{pods} pods: {summary:?}");
-        // No pod is starved: the unluckiest asks little more than twice as often as the average.
+        // No pod starves: the pod with the most calls makes little more than twice the average.
         assert!(f64::from(summary.calls_max) <= 2.0 * calls_max + 2.0, "{pods} pods: {summary:?}");
     }
 }
 
-/// The simulation itself is credible only while it gives the known figures of the usual ways.
+/// The simulation is credible only if it gives the known figures of the usual schedules.
 #[test]
 fn the_usual_ways_cost_what_they_are_known_to_cost() {
     for (pods, seeds, ratio, calls) in [(50, 100, 2.0, 2.8), (500, 20, 1.4, 6.3), (5_000, 1, 1.04, 21.5)] {
@@ -38,8 +37,9 @@ fn the_usual_ways_cost_what_they_are_known_to_cost() {
     assert!(crashing.ratio > 50.0, "{crashing:?}");
 }
 
-/// Between the sizes of the promise, from 25 pods on: no size needs half as long again, and all do better than full
-/// jitter. (Smaller herds have an ideal below 4 s, beside which a single pause is long.)
+/// Between the sizes of the promise, from 25 pods on: no size needs more than one and a half times the ideal, and
+/// all are better than full jitter. (Smaller herds have an ideal below 4 s, compared with which a single pause is
+/// long.)
 #[test]
 fn no_size_in_between_is_much_worse() {
     for (pods, seeds) in [(25, 60), (35, 60), (70, 40), (100, 40), (150, 20), (250, 20), (800, 4), (1_500, 2)]
@@ -51,8 +51,8 @@ fn no_size_in_between_is_much_worse() {
     }
 }
 
-/// The last pod comes within one longest pause of the moment when the quota could have served it, in the worst run within
-/// two, however the herd arrives and whatever else eats the quota.
+/// The last pod is registered at most one longest pause after the moment when the quota could have served it, in the
+/// worst run two, for every pattern of arrival and every other load on the quota.
 #[test]
 fn other_starts_and_quotas_make_no_pod_later_than_one_pause_or_two() {
     let plain = Herd::registering(300, 7);
@@ -72,7 +72,8 @@ fn other_starts_and_quotas_make_no_pod_later_than_one_pause_or_two() {
     }
 }
 
-/// A quota without any burst loses what nobody calls for at the very moment: the hardest case for every schedule.
+/// With a quota without burst a slot without a call at that moment is lost. This is the hardest case for every
+/// schedule.
 #[test]
 fn without_a_burst_the_schedule_still_beats_full_jitter() {
     for pods in [50, 500] {
@@ -82,19 +83,19 @@ fn without_a_burst_the_schedule_still_beats_full_jitter() {
     }
 }
 
-/// A lone pod in an outage neither hammers nor sleeps through its end.
+/// A lone pod in an outage neither calls too often nor notices the outage's end late.
 #[test]
 fn a_lone_pod_notices_the_end_of_an_outage_within_one_pause() {
     let alone = Herd { outage: 3_600.0, ..Herd::registering(1, 7) };
     for herd in [alone, Herd { attempt_time: 10.0, ..alone }] {
         let summary = herd.runs(Policy::Tollgate, 50);
-        // An attempt under way at the end of the outage still has to time out.
+        // An attempt in flight at the end of the outage still has to time out.
         assert!(summary.late_worst <= PAUSE_MAX_S + herd.attempt_time, "{herd:?}: {summary:?}");
         assert!(summary.calls_max < 200, "{herd:?}: {summary:?}");
     }
 }
 
-/// The quota serves 5 at once: nobody waits.
+/// The quota serves 5 at once, so no pod waits.
 #[test]
 fn five_pods_never_wait() {
     let summary = Herd::registering(5, 7).runs(Policy::Tollgate, 20);

@@ -1,7 +1,6 @@
-//! Ring three and four for usage: the whole binary against the emulator, a day of hours in seconds, and whatever may
-//! happen to it: kills, lost answers, throttling, damaged files, full disks.
-//!
-//! What counts is the emulator's bill, which is compared with what was acknowledged.
+//! End-to-end tests of usage: the whole binary against the emulator, a day of hours in seconds, with kills, lost
+//! answers, throttling, damaged files and full disks. They compare the emulator's bill with the acknowledged
+//! usage.
 
 #![cfg(feature = "emulator")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]

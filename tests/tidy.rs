@@ -1,5 +1,5 @@
-//! The rules of the house that neither compiler nor clippy can hold: what documents and sources say must be the same. The
-//! reasons stand in `docs/ARCHITECTURE.md` and `CONTRIBUTING.md`.
+//! House rules that neither compiler nor clippy can check: documents and sources must agree. The reasons are in
+//! `docs/ARCHITECTURE.md` and `CONTRIBUTING.md`.
 
 #[path = "generated/metadata.rs"]
 mod metadata;
@@ -14,7 +14,7 @@ use std::path::Path;
 
 use source::Source;
 
-/// Built, fetched, someone else's words, or wrong on purpose.
+/// Built, fetched, written by others, or wrong on purpose.
 const NOT_OURS: [&str; 11] = [
     "target",
     ".git",
@@ -62,7 +62,7 @@ impl Project {
         Self { whole: true, ..Self::new(texts) }
     }
 
-    /// A file's text. A sample has the files that its rule is about; of the project, none may be missing.
+    /// A file's text. A sample has only the files of its rule; in the project no file may be missing.
     fn text(&self, path: &str) -> &str {
         assert!(!self.whole || self.texts.contains_key(path), "{path} does not exist");
         self.texts.get(path).map_or("", String::as_str)
@@ -74,7 +74,7 @@ impl Project {
     }
 }
 
-/// Where a project keeps what `cargo metadata` says of it.
+/// The name under which a project keeps the output of `cargo metadata`.
 const METADATA: &str = "cargo metadata";
 
 fn root() -> &'static Path {
@@ -88,7 +88,7 @@ fn the_project_keeps_every_rule() {
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
 }
 
-/// A rule that finds nothing in a sample made to break it would hold for ever.
+/// A rule that finds nothing in a sample that breaks it could never fail.
 #[test]
 fn every_rule_finds_what_it_forbids_and_nothing_else() {
     let samples = include_str!("tidy/samples.txt");

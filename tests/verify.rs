@@ -1,6 +1,6 @@
-//! `tollgate verify` as a seller runs it: the whole binary, on tokens that openssl and PyJWT signed.
-//!
-//! What each exit code means is design: 0 verified, 64 command line, 76 the token, 78 the key file.
+//! `tollgate verify` as a seller runs it: the whole binary, with tokens that openssl and PyJWT
+//! signed. The exit codes are part of the design: 0 verified, 64 command line, 76 the token, 78 the
+//! key file.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot start its subject fails")]
 
@@ -16,7 +16,8 @@ fn token(name: &str) -> String {
     std::fs::read_to_string(fixture("tokens").join(name)).unwrap()
 }
 
-/// The three values that the tokens under `tests/fixtures/tokens` answer; the rest is each test's.
+/// The three values for which the tokens in `tests/fixtures/tokens` were made; each test sets the
+/// others.
 const ASKED: [&str; 6] =
     ["--product-code", "demohourly", "--public-key-version", "1", "--nonce", "fixture-nonce"];
 
@@ -36,7 +37,7 @@ fn verify_asking(asked: [&str; 6], key: &str, more: &[&str], stdin: &[u8]) -> Ou
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A child that does not read its input closes it; what it then says is what is tested.
+    // A child that does not read its input closes it; the test checks its output.
     let _ = child.stdin.take().unwrap().write_all(stdin);
     child.wait_with_output().unwrap()
 }
@@ -45,7 +46,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// Exit code and the one line of a failure, whose place is standard error.
+/// Exit code and the one line of a failure, which is on standard error.
 fn failure(output: &Output) -> (i32, &str) {
     let line = text(&output.stderr);
     assert!(output.stdout.is_empty(), "no claims without a receipt: {}", text(&output.stdout));

@@ -1,8 +1,9 @@
-//! A herd of pods before a quota, in simulated time: what the retry schedule costs and how far from the ideal it ends.
+//! A herd of pods that call one AWS operation with a quota, in simulated time: the calls that the retry schedule makes,
+//! and when the last pod is registered, compared with the ideal.
 //!
-//! Included by the benchmark `benches/herd.rs`, which prints it, and by `tests/herd.rs`, which holds it to its bounds.
-//! Deterministic: the same [`Herd`] has the same [`Outcome`] on every machine. An event is one attempt; events are kept in
-//! whole microseconds, so that their order never hangs on rounding. A throttled attempt takes no token.
+//! Included by the benchmark `benches/herd.rs`, which prints the figures, and by `tests/herd.rs`, which asserts bounds.
+//! Deterministic: the same [`Herd`] has the same [`Outcome`] on every machine. An event is one attempt; its time is in
+//! whole microseconds, so that the order of events does not depend on rounding. A throttled attempt takes no token.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,18 +11,18 @@ use std::time::Duration;
 
 use tollgate_marketplace::schedule::{self, Draw};
 
-/// Who decides when a pod asks again.
+/// How the pause before a pod's next attempt is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// The schedule of this crate.
+    /// Tollgate's schedule, [`schedule::transient`].
     Tollgate,
     /// Exponential backoff with full jitter, 1 s doubling to at most 60 s: the usual advice.
     FullJitter,
-    /// Three tries half a second apart, then exit; the kubelet starts the container again after 10 s, doubling to
-    /// at most 5 min. How bad this is hangs on the gap between the tries, since only what is tried in the seconds between
-    /// two long sleeps can be served: at 500 pods 43 times the ideal with 1 s and 2 s, 89 times with 0.2 s and 0.4 s,
-    /// and 12 times with random gaps of up to 2 s and 4 s. (The kubelet forgets only
-    /// after 10 min of running, which a process that fails in seconds never reaches.)
+    /// Three tries half a second apart, then exit; the kubelet starts the container again after 10 s, doubling to at
+    /// most 5 min. The time depends on the gaps between the tries, since a pod calls only in the seconds between two
+    /// long pauses: for 500 pods 43 times the ideal with gaps of 1 s and 2 s, 89 times with 0.2 s and 0.4 s, and 12
+    /// times with random gaps of up to 2 s and 4 s. (The kubelet starts at 10 s again only after the container has run
+    /// for 10 min, which never happens to a process that fails in seconds.)
     CrashLoop,
 }
 
@@ -29,14 +30,14 @@ pub(crate) enum Policy {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Herd {
     pub(crate) pods: u32,
-    /// Pods start evenly at random within so long.
+    /// The start time of each pod is uniformly random between 0 and this.
     pub(crate) start_window: f64,
-    /// Calls a second that the quota allows, and how many at once after a rest.
+    /// Calls a second that the quota allows, and how many at once after a time without calls (`burst`).
     pub(crate) rate: f64,
     pub(crate) burst: f64,
-    /// Calls a second that others of the same account take from the quota, at random moments and without fail.
+    /// Calls a second by others in the same account, at random moments: each takes a token, even if none is left.
     pub(crate) others: f64,
-    /// Until then nothing can be reached, and an attempt fails after `attempt_time`.
+    /// Until this time AWS cannot be reached, and an attempt fails after `attempt_time`.
     pub(crate) outage: f64,
     pub(crate) attempt_time: f64,
     pub(crate) seed: u64,
@@ -57,11 +58,11 @@ impl Herd {
         }
     }
 
-    /// No schedule can be done earlier: the quota's time for all, or the last start. For the plain case
-    /// this is (N − 5) / 5 seconds.
+    /// The earliest time at which all pods can be registered: the time that the quota needs for all of them, or the
+    /// last start. For [`registering`](Self::registering) with many pods: (N − 5) / 5 seconds.
     pub(crate) fn ideal(&self) -> f64 {
         let quota = (f64::from(self.pods) - self.burst).max(0.0) / (self.rate - self.others);
-        // A pod that starts last is expected one share before the end of the window.
+        // The expected start of the last of N pods is 1 / (N + 1) of the window before its end.
         let last_start = self.start_window * (1.0 - 1.0 / f64::from(self.pods + 1));
         (self.outage + quota).max(last_start)
     }
@@ -114,7 +115,7 @@ impl Herd {
         }
     }
 
-    /// The same herd with `seeds` different seeds: the mean of every figure, and the worst.
+    /// Runs the same herd with `seeds` different seeds: the mean and the worst of the figures.
     pub(crate) fn runs(&self, policy: Policy, seeds: u64) -> Summary {
         let outcomes: Vec<_> =
             (0..seeds).map(|seed| Self { seed: self.seed + seed, ..*self }.run(policy)).collect();
@@ -130,7 +131,7 @@ impl Herd {
     }
 }
 
-/// What became of one run.
+/// The figures of one run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Outcome {
     /// When the last pod was registered, in seconds from the first possible start.
@@ -141,7 +142,7 @@ pub(crate) struct Outcome {
     pub(crate) calls_max: u32,
 }
 
-/// What became of several runs; `late` is seconds behind the ideal.
+/// The figures of several runs; `late` is in seconds after the ideal.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Summary {
     pub(crate) ratio: f64,
@@ -168,7 +169,7 @@ impl Policy {
     }
 }
 
-/// Anywhere between nothing and 1 s × 2^attempts, at most 60 s.
+/// Uniformly random from 0 to 1 s × 2^attempts, at most 60 s.
 fn full_jitter(attempts: u32, draw: Draw) -> Duration {
     Duration::from_secs((1 << attempts.min(6)).min(60)).mul_f64(draw.fraction())
 }
@@ -201,7 +202,7 @@ impl Bucket {
     }
 }
 
-/// Steele, Lea and Flood's generator: a counter and a finalizer. Any seed is good, and it is ten lines.
+/// The SplitMix64 generator of Steele, Lea and Flood. Every seed is usable.
 struct SplitMix64(u64);
 
 impl SplitMix64 {

@@ -1,8 +1,9 @@
-# The role of the pod or task, for those who keep roles in Terraform. RegisterUsage (hourly products), MeterUsage (metered ones), License
-# Manager (contract pricing) and what a writer of mode saas calls stand apart: AWS's managed policies hold RegisterUsage alone, and for
-# License Manager lack two actions. `metered`, `contract` or `saas` takes the one that your product needs.
+# The role of the pod or task, for roles in Terraform. By default it allows RegisterUsage (hourly products); `metered`,
+# `contract` or `saas` selects the actions of that mode instead. AWS's managed policies are not enough: the one for
+# metering allows only RegisterUsage, and the one for License Manager lacks two actions.
 #
-# EKS: give oidc_provider_arn, namespace and service_account; annotate the service account with the output. ECS: leave them out.
+# EKS: set oidc_provider_arn, namespace and service_account, and annotate the service account with the output. ECS:
+# leave them out.
 
 variable "metered" {
   description = "Whether the product has custom dimensions (MeterUsage)."
@@ -45,7 +46,7 @@ locals {
   buyer  = var.contract ? data.aws_iam_policy_document.license.json : local.usage
   policy = var.saas ? data.aws_iam_policy_document.batch_meter_usage.json : local.buyer
   eks    = var.oidc_provider_arn != ""
-  # The issuer without https://, as the provider's ARN ends.
+  # The issuer without https://, which is the end of the provider's ARN.
   issuer = replace(var.oidc_provider_arn, "/^.*:oidc-provider\\//", "")
 }
 
@@ -90,7 +91,8 @@ data "aws_iam_policy_document" "batch_meter_usage" {
   }
 }
 
-# EKS: only this service account of this cluster may assume the role, and only by a token made for STS.
+# EKS: only this service account of this cluster may assume the role, and only with a token whose
+# audience is STS.
 data "aws_iam_policy_document" "irsa" {
   statement {
     actions = ["sts:AssumeRoleWithWebIdentity"]
@@ -111,7 +113,7 @@ data "aws_iam_policy_document" "irsa" {
   }
 }
 
-# ECS: tasks of this account only.
+# ECS: only tasks of this account.
 data "aws_iam_policy_document" "ecs_task" {
   statement {
     actions = ["sts:AssumeRole"]

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What a CI job rehearses in a cluster: github.yaml and gitlab.yaml call it. Copy this folder and values-rehearsal.yaml as `rehearsal` to
-# your product's repository; gate is the folder that `tollgate config init` wrote, chart is your chart. Put in the label of your pods, and a
-# command that uses the product once. NAMESPACE is a namespace that exists.
+# The rehearsals of a CI job in a cluster; github.yaml and gitlab.yaml call this script. Copy this folder and
+# values-rehearsal.yaml as `rehearsal` to your product's repository; gate is the folder that `tollgate config init`
+# wrote, chart is your chart. Write the label of your pods, and a command that uses the product once, into this script.
+# NAMESPACE is an existing namespace.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -67,7 +67,8 @@ not_entitled() {
     say "refused: $(pods "$selector" '{.items[0].status.initContainerStatuses[*].lastState.terminated.message}')"
     entitle true "$product"
     undo=()
-    # The emulator answers a pod once; whether AWS judges a refused pod again is not documented.
+    # The emulator does not change its answer to a pod; whether AWS answers a refused pod anew is
+    # not documented.
     renew "$selector"
     await "ready pods of $selector" all_ready "$selector"
     say "not-entitled: refused pods did not start; entitled again, new pods did"
@@ -90,7 +91,7 @@ throttled() {
 day() {
     local hours=$1 hour before minute
     shift
-    # Half past an hour: far from its end, and past the two minutes for which an hour that has ended still takes usage.
+    # Half past an hour is far from the hour's end, and after the two minutes in which an ended hour still takes usage.
     minute=$(admin GET clock | sed -n 's/.*T[0-9]*:\([0-9]*\):.*/\1/p')
     admin POST clock "{\"advance\": \"$(((90 - 10#$minute) % 60))m\"}" >/dev/null
     before=$(billed_hours)
@@ -111,7 +112,7 @@ remove() {
 
 # === the emulator ===
 
-# One connection to the emulator's pod for the whole run; kubectl tells which port it took.
+# One connection to the emulator's pod for the whole run; kubectl prints the port that it chose.
 connect() {
     touch "$scratch/forward"
     # In a process group of its own: Ctrl-C must not end it before `undo` has run.

@@ -1,8 +1,8 @@
-"""What a seller writes without tollgate: asks AWS whether this pod may run, verifies the answer, reports usage by the hour.
+"""The program that a seller writes without tollgate: it asks AWS whether this pod may run, verifies the answer, and reports usage by the hour.
 
 Usage: by_hand.py PRODUCT_CODE PUBLIC_KEY.pem COMMAND…   (needs boto3, PyJWT and cryptography)
 
-It works while nothing goes wrong. README.md lists what it misses, and tests/witness/by_hand.py shows each of these.
+It works while no call fails. README.md lists what it lacks, and tests/witness/by_hand.py shows each of these.
 """
 
 import collections

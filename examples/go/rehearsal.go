@@ -1,8 +1,8 @@
-// Package rehearsal starts the emulator, and sidecars that ask it, for Go tests. Copy this file into your module; it needs the standard
-// library alone.
+// Package rehearsal starts the emulator, and sidecars that ask it, for Go tests. Copy this file into your module; it
+// needs only the standard library.
 //
-// The variable TOLLGATE names the program, a development build (tollgate in PATH otherwise). With TOLLGATE_EMULATOR, such as
-// http://127.0.0.1:8090, an emulator that runs already is used, as the service container of a CI job.
+// The variable TOLLGATE names the program, a development build (tollgate in PATH otherwise). With TOLLGATE_EMULATOR,
+// such as http://127.0.0.1:8090, an emulator that already runs is used, such as the service container of a CI job.
 package rehearsal
 
 import (
@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// Buyer is the account that pods belong to unless they say otherwise.
+// Buyer is the account of pods that name no other.
 const Buyer = "111122223333"
 
 const (
@@ -32,7 +32,7 @@ const (
 
 var client = &http.Client{Timeout: 10 * time.Second}
 
-// Emulator is AWS, as docs/EMULATOR.md describes it.
+// Emulator is the emulator of docs/EMULATOR.md, in AWS's place.
 type Emulator struct {
 	Endpoint string
 	t        *testing.T
@@ -46,15 +46,15 @@ type Record struct {
 	Quantity    string
 }
 
-// Entitlement is what the gate says of itself.
+// Entitlement is the document of the gate.
 type Entitlement struct {
 	State  string
 	Gate   string
 	Reason struct{ Code, Message string }
 }
 
-// NewEmulator starts an emulator without past, which ends with the test; one that runs already is reset, before the
-// test and after it.
+// NewEmulator starts an emulator without earlier calls, which ends with the test. An emulator that
+// already runs is reset before the test and after it.
 func NewEmulator(t *testing.T) *Emulator {
 	t.Helper()
 	if endpoint := os.Getenv("TOLLGATE_EMULATOR"); endpoint != "" {
@@ -69,7 +69,7 @@ func NewEmulator(t *testing.T) *Emulator {
 	output, err := command.StdoutPipe()
 	check(t, err)
 	start(t, command)
-	// Its first line comes when it is ready.
+	// It prints its first line when it is ready.
 	line, err := bufio.NewReader(output).ReadBytes('\n')
 	check(t, err)
 	var facts struct{ Endpoint string }
@@ -85,7 +85,7 @@ func (e *Emulator) Order(path string, order any) {
 	fetch(e.t, http.MethodPost, e.Endpoint+"/_emulator/"+path, body, nil)
 }
 
-// Subscribe makes the buyer a subscriber, or none.
+// Subscribe subscribes or unsubscribes the buyer.
 func (e *Emulator) Subscribe(subscribed bool) {
 	e.t.Helper()
 	e.Order("customers", map[string]any{"account_id": Buyer, "subscribed": subscribed})
@@ -117,7 +117,7 @@ func (e *Emulator) PublicKey(productCode string) []byte {
 	return fetch(e.t, http.MethodGet, e.Endpoint+"/_emulator/public-keys/"+productCode+"/1.pem", nil, nil)
 }
 
-// Sidecar is `tollgate run`; to the emulator its name is a pod.
+// Sidecar is `tollgate run`; its name is a pod of the emulator.
 type Sidecar struct {
 	App, Probe, Pod string
 	emulator        *Emulator
@@ -161,7 +161,7 @@ func (e *Emulator) Sidecar(pod string, settings map[string]string) *Sidecar {
 			Probe string `json:"probe_addr"`
 		}
 		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Event == "started" {
-			// What it says from here on is read, so that it never waits for a reader.
+			// Reads the output from here on, so that a full pipe does not block the sidecar.
 			go func() { _, _ = io.Copy(io.Discard, log) }()
 			return &Sidecar{"http://" + line.App, "http://" + line.Probe, pod, e, t}
 		}
@@ -197,7 +197,7 @@ func (s *Sidecar) Use(dimension string, quantity int) {
 	}
 }
 
-// WaitForBill waits until AWS would bill so many records of this pod.
+// WaitForBill waits until AWS would bill this number of records of the pod.
 func (s *Sidecar) WaitForBill(records int) []Record {
 	s.t.Helper()
 	var bill []Record

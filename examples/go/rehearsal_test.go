@@ -21,7 +21,7 @@ func TestNotEntitled(t *testing.T) {
 		t.Errorf("refused: %+v", refused)
 	}
 	emulator.Subscribe(true)
-	// AWS answers a pod once, so it takes another one.
+	// The emulator does not change its answer to a pod, so this needs another pod.
 	if admitted := emulator.Sidecar("admitted", hourly).WaitFor("entitled"); admitted.Gate != "open" {
 		t.Errorf("admitted: %+v", admitted)
 	}

@@ -9,7 +9,7 @@ def test_not_entitled(emulator, sidecar):
     refused = sidecar("refused", **HOURLY).wait_for("denied")
     assert refused["gate"] == "shut" and refused["reason"]["code"] == "CustomerNotEntitledException"
     emulator.subscribe()
-    # AWS answers a pod once, so it takes another one.
+    # The emulator does not change its answer to a pod, so this needs another pod.
     assert sidecar("admitted", **HOURLY).wait_for("entitled")["gate"] == "open"
 
 

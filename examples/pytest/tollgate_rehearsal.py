@@ -1,11 +1,11 @@
-"""A rehearsal for pytest: the emulator, and a sidecar that asks it. Copy this file beside your tests; the standard library and pytest do.
+"""A rehearsal for pytest: the emulator, and a sidecar that asks it. Copy this file beside your tests; it needs only pytest.
 
 In conftest.py:
 
     pytest_plugins = ["tollgate_rehearsal"]
 
 TOLLGATE names the program, a development build (`tollgate` in PATH otherwise). With TOLLGATE_EMULATOR, such as http://127.0.0.1:8090, an
-emulator that runs already is used, as the service container of a CI job.
+emulator that already runs is used, such as the service container of a CI job.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ PATIENCE = 60
 
 
 def wait(what, condition):
-    """Until the condition holds; what it gives."""
+    """Waits until the condition holds, and returns its value."""
     until = time.monotonic() + PATIENCE
     while not (found := condition()):
         assert time.monotonic() < until, f"no {what} within {PATIENCE} s"
@@ -43,7 +43,7 @@ def ask(url, document=None, method=None):
 
 
 class Emulator:
-    """AWS, as `docs/EMULATOR.md` describes it."""
+    """The emulator of `docs/EMULATOR.md`, in AWS's place."""
 
     def __init__(self, endpoint):
         self.endpoint = endpoint
@@ -55,11 +55,11 @@ class Emulator:
         self.admin("customers", {"account_id": account_id, "subscribed": subscribed})
 
     def fault(self, **rule):
-        """Such as `fault(fault="throttle", operation="MeterUsage", count=3)`."""
+        """Makes calls fail, for example by `fault(fault="throttle", operation="MeterUsage", count=3)`."""
         self.admin("faults", rule)
 
     def advance(self, duration):
-        """The clock of the emulator and of every sidecar, such as "1h"."""
+        """Moves the clock of the emulator and of every sidecar, for example by "1h"."""
         return self.admin("clock", {"advance": duration})["now"]
 
     def ledger(self, pod=None):
@@ -72,7 +72,7 @@ class Emulator:
 
 
 class Sidecar:
-    """`tollgate run`; to the emulator its name is a pod."""
+    """`tollgate run`; its name is a pod of the emulator."""
 
     def __init__(self, emulator, pod, folder, settings):
         self.emulator, self.pod = emulator, pod
@@ -113,16 +113,16 @@ class Sidecar:
                 return json.load(shut)
 
     def wait_for(self, state):
-        """Until the gate's state is this one, such as entitled or denied; the document."""
+        """Waits until the gate has this state, such as entitled or denied; returns the document."""
         return wait(f"state {state}", lambda: (seen := self.entitlement())["state"] == state and seen)
 
     def use(self, dimension, quantity):
-        """What your application posts; here for tests without one."""
+        """Reports usage, as your application does; for tests without one."""
         results = ask(f"{self.app}/v1/usage", {"dimension": dimension, "quantity": quantity})["results"]
         assert results[0]["status"] == "accepted", results
 
     def wait_for_bill(self, records):
-        """Until AWS would bill so many records of this pod; the records."""
+        """Waits until AWS would bill this number of records of the pod; returns the records."""
         return wait(f"bill with {records} records", lambda: len(bill := self.emulator.ledger(self.pod)) >= records and bill)
 
     def stop(self):
@@ -132,13 +132,13 @@ class Sidecar:
 
 @pytest.fixture(scope="session")
 def tollgate_keys(tmp_path_factory):
-    """The keys of all emulators of a session: to make one takes seconds."""
+    """The keys of all emulators of a session, because making a key takes seconds."""
     return tmp_path_factory.mktemp("keys")
 
 
 @pytest.fixture
 def emulator(tollgate_keys):
-    """An emulator without past; one that runs already is reset before each test and after it."""
+    """An emulator without earlier calls. An emulator that already runs is reset before each test and after it."""
     if endpoint := os.environ.get("TOLLGATE_EMULATOR"):
         running = Emulator(endpoint.rstrip("/"))
         running.admin("reset", {})
@@ -149,7 +149,7 @@ def emulator(tollgate_keys):
     command = [PROGRAM, "emulator", "--addr", "127.0.0.1:0", "--keys", str(tollgate_keys), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            # Its first line comes when it is ready.
+            # It prints its first line when it is ready.
             yield Emulator(json.loads(process.stdout.readline())["endpoint"])
         finally:
             process.terminate()

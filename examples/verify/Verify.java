@@ -1,5 +1,5 @@
-// Asks the sidecar for AWS's answer to a nonce of our own and checks it. The JDK alone (17 or newer).
-// Usage: java Verify.java http://127.0.0.1:19181 PUBLIC_KEY.pem PRODUCT_CODE
+// Asks the sidecar for AWS's answer to its own nonce and verifies it. Needs only the JDK (17 or
+// newer). Usage: java Verify.java http://127.0.0.1:19181 PUBLIC_KEY.pem PRODUCT_CODE
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;

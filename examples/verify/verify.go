@@ -1,5 +1,5 @@
-// Asks the sidecar for AWS's answer to a nonce of our own and checks it. The standard library alone.
-// Usage: go run verify.go http://127.0.0.1:19181 PUBLIC_KEY.pem PRODUCT_CODE
+// Asks the sidecar for AWS's answer to its own nonce and verifies it. Needs only the standard
+// library. Usage: go run verify.go http://127.0.0.1:19181 PUBLIC_KEY.pem PRODUCT_CODE
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Asks the sidecar for AWS's answer to a nonce of our own and checks it. Node alone, no package.
+// Asks the sidecar for AWS's answer to its own nonce and verifies it. Needs only Node, no package.
 // Usage: node verify.mjs http://127.0.0.1:19181 PUBLIC_KEY.pem PRODUCT_CODE
 import { constants, randomBytes, verify } from "node:crypto";
 import { readFileSync } from "node:fs";

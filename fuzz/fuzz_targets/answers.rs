@@ -1,8 +1,9 @@
-//! Any bytes as what AWS, or whoever stands in its place, answers: a success or a fault with its class, never a panic;
-//! nobody is refused or registered whom the answer does not name, and no license is listed that was not asked for.
+//! Any bytes as the answer of AWS, or of a server in its place: each call succeeds or returns a fault with its class,
+//! and never panics. No signature is accepted, the class is `Denied` only if the answer names an exception that means
+//! it, and only licenses of the requested product and issuer are listed.
 //!
-//! The first byte chooses the operation, the rest is the answer as it comes over the wire. The credentials are those of
-//! the environment: `just fuzz` sets some.
+//! The first byte chooses the operation; the rest is the answer, byte for byte. The credentials come from the
+//! environment: `just fuzz` sets them.
 
 #![no_main]
 
@@ -67,7 +68,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Answers every request, each on a connection of its own: a listing has several pages.
+/// Answers every request with `answer`, one request a connection: a client that lists can ask for several pages.
 async fn serve(listener: &TcpListener, answer: &[u8]) {
     'connections: loop {
         let (mut stream, _) = listener.accept().await.expect("the client connects");
@@ -115,7 +116,7 @@ async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
                 now: timestamp.into(),
                 allow_emulated: true,
             };
-            assert!(verify(&registered.signature, &stand.key, &expected).is_err(), "nobody signed this");
+            assert!(verify(&registered.signature, &stand.key, &expected).is_err(), "no key signed it");
         }
         1 => {
             let request = MeterUsage {
@@ -195,8 +196,8 @@ fn judge(fault: &Fault, answer: &[u8]) {
         let answer_text = String::from_utf8_lossy(answer);
         let refusals = [exceptions::NOT_ENTITLED, exceptions::NO_ENTITLEMENTS, exceptions::NOT_FOUND];
         let named = refusals.iter().any(|name| answer_text.contains(name));
-        // In a body, JSON may write any of its letters as an escape.
+        // JSON may write any letter of the name as an escape.
         let escaped = answer.contains(&b'\\');
-        assert!(named || escaped, "refused without AWS saying so");
+        assert!(named || escaped, "the class is Denied, but the answer has no such exception");
     }
 }

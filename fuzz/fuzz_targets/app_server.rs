@@ -1,5 +1,6 @@
-//! Any bytes at the application's server, with a ledger, attestations and the AWS door behind it: an answer that its
-//! document knows, each error with its section of the runbook, no web page let in, and a ledger that balances.
+//! Any bytes sent to the application's server, with a ledger, attestations and the AWS door: each status is an expected
+//! one, the runbook has a section for the code of each error, requests of web pages are refused, and the ledger
+//! balances.
 
 #![no_main]
 
@@ -33,7 +34,7 @@ use tollgate_metering::policy::Window;
 use tollgate_receipt::{KeyRing, PublicKey};
 use tollgate_time::Timestamp;
 
-/// An AWS that says no to everything but forwarded calls.
+/// An AWS that refuses everything except forwarded calls.
 struct Refusing;
 
 fn refused<T: Send + 'static>() -> ServiceFuture<'static, T> {
@@ -72,7 +73,7 @@ impl Resolve for Refusing {
 
 impl Forward for Refusing {
     fn forward(&self, _: String, body: Vec<u8>, _: Option<Region>) -> ServiceFuture<'_, Forwarded> {
-        // Whatever AWS might send: here the question itself.
+        // AWS's answer can have any body: here it is that of the request.
         let headers = vec![("x-amzn-requestid".to_owned(), "fuzz".to_owned())];
         Box::pin(async { Ok(Forwarded { status: 200, headers, body }) })
     }
@@ -100,7 +101,7 @@ static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
         idempotency_window: Duration::from_secs(48 * 3600),
     };
     let ledger = Ledger::open(&state, settings).expect("a new ledger");
-    // Started inside the server's runtime, whose tasks it wakes.
+    // The writer starts inside the server's runtime, since it wakes tasks of that runtime.
     let kept = Arc::new(OnceLock::new());
     let keep = Arc::clone(&kept);
     let server = Server::start("app", LIMITS, move || {
@@ -116,7 +117,7 @@ static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
 fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timestamp) -> AppServer {
     let aws = Arc::new(Refusing);
     let (publisher, entitlement) = entitlement::channel(now);
-    // The fact stays as it is for as long as the process runs.
+    // Not dropped: the entitlement stays as it is while the process runs.
     std::mem::forget(publisher);
     let open = Arc::new(OnceLock::new());
     let notices = Notices::new(Arc::clone(&metrics));
@@ -174,7 +175,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
     }
 }
 
-/// Between two looks at the whole ledger.
+/// Runs between two checks of the whole ledger.
 const LOOK_EVERY: u64 = 256;
 
 fuzz_target!(|input: &[u8]| {
@@ -218,7 +219,7 @@ fn judge(sent: &conversation::Sent, answer: &conversation::Answer) {
     if foreign || of("origin").next().is_some() {
         assert!(
             matches!(answer.status, 400 | 403 | 414 | 431),
-            "{} let in: {:?}",
+            "{} for a request of a web page: {:?}",
             answer.status,
             sent.headers
         );

@@ -1,8 +1,8 @@
-//! Any bytes as configuration: faults, never a panic, and each fault is one line.
+//! Any bytes as configuration: it is loaded or there are faults, each of one line, and never a panic.
 //!
-//! An input has up to four sections, divided by a line of five equals signs: the operator's file, the seller's file,
+//! An input has up to four sections, divided by lines of five equals signs: the operator's file, the seller's file,
 //! the key file `1.pem`, and the environment as `NAME=value` lines. Without a second section there is no seller's
-//! file. Nothing real is read or written: all files are in memory.
+//! file. All files are in memory: no file of the machine is read or written.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Any bytes at the probe server: an answer that its document knows, never a panic, and nothing changes.
+//! Any bytes sent to the probe server: each status is an expected one, never a panic, and the gate stays shut.
 
 #![no_main]
 
@@ -16,7 +16,7 @@ static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| {
     Mutex::new(Server::start("probe", LIMITS, || {
         let now = Timestamp::from_unix_seconds(1_795_507_200);
         let (publisher, entitlement) = entitlement::channel(now);
-        // The fact stays as it is for as long as the process runs.
+        // Not dropped: the entitlement stays as it is while the process runs.
         std::mem::forget(publisher);
         let product_code = Some("demohourly".parse().expect("a product code"));
         let subject = Subject { mode: "hourly", product_code, product_id: None, pod: Some("pod".to_owned()) };
@@ -36,6 +36,6 @@ fuzz_target!(|input: &[u8]| {
     if matches!(answer.status, 200 | 404 | 405 | 503) {
         assert!(answer.head.contains("cache-control: no-store"), "{}", answer.head);
     }
-    // Whatever was sent, it opens nothing.
+    // No request opens the gate.
     assert!(!String::from_utf8_lossy(&answer.body).contains("\"gate\":\"open\""));
 });

@@ -1,8 +1,8 @@
-//! Any bytes as a token, as a header and payload that the seller's key did sign, and as a key file: a verdict, never a
-//! panic, and nothing accepted that was not asked for.
+//! Any bytes as a token, as a signed header and payload, and as a key file: accepted or refused, never a panic, and a
+//! token is accepted only for the nonce that it has.
 //!
-//! An input with a line of five equals signs is a header and a payload, to be encoded and signed here, so that the
-//! fuzzer reaches what lies behind the signature. Any other input is the token itself, and a key file.
+//! An input with a line of five equals signs is a header and a payload, which are encoded and signed here, so that the
+//! checks after the signature are fuzzed too. Any other input is a whole token, and also a key file.
 
 #![no_main]
 
@@ -57,7 +57,7 @@ fn judge(token: &str, nonce: &str) -> Result<Receipt, VerifyError> {
     )
 }
 
-/// Nobody but the seller signs; the one good token among the seeds is the only one that can pass.
+/// The fuzzer has no private key: the valid token among the seeds is the only one that can be accepted.
 fn alone(token: &str) {
     if judge(token, "seed-nonce").is_ok() {
         assert_eq!(token, include_str!("../seeds/token/good-token"));
@@ -74,7 +74,7 @@ fn signed(header: &[u8], payload: &[u8]) {
     if let Ok(receipt) = judge(&token, "seed-nonce") {
         assert_eq!(receipt.token(), token);
         assert_eq!(receipt.claims_json().as_bytes(), payload);
-        assert!(judge(&token, "another-nonce").is_err(), "two nonces of one token");
+        assert!(judge(&token, "another-nonce").is_err(), "one token is valid for two nonces");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Any bytes as an application's report of usage: events and refusals, never a panic, and nothing taken that the limits
-//! forbid.
+//! Any bytes as an application's report of usage: events and rejections, never a panic, and each accepted event is
+//! within the limits.
 
 #![no_main]
 
@@ -30,7 +30,7 @@ fuzz_target!(|input: &[u8]| {
             assert_ne!(rules.entitlement_dimension.as_ref(), Some(&event.dimension));
             assert!(event.id.as_ref().is_none_or(|id| (1..=ID_BYTES_MAX).contains(&id.len())));
             assert!(event.at >= now.minus(AGE_MAX) && event.at <= now.plus(AHEAD_MAX));
-            // What stands on disk is what was said.
+            // The texts that the ledger stores are read back as the same values.
             let shown = event.quantity.to_string();
             assert_eq!(shown.parse(), Ok(event.quantity), "{shown}");
             assert_eq!(Customer::from_canonical(&event.customer.canonical()).as_ref(), Some(&event.customer));

@@ -1,4 +1,5 @@
-//! The newtypes of the vocabulary: no text makes their parsers panic, and what parses keeps its promises.
+//! The newtypes of `tollgate-marketplace`, and timestamps: no text makes their parsers panic, and each value that they
+//! return is as its type documents.
 
 #![no_main]
 
@@ -15,16 +16,16 @@ fuzz_target!(|text: &str| {
         assert!((1..=PRODUCT_CODE_CHARS_MAX).contains(&text.len()));
     }
     if let Ok(version) = text.parse::<PublicKeyVersion>() {
-        assert_eq!(version.to_string(), text, "two spellings of one version");
+        assert_eq!(version.to_string(), text, "one version has two spellings");
         assert!(version.value() >= 1);
     }
     if let Ok(nonce) = text.parse::<Nonce>() {
         assert_eq!(nonce.as_str(), text);
         assert!((1..=NONCE_CHARS_MAX).contains(&text.chars().count()));
-        assert!(!format!("{nonce:?}").contains(text) || "Nonce(…)".contains(text), "a nonce in a debug text");
+        assert!(!format!("{nonce:?}").contains(text) || "Nonce(…)".contains(text), "the nonce is not hidden");
     }
     if let Ok(region) = text.parse::<Region>() {
-        // A region becomes part of a host name, so nothing in it may end the label.
+        // A region becomes a label of a host name, so no character in it may end the label.
         assert!(region.as_str().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
         // RFC 1035, section 2.3.4.
         assert!(text.len() <= 63);

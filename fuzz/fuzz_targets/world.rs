@@ -1,4 +1,4 @@
-//! Any text as the emulator's world file: a world or faults, never a panic, and each fault is one line with its place.
+//! Any text as the emulator's world file: a world or faults, never a panic, and no line of the faults is empty.
 
 #![no_main]
 

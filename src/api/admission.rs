@@ -1,4 +1,4 @@
-//! Who may speak to the application's server: the application, and no web page in somebody's browser.
+//! Who may call the application's server: the application, and no web page in a browser.
 //!
 //! A page can make a browser send requests to loopback. It cannot hide its `Origin`, and by DNS rebinding it reaches us
 //! under its own `Host`; both are refused (WHATWG Fetch, "Origin header"; RFC 9110, section 7.2).
@@ -14,8 +14,8 @@ use tollgate_http::Body;
 
 /// Refuses every client but the application: browsers by their headers, others by the token, if one is configured.
 ///
-/// A request that names two hosts, by two headers or by its target, is one that two readers understand differently; RFC
-/// 9112, section 3.2, has it refused.
+/// Without a token, a request with two `Host` headers is refused, and one whose target names a host that is not local:
+/// two readers could understand it differently (RFC 9112, section 3.2).
 pub(super) fn refusal(target: &Uri, headers: &HeaderMap, token: Option<&Secret>) -> Option<Response<Body>> {
     if headers.contains_key(ORIGIN) {
         return Some(problem(StatusCode::FORBIDDEN, "OriginRefused", "requests of web pages are refused"));
@@ -31,10 +31,10 @@ pub(super) fn refusal(target: &Uri, headers: &HeaderMap, token: Option<&Secret>)
         return Some(problem(StatusCode::FORBIDDEN, "HostRefused", detail));
     };
     let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    // A scheme's name has no case (RFC 9110, section 11.1); a token has.
+    // The scheme is case-insensitive (RFC 9110, section 11.1), the token is not.
     let (scheme, given) = given.split_once(' ').unwrap_or_default();
     let given = if scheme.eq_ignore_ascii_case("bearer") { given } else { "" };
-    // Through a keyed hash, so that how long the comparison takes says nothing about the token.
+    // Compared through a keyed hash, so that the time of the comparison reveals nothing about the token.
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token.expose().as_bytes());
     let expected = ring::hmac::sign(&key, token.expose().as_bytes());
     if ring::hmac::verify(&key, given.as_bytes(), expected.as_ref()).is_err() {
@@ -44,7 +44,7 @@ pub(super) fn refusal(target: &Uri, headers: &HeaderMap, token: Option<&Secret>)
     None
 }
 
-/// Bodies must say that they are JSON: a page can send other types without asking first.
+/// Refuses a body that is not declared as JSON: a web page can send some other types without a CORS preflight.
 pub(super) fn not_json(headers: &HeaderMap) -> Option<Response<Body>> {
     if is_media_type(headers, "application/json") {
         return None;
@@ -53,8 +53,7 @@ pub(super) fn not_json(headers: &HeaderMap) -> Option<Response<Body>> {
     Some(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "ContentTypeRefused", detail))
 }
 
-/// Whether the body says that it is of this type; its name has no case, and parameters may follow (RFC 9110, section
-/// 8.3.1).
+/// Whether the `Content-Type` is this type: case-insensitive, parameters may follow (RFC 9110, section 8.3.1).
 pub(super) fn is_media_type(headers: &HeaderMap, media_type: &str) -> bool {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let given = content_type.split(';').next().unwrap_or_default();
@@ -65,7 +64,7 @@ fn is_local_host(host: &str) -> bool {
     let name = host
         .rsplit_once(':')
         .map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
-    // An IPv6 address stands in one pair of brackets (RFC 3986, section 3.2.2).
+    // An IPv6 address is written in one pair of brackets (RFC 3986, section 3.2.2).
     let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())

@@ -1,11 +1,11 @@
 //! Attestations: the application's own nonce goes to AWS, and the verified token comes back.
 //!
-//! The application that checks it against a key of its own knows that AWS answered its question just now; a sidecar
-//! that was replaced or patched cannot answer (a relay to an entitled pod can: see THREATS).
+//! An application that verifies the token with its own copy of the key knows that AWS has just answered. A replaced or
+//! patched sidecar cannot make such a token; it can relay one from an entitled pod (see THREATS).
 //!
-//! - A call of `RegisterUsage` each, so they are few: a bucket of three, one more every minute.
-//! - The same nonce in flight is one call, which continues when its client disconnects: disconnecting and asking
-//!   again must not get around the bucket.
+//! - Each attestation is a call of `RegisterUsage`, so they are limited: three at once, then one a minute.
+//! - Requests with the same nonce share one call. It continues when the client disconnects: disconnecting and asking
+//!   again must not get around the limit.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -31,10 +31,10 @@ use tollgate_receipt::{self as receipt, Expected, KeyRing};
 /// Attestations at once, after a quiet time.
 pub const BURST: u32 = 3;
 
-/// One more is allowed every so often: AWS takes five registrations a second from all pods of the account together.
+/// Time until one more is allowed: AWS takes five registrations a second from all pods of the account together.
 pub const EVERY: Duration = Duration::from_secs(60);
 
-/// Shortest nonce taken: sixteen characters can be random enough that the next one cannot be guessed.
+/// Shortest accepted nonce: sixteen random characters cannot be guessed.
 pub const NONCE_CHARS_MIN: usize = 16;
 
 /// A token, or why there is none.
@@ -47,11 +47,11 @@ struct Refusal {
     detail: &'static str,
 }
 
-/// What attesting needs, in mode `hourly`.
+/// Makes attestations, in mode `hourly`.
 pub struct Attestation {
-    /// The service that is asked.
+    /// The metering service.
     pub aws: Arc<dyn Register>,
-    /// What is registered.
+    /// The product to register.
     pub product_code: ProductCode,
     /// The seller's public keys.
     pub keys: KeyRing,
@@ -59,22 +59,22 @@ pub struct Attestation {
     pub allow_emulated: bool,
     /// Names the key version in use.
     pub entitlement: Watch,
-    /// Wall time, for the token's own times.
+    /// Wall time, to check the token's times.
     pub clock: WallClock,
-    /// Each is a registration, and counted as one.
+    /// Counts each attestation as a registration.
     pub metrics: Arc<Metrics>,
-    /// Calls under way, and how many more are allowed.
+    /// Calls in progress, and their limit.
     pub calls: Calls,
 }
 
-/// What is under way, and the limit.
+/// Calls in progress, and their limit.
 #[derive(Debug)]
 pub struct Calls {
     bucket: Registrations,
     in_flight: Mutex<HashMap<String, Answer>>,
 }
 
-/// The answer of a call under way, once there is one.
+/// The answer of a call in progress, once there is one.
 type Answer = watch::Receiver<Option<Outcome>>;
 
 impl Default for Calls {
@@ -84,7 +84,7 @@ impl Default for Calls {
 }
 
 impl Calls {
-    /// The limit, for what else registers.
+    /// The limit, to be shared with the AWS door.
     #[must_use]
     pub fn registrations(&self) -> Registrations {
         Arc::clone(&self.bucket)
@@ -94,7 +94,7 @@ impl Calls {
 /// How many more registrations this pod may ask for, by attestations and through the AWS door together.
 pub type Registrations = Arc<Mutex<Bucket>>;
 
-/// A limit that nothing was taken of.
+/// A limit with the whole burst available.
 #[must_use]
 pub fn registrations() -> Registrations {
     Arc::new(Mutex::new(Bucket::new(Rate { burst: BURST, every: EVERY })))
@@ -116,7 +116,7 @@ impl Attestation {
             Ok(answer) => answer,
             Err(wait) => return too_many(wait),
         };
-        // The call's task always answers, unless the process ends under it.
+        // The call's task always answers, unless the process ends first.
         let answered = answer.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
         match answered.unwrap_or_else(|| Err(internal("the call was cut short"))) {
             Ok(token) => http::json(StatusCode::OK, &json!({"token": token})),
@@ -130,7 +130,7 @@ impl Attestation {
         }
     }
 
-    /// The call of this nonce that is under way, or a new one if the bucket allows it.
+    /// The call of this nonce that is in progress, or a new one if the bucket allows it.
     fn join(self: &Arc<Self>, nonce: &str) -> Result<Answer, Duration> {
         let mut calls = self.calls.in_flight.lock().expect("held for a map's operation only");
         if let Some(answer) = calls.get(nonce) {

@@ -1,11 +1,11 @@
-//! Rows as CSV (RFC 4180): what an accountant opens beside AWS's monthly report.
+//! Rows as CSV (RFC 4180), for comparison with AWS's monthly report in a spreadsheet.
 
 use serde_json::Value;
 
-/// Its media type.
+/// The media type of CSV.
 pub const MEDIA_TYPE: &str = "text/csv";
 
-/// A heading and a line for each row, of the members that `columns` names.
+/// A heading and a line for each row, with the members that `columns` names.
 #[must_use]
 pub fn document(columns: &[&str], rows: &[Value]) -> String {
     rows.iter().fold(heading(columns), |text, row| text + &line(columns, row))
@@ -24,8 +24,8 @@ pub fn line(columns: &[&str], row: &Value) -> String {
     fields.join(",") + "\r\n"
 }
 
-/// One value. Names of customers, dimensions and tags are the application's: one that a spreadsheet would run as a
-/// formula is marked as text by an apostrophe.
+/// One value. The application chooses the names of customers, dimensions and tags: an apostrophe marks a name as text
+/// that a spreadsheet would run as a formula.
 fn field(value: &Value) -> String {
     let text = match value {
         Value::Null => return String::new(),
@@ -47,7 +47,7 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// Whether an `Accept` header asks for CSV. Media types have no case.
+/// Whether an `Accept` header asks for CSV. Media types are case-insensitive.
 pub(super) fn accepted(accept: &str) -> bool {
     let named =
         |range: &str| range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(MEDIA_TYPE);

@@ -1,9 +1,9 @@
 //! The AWS door: `POST /` with `X-Amz-Target`, the wire protocol of the metering service (AWS JSON 1.1).
 //!
-//! - An unmodified AWS SDK, given `AWS_ENDPOINT_URL_MARKETPLACE_METERING`, reports through it. Whatever it signed
-//!   with is ignored: the call is signed again with the pod's credentials, and AWS's answer is returned byte for byte.
-//! - `MeterUsage` in mode `metered` claims its dimension's hour in the ledger before it leaves; without an answer the
-//!   ledger keeps asking. An answer of our own is marked `x-tollgate-answer`.
+//! - An unmodified AWS SDK, given `AWS_ENDPOINT_URL_MARKETPLACE_METERING`, reports through it. The SDK's signature is
+//!   ignored: the call is signed again with the pod's credentials, and AWS's answer is returned byte for byte.
+//! - `MeterUsage` in mode `metered` claims its dimension's hour in the ledger before the call is sent. If AWS does not
+//!   answer, the ledger retries the report. Answers of tollgate itself carry the header `x-tollgate-answer`.
 //! - It forwards only calls about the configured product, and only a share of AWS's quotas.
 
 mod rates;
@@ -41,19 +41,19 @@ const OUR_ANSWER: HeaderName = HeaderName::from_static("x-tollgate-answer");
 /// AWS takes less than 1 MB.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// The operations that are passed on, by the end of their target.
+/// The operations that are forwarded: the last part of the target.
 const OPERATIONS: [&str; 4] = ["RegisterUsage", "MeterUsage", "BatchMeterUsage", "ResolveCustomer"];
 
-/// Calls that brought no answer are made again, the same, so often: each operation takes a repeat as what it is.
+/// Attempts of a call that gets no answer, the first included. Repeats are identical, and AWS recognises them.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// Between two attempts, doubled for the next; a connection that is refused is refused at once.
+/// Pause after the first attempt, doubled after each further one: a refused connection fails without any delay.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// No attempt begins later: with the time of one more the server's own limit for a request is not reached.
+/// No attempt starts later than this after the first, so that the last one ends within the server's request timeout.
 const ATTEMPTS_WITHIN: Duration = Duration::from_secs(15);
 
-/// The door.
+/// The AWS door.
 #[derive(Clone)]
 pub struct Door {
     aws: Arc<dyn Forward>,
@@ -71,8 +71,8 @@ impl fmt::Debug for Door {
     }
 }
 
-/// One report of a dimension at a time: of two at once neither could tell whose refusal frees the hour. A fixed number
-/// of locks, since an application may name any number of dimensions.
+/// Locks for one report of a dimension at a time: with two at once it is unclear whose refusal frees the hour. Their
+/// number is fixed, because an application may name any number of dimensions.
 #[derive(Debug, Clone)]
 struct Turns(Arc<[Mutex<()>; 64]>);
 
@@ -83,7 +83,7 @@ impl Turns {
     }
 }
 
-/// What came of a call.
+/// The result of a call.
 struct Sent {
     answer: Result<Forwarded, Fault>,
     /// An attempt may have reached AWS and was not answered.
@@ -95,11 +95,11 @@ impl Sent {
         self.answer.map_or_else(|fault| unanswered(&fault), theirs)
     }
 
-    /// What it means for the hour that was claimed.
+    /// What the result means for the claimed hour.
     fn settled(&self) -> Settled {
         match &self.answer {
             Ok(answer) if answer.status == 200 && is_object(&answer.body) => Settled::Accepted,
-            // A refusal of this attempt says nothing of an earlier one that was lost.
+            // A refusal of this attempt says nothing about an earlier attempt that got no answer.
             Ok(answer) if (400..500).contains(&answer.status) && !self.doubt => Settled::Refused,
             Err(_) if !self.doubt => Settled::Unsent,
             Ok(_) | Err(_) => Settled::Unknown,
@@ -108,8 +108,8 @@ impl Sent {
 }
 
 impl Door {
-    /// `usage` is where `MeterUsage` claims its hours, in mode `metered`; `registrations` is the limit that is shared
-    /// with attestations, `clock` dates what is noted in the ledger.
+    /// `usage` is where `MeterUsage` claims its hours, in mode `metered`. `registrations` is the limit that is shared
+    /// with attestations. `clock` dates claims in the ledger.
     #[must_use]
     pub fn new(
         aws: Arc<dyn Forward>,
@@ -123,7 +123,7 @@ impl Door {
         Self { aws, usage, product_code, clock, notices, rates: Arc::new(Rates::new(registrations)), turns }
     }
 
-    /// Passes a call on.
+    /// Forwards a call.
     pub(super) async fn pass(
         &self,
         headers: &HeaderMap,
@@ -176,7 +176,7 @@ impl Door {
         call.await.map_err(|_| Abandoned)
     }
 
-    /// Makes a call, to `region` where an earlier one like it went there.
+    /// Sends a call; to `region`, if an earlier attempt of the same report went there.
     async fn send(&self, target: String, body: Vec<u8>, region: Option<Region>) -> Sent {
         let (began, mut pause, mut attempts, mut doubt) = (clock::monotonic(), PAUSE, 1, false);
         loop {
@@ -229,8 +229,8 @@ impl Door {
         let (id, is_new) = match open.writer.with(claim).await? {
             Claimed::Granted(id) => (id, true),
             Claimed::Repeated { id, client_token, timestamp, region: first } => {
-                // The same to the letter on every attempt, or AWS would take it for another report under a known token;
-                // and to the same region, since each has a memory of its own.
+                // Identical on every attempt: otherwise AWS sees another report under a known token. And to the same
+                // region: each region remembers only its own tokens.
                 report.repeat(client_token, timestamp);
                 region = first;
                 (id, false)
@@ -261,7 +261,7 @@ impl Door {
             ledger.settle_claim(id, settled, record_id.as_deref(), region.as_ref(), now)
         };
         open.writer.with(settle).await?;
-        // Of a claim that AWS refused, nothing is left.
+        // A refused claim leaves nothing in the ledger.
         if is_new && !is_zero && settled != Settled::Refused {
             usage.notices.reported();
         }
@@ -269,7 +269,7 @@ impl Door {
     }
 }
 
-/// What is not passed on: status, code, text.
+/// Why a call is not forwarded: status, code, text.
 #[derive(Debug, PartialEq, Eq)]
 struct Refused(StatusCode, &'static str, &'static str);
 
@@ -279,7 +279,7 @@ impl Refused {
     }
 }
 
-/// The operation and the whole target.
+/// The operation, and the whole target as it is forwarded.
 fn question(headers: &HeaderMap) -> Result<(&'static str, String), Refused> {
     let text =
         |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -287,12 +287,12 @@ fn question(headers: &HeaderMap) -> Result<(&'static str, String), Refused> {
     let Some(operation) = OPERATIONS.into_iter().find(|name| target.rsplit('.').next() == Some(*name)) else {
         return Err(Refused(StatusCode::BAD_REQUEST, "UnknownOperationException", "no such operation"));
     };
-    // A browser may send text unasked; an SDK names the protocol.
+    // A browser may send `text/plain` without a CORS preflight; an SDK sends the protocol's type.
     if !admission::is_media_type(headers, "application/x-amz-json-1.1") {
         let text = "the Content-Type must be application/x-amz-json-1.1";
         return Err(Refused(StatusCode::BAD_REQUEST, "SerializationException", text));
     }
-    // A report that cannot be read cannot claim its hour, and AWS signs over the bytes that it is sent.
+    // A compressed report cannot be read here, so it could not claim its hour.
     if !matches!(text(&CONTENT_ENCODING).to_ascii_lowercase().as_str(), "" | "identity") {
         let text = "disable the compression of requests (disable_request_compression)";
         return Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "SerializationException", text));
@@ -300,7 +300,7 @@ fn question(headers: &HeaderMap) -> Result<(&'static str, String), Refused> {
     Ok((operation, target))
 }
 
-/// What is no JSON object is no answer of AWS, whatever its status.
+/// AWS answers with a JSON object; anything else did not come from AWS, whatever its status.
 fn is_object(body: &[u8]) -> bool {
     serde_json::from_slice::<Map<String, Value>>(body).is_ok()
 }

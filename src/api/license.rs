@@ -1,4 +1,5 @@
-//! `GET /v1/license`: the license of a contract product, what is taken of it, and what this pod holds. Never a token.
+//! `GET /v1/license`: the license of a contract product, the seats that are taken, and those that this pod holds. The
+//! document never contains a token.
 
 use serde_json::{Value, json};
 
@@ -6,17 +7,17 @@ use crate::license::{Held, Knowledge};
 use tollgate_marketplace::license::{ReceivedLicense, Unit};
 use tollgate_time::Timestamp;
 
-/// What shows the license.
+/// Shows the license.
 #[derive(Debug, Clone)]
 pub struct LicensePart {
-    /// What is known.
+    /// What is known of the license.
     pub held: Held,
     /// `check` or `floating`.
     pub model: &'static str,
 }
 
 impl LicensePart {
-    /// The document, by the clock that the knowledge is by. What is not known yet is null, or an empty list.
+    /// The document at `now`, by the clock that dated the knowledge. What is not known yet is null or an empty list.
     #[must_use]
     pub fn document(&self, now: Timestamp) -> Value {
         document(&self.held.borrow(), self.model, now)
@@ -106,7 +107,7 @@ mod tests {
         }
     }
 
-    /// A floating license with three of ten seats taken, one of them by this pod, beside one that is not activated.
+    /// A floating license with three of ten seats taken, one of them by this pod; and a license that is not activated.
     fn known() -> Knowledge {
         let (name, unit) = ("users".to_owned(), "Count".to_owned());
         Knowledge {
@@ -170,7 +171,7 @@ mod tests {
         }
     }
 
-    /// Without a choice every license is listed, so that an operator sees why none counts.
+    /// If no license is chosen, all are listed, so that an operator sees why none counts.
     #[test]
     fn licenses_that_do_not_count_are_listed() {
         let knowledge = Knowledge { chosen: None, held: Vec::new(), ..known() };

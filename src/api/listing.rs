@@ -1,4 +1,4 @@
-//! Listings of the ledger, page by page: hour records, repairs, open usage; as JSON, or as CSV where that is asked for.
+//! Listings of the ledger, page by page: hour records, repairs, open usage; as JSON, or as CSV if `Accept` asks for it.
 
 use hyper::header::{HeaderValue, LINK};
 use hyper::{Response, StatusCode};
@@ -74,7 +74,7 @@ impl Listing {
         [Self::Records, Self::Audit, Self::Open].into_iter().find(|listing| listing.path() == path)
     }
 
-    /// Whether a query asks for nothing that this listing does not know.
+    /// Whether this listing knows all filters of a query.
     fn takes(self, query: &Query) -> bool {
         let plain = Looked { before: query.looked.before, ..Looked::default() };
         match self {
@@ -84,8 +84,8 @@ impl Listing {
         }
     }
 
-    /// A piece of a page, and the query of the piece that comes next, if there may be one: so much is read at once that
-    /// no acknowledgement waits long.
+    /// A piece of a page, and the query of the next piece, if there may be one. Pieces are small, so that no
+    /// acknowledgement of usage waits long.
     pub fn read(self, ledger: &Database, query: &Query) -> Result<(Vec<Value>, Option<Query>), LedgerError> {
         let (looked, limit) = (&query.looked, query.limit);
         let mut next = query.clone();
@@ -109,17 +109,17 @@ impl Listing {
         Ok((rows, Some(next).filter(|_| more)))
     }
 
-    /// Puts rows, as they were read, in the order in which they are shown, or back.
+    /// Changes rows from the order in which they were read to the order in which they are shown, or back.
     pub fn arrange<T>(self, rows: &mut [T]) {
         match self {
-            // Numbers rise: the newest page comes first, and in it the oldest row.
+            // The newest page comes first; within a page the oldest row comes first.
             Self::Records | Self::Audit => rows.reverse(),
             Self::Open => {}
         }
     }
 }
 
-/// Gathers the pieces of one page.
+/// Collects the pieces of one page.
 struct Pages {
     rows: Vec<Value>,
     next: Option<Query>,
@@ -127,24 +127,22 @@ struct Pages {
 }
 
 impl Pages {
-    /// Of this query.
     fn of(query: Query) -> Self {
         Self { rows: Vec::new(), limit: query.limit, next: Some(query) }
     }
 
-    /// The query of the next piece, while the page has room.
+    /// The query of the next piece, while the page is not full.
     fn wanted(&self) -> Option<Query> {
         let room = self.limit - self.rows.len();
         self.next.clone().filter(|_| room > 0).map(|query| Query { limit: room, ..query })
     }
 
-    /// Adds a piece.
     fn add(&mut self, (rows, next): (Vec<Value>, Option<Query>)) {
         self.rows.extend(rows);
         self.next = next.map(|query| Query { limit: self.limit, ..query });
     }
 
-    /// The page, and the query of the one that comes next, if there may be one.
+    /// The page, and the query of the next page, if there may be one.
     fn end(mut self, listing: Listing) -> (Vec<Value>, Option<Query>) {
         listing.arrange(&mut self.rows);
         (self.rows, self.next)
@@ -167,13 +165,13 @@ fn open(open: &OpenUsage) -> Value {
 }
 
 impl UsagePart {
-    /// The page that the query asks for; the page after it is named by the document, or by a `Link` header (RFC 8288).
+    /// The page that the query asks for. JSON names the next page; for CSV a `Link` header does (RFC 8288).
     pub(super) async fn list(&self, listing: Listing, text: &str, accept: &str) -> Response<Body> {
         let Some(query) = Query::parse(text).filter(|query| listing.takes(query)) else {
             return problem(StatusCode::BAD_REQUEST, "BadRequest", query::ALLOWED);
         };
         let Some(open) = self.ledger.get() else { return starting() };
-        // One at a time: together they would hold up the ledger's other work.
+        // One at a time: several would delay the ledger's other work.
         let _turn = self.lists.lock().await;
         let mut pages = Pages::of(query);
         while let Some(query) = pages.wanted() {

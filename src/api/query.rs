@@ -1,4 +1,4 @@
-//! Which records a query asks for, read and written: the server reads what the command line writes.
+//! The query string of a listing: the command line writes it, the server reads it.
 
 use std::fmt::Write as _;
 
@@ -6,10 +6,10 @@ use tollgate_ledger::view::{From, Looked, Standing};
 use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 
-/// Records, or other rows, shown at once: an answer of some hundred kilobytes.
+/// Most rows in one answer: some hundred kilobytes.
 pub const SHOWN_MAX: usize = 1000;
 
-/// What a refused query is answered with.
+/// The text of the answer to a query that is not allowed.
 pub(super) const ALLOWED: &str = "the query may hold customer, dimension, hour (such as 2026-11-24T08:00:00Z), state (sealed, in_doubt, \
                                   accepted, unconfirmed, carried, dead, discarded, claimed), before (a number, for the next \
                                   page), after (of open usage, for the next page) and limit (1 to 1000)";
@@ -19,14 +19,14 @@ pub(super) const ALLOWED: &str = "the query may hold customer, dimension, hour (
 pub struct Query {
     /// Which records.
     pub looked: Looked,
-    /// How many.
+    /// How many rows.
     pub limit: usize,
-    /// Where the page begins, of rows that have no number.
+    /// Where the page begins, for rows without a number (open usage).
     pub after: Option<From>,
 }
 
 impl Query {
-    /// Reads a query; `None` where it says something else.
+    /// Reads a query; `None` if a name is unknown or a value cannot be read.
     #[must_use]
     pub fn parse(query: &str) -> Option<Self> {
         let mut found = Self { looked: Looked::default(), limit: SHOWN_MAX, after: None };
@@ -82,7 +82,7 @@ pub fn standing(text: &str) -> Option<Standing> {
     Standing::ALL.into_iter().find(|standing| standing.as_str() == text)
 }
 
-/// Undoes the percent signs of a value; `None` where they stand for no text.
+/// Undoes the percent-encoding of a value; `None` if it is malformed or not UTF-8.
 fn decode(value: &str) -> Option<String> {
     let mut bytes = value.bytes();
     let mut decoded = Vec::with_capacity(value.len());

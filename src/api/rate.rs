@@ -7,9 +7,9 @@ use tokio::time::Instant;
 /// What a bucket allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// So many at once, after a quiet time.
+    /// How many at once, after a quiet time.
     pub burst: u32,
-    /// One more after each of these.
+    /// Time until one more is allowed.
     pub every: Duration,
 }
 
@@ -17,18 +17,18 @@ pub struct Rate {
 #[derive(Debug)]
 pub struct Bucket {
     rate: Rate,
-    /// When it was full, or would have been, counted back by what was taken since.
+    /// When the bucket is full again; each one that is taken moves it by `every`.
     empty_until: Option<Instant>,
 }
 
 impl Bucket {
-    /// A full one.
+    /// A full bucket.
     #[must_use]
     pub const fn new(rate: Rate) -> Self {
         Self { rate, empty_until: None }
     }
 
-    /// Takes one, or says how long until there is one.
+    /// Takes one, or returns how long until one is available.
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
         let Rate { burst, every } = self.rate;
         let from = self.empty_until.map_or(now, |until| until.max(now));

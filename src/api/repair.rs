@@ -1,7 +1,7 @@
-//! Repairs of records, and who may do them: orders to the ledger, over HTTP and from the command line.
+//! Repairs of records, over HTTP and from the command line, and who may make them.
 //!
-//! A replay only counts again what was used, so anybody may order it. To confirm, to discard and to count to another
-//! dimension takes usage off a bill: that is the seller's, unless `ledger_repair` says otherwise.
+//! A replay only counts usage again, so anybody may request it. Confirm, discard and replay to another dimension can
+//! take usage off a bill: only the seller may use them, unless `ledger_repair` allows them to the operator.
 
 use hyper::body::Incoming;
 use hyper::{Response, StatusCode};
@@ -14,23 +14,23 @@ use tollgate_http::{self as http, Abandoned, Body, BodyBudget};
 use tollgate_ledger::repair::{Note, Repair, Repaired};
 use tollgate_metering::event::Rules;
 
-/// What may be ordered.
+/// Which repairs are allowed.
 #[derive(Debug, Clone, Default)]
 pub struct Repairs {
     /// `ledger_repair`.
     pub allowed: bool,
-    /// A dimension that usage is counted to must be one that events may name.
+    /// `to_dimension` must be a dimension that events may name.
     pub rules: Rules,
 }
 
-/// What is ordered.
+/// The kind of repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Count it to the current hour.
+    /// Count the usage to the current hour.
     Replay,
-    /// It was billed.
+    /// The record was billed.
     Confirm,
-    /// It will not be billed.
+    /// The record will not be billed.
     Discard,
 }
 
@@ -45,7 +45,7 @@ impl Action {
         }
     }
 
-    /// What is said when it is done.
+    /// The member of the answer that says that it is done.
     #[must_use]
     pub const fn done(self) -> &'static str {
         match self {
@@ -55,7 +55,7 @@ impl Action {
         }
     }
 
-    /// A record's number and what is ordered for it, from `/v1/dead-letters/7/replay`.
+    /// A record's number and the action, from `/v1/dead-letters/7/replay`.
     pub(super) fn of(path: &str) -> Option<(&str, Self)> {
         let (id, action) = path.strip_prefix("/v1/dead-letters/")?.split_once('/')?;
         let action =
@@ -64,7 +64,7 @@ impl Action {
     }
 }
 
-/// An order's body; nothing is a replay's.
+/// The body of a repair request; for a replay it may be empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Order {
@@ -74,12 +74,12 @@ pub struct Order {
     /// Count it to another dimension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_dimension: Option<String>,
-    /// Why.
+    /// Why the record is repaired, for the audit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// Why an order is not carried out.
+/// Why a repair is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// Only the seller may.
@@ -88,13 +88,13 @@ pub enum Refused {
          off here); send the record's number to the seller"
     )]
     Sealed,
-    /// It says something that it must not, or too little.
+    /// A member is missing, wrong or not allowed for this action.
     #[error("{0}")]
     Bad(String),
 }
 
 impl Repairs {
-    /// What the order asks of the ledger.
+    /// The repair that the ledger is to make.
     pub fn read(&self, action: Action, order: Order) -> Result<Repair, Refused> {
         let bad = |text: &str| Err(Refused::Bad(text.to_owned()));
         if !self.allowed && (action != Action::Replay || order.to_dimension.is_some()) {
@@ -125,7 +125,7 @@ impl Repairs {
 }
 
 impl UsagePart {
-    /// Carries out an order for one record.
+    /// Repairs one record.
     pub(super) async fn repair(
         &self,
         id: &str,

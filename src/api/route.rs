@@ -1,4 +1,4 @@
-//! The paths of the application's server, each once: what it leads to, and the methods that it takes.
+//! The paths of the application's server: the route and the methods of each.
 
 use hyper::Method;
 use hyper::header::HeaderMap;
@@ -8,7 +8,7 @@ use super::listing::Listing;
 use super::repair::Action;
 use tollgate_http as http;
 
-/// What a request is about.
+/// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Route<'a> {
     Entitlement,
@@ -18,26 +18,26 @@ pub(super) enum Route<'a> {
     Attest,
     /// A call in AWS's wire protocol.
     Door,
-    /// Usage, in the modes with usage.
+    /// A report of usage, in the modes with usage.
     Take,
-    /// What else only the modes with usage have.
+    /// Everything else that only the modes with usage have.
     Usage(OfUsage<'a>),
 }
 
-/// What a request is about that needs the ledger.
+/// What a request asks for that only the modes with usage have, except reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OfUsage<'a> {
     Resolve,
     Reconciliation,
     List(Listing),
-    /// Of this number.
+    /// The number of the record.
     Record(&'a str),
-    /// Of this number.
+    /// The number of the record.
     Repair(&'a str, Action),
 }
 
 impl<'a> Route<'a> {
-    /// Where `path` leads; nowhere where there is no such path.
+    /// The route of `path`; `None` if there is no such path.
     pub(super) fn of(path: &'a str, headers: &HeaderMap) -> Option<Self> {
         let of_usage = match path {
             "/v1/entitlement" => return Some(Self::Entitlement),
@@ -45,7 +45,7 @@ impl<'a> Route<'a> {
             "/openapi.json" => return Some(Self::OpenApi),
             "/v1/quit" => return Some(Self::Quit),
             "/v1/attestations" => return Some(Self::Attest),
-            // What names no operation is no call, and there is nothing else here.
+            // Only calls to the AWS door, which name an operation, have this path.
             "/" => return headers.contains_key(door::TARGET).then_some(Self::Door),
             "/v1/usage" => return Some(Self::Take),
             "/v1/customers/resolve" => OfUsage::Resolve,
@@ -58,7 +58,7 @@ impl<'a> Route<'a> {
         Some(Self::Usage(of_usage))
     }
 
-    /// The methods that it takes.
+    /// The methods that it takes, for the `Allow` header.
     pub(super) const fn allow(self) -> &'static str {
         match self {
             Self::Entitlement
@@ -73,7 +73,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Whether it takes this one.
+    /// Whether it takes this method.
     pub(super) fn takes(self, method: &Method) -> bool {
         if self.allow() == "POST" { method == Method::POST } else { http::reads(method) }
     }
@@ -83,7 +83,7 @@ impl<'a> Route<'a> {
 mod tests {
     use super::*;
 
-    /// Made from `docs/openapi.yaml`, where the paths of the probe server stand too.
+    /// The document also lists the paths of the probe server.
     #[test]
     fn every_documented_path_leads_somewhere_and_takes_its_methods() {
         let document: serde_json::Value = serde_json::from_str(crate::api::OPENAPI).unwrap();

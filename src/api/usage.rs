@@ -1,4 +1,4 @@
-//! Usage in, and what became of it: events, hour records, balance, dead letters, customers.
+//! Takes usage, and shows what became of it: events, hour records, balance, dead letters, customers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -24,10 +24,10 @@ use tollgate_metering::policy::Window;
 use tollgate_metering::record::{Record, Whole};
 use tollgate_time::Timestamp;
 
-/// A thousand events of a kilobyte each.
+/// Enough for a thousand events of one kilobyte each.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// A token of AWS has some hundred characters.
+/// AWS's registration tokens have some hundred characters.
 pub(super) const TOKEN_BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// Seconds after which the client should try a full or failing ledger again.
@@ -36,36 +36,37 @@ const RETRY_AFTER_SECONDS: u64 = 5;
 /// The ledger, once it is open.
 #[derive(Debug, Clone)]
 pub struct OpenLedger {
-    /// The way in.
+    /// Takes events.
     pub intake: Intake,
-    /// For the views.
+    /// For everything else: views, repairs, claims.
     pub writer: Writer,
 }
 
-/// The usage half of the server, in modes `metered` and `saas`.
+/// The part of the server that exists in modes `metered` and `saas`.
 #[derive(Clone)]
 pub struct UsagePart {
     /// Set once the ledger is open.
     pub ledger: Arc<OnceLock<OpenLedger>>,
-    /// Told of every request with usage, so that a shutdown waits for the last ones.
+    /// Knows the requests with usage that are in progress, so that a shutdown waits for them.
     pub activity: Activity,
     /// For `ResolveCustomer`, in mode `saas`.
     pub aws: Option<Arc<dyn Resolve>>,
     /// Where AWS's answers about the entitlement are sent.
     pub tell: Tell,
-    /// Hours go by it.
+    /// Dates repairs and views.
     pub clock: WallClock,
-    /// How long AWS takes a record.
+    /// How old a record may be when AWS accepts it.
     pub window: Window,
-    /// The answer to the application when nothing was taken.
+    /// Counts and logs requests of which nothing was taken.
     pub notices: Notices,
-    /// Which repairs of records are taken.
+    /// Which repairs of records are allowed.
     pub repairs: Repairs,
-    /// Held while the ledger is listed.
+    /// Locked while a listing is read: one at a time.
     pub lists: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// The answer to a report, written straight: through a tree of values it would cost as much as reading the report.
+/// The answer to a report, serialised directly: to build a tree of values first would cost as much as reading the
+/// report.
 #[derive(Serialize)]
 struct Results<'a> {
     results: &'a [Outcome],
@@ -116,7 +117,7 @@ impl UsagePart {
         })
     }
 
-    /// One record, whole.
+    /// One record with all its members.
     pub(super) async fn record(&self, id: &str) -> Response<Body> {
         let Ok(id) = id.parse::<i64>() else {
             return problem(StatusCode::BAD_REQUEST, "BadRequest", "GET /v1/records/<number>");
@@ -190,8 +191,8 @@ impl UsagePart {
         })
     }
 
-    /// Remembers which account a legacy identifier is, so that usage in both forms is not billed twice. The answer does
-    /// not wait for it to succeed: it only makes a mistake of the application visible.
+    /// Remembers which account a legacy identifier is, so that usage in both forms is not billed twice. The customer is
+    /// answered even if this fails: it only guards against a mistake of the application.
     async fn identify(&self, answer: &Map<String, Value>) {
         let text = |name: &str| answer.get(name)?.as_str().map(ToOwned::to_owned);
         let (Some(identifier), Some(account), Some(open)) =
@@ -205,7 +206,7 @@ impl UsagePart {
     }
 }
 
-/// Tells of a report whose answer was given up: the server's limit for a request was reached, or the client has gone.
+/// Counts, when it is dropped, a request without an answer: it reached the request timeout, or the client disconnected.
 struct Unfinished<'a>(Option<&'a Notices>);
 
 impl Unfinished<'_> {
@@ -230,7 +231,7 @@ const NOT_WHOLE: &str =
 const STARTING: &str = "the ledger is being opened; send the request again";
 const NO_ROOM: &str = "4 MiB of requests are being processed; send this one again";
 
-/// Of a request with a rejected event under `strict_usage`: the problem, and what would have become of each event.
+/// The answer to a request with a rejected event under `strict_usage`: the problem, and the result of each event.
 fn not_whole(results: &[Outcome]) -> Response<Body> {
     let status = StatusCode::UNPROCESSABLE_ENTITY;
     let mut document = super::problem_document(status, "UsageRejected", NOT_WHOLE);
@@ -238,7 +239,7 @@ fn not_whole(results: &[Outcome]) -> Response<Body> {
     http::answer(status, "application/problem+json", document.to_string())
 }
 
-/// The body, or the refusal of one that is too large.
+/// The body; or the refusal if it is too large, or if no memory is left for it.
 pub(super) async fn read(
     room: &BodyBudget,
     body: Incoming,
@@ -278,7 +279,7 @@ pub fn shown(record: &Record) -> Value {
     })
 }
 
-/// [`shown`], with what only a look at one record needs.
+/// [`shown`], with the members that only the view of one record has.
 #[must_use]
 pub fn shown_whole(whole: &Whole, links: &Links) -> Value {
     let Whole { record, allocations } = whole;
@@ -292,7 +293,7 @@ pub fn shown_whole(whole: &Whole, links: &Links) -> Value {
     document["client_token"] = record.client_token.clone().into();
     document["sealed_at"] = json!(record.sealed_at);
     document["shares"] = shares.into();
-    // Only of a record that was carried: the one that it counts in, null while that hour is open.
+    // Only for a carried record: the record that now contains its usage, null while that hour is open.
     if let Some(counts_in) = links.counts_in {
         document["counts_in"] = json!(counts_in);
     }
@@ -317,7 +318,7 @@ pub fn balances(totals: BTreeMap<String, Totals>) -> Value {
     totals.into_iter().map(balance).collect()
 }
 
-/// What is still to be sent, and how much time there is for the oldest of it.
+/// What is still to be sent, and how long AWS still accepts the oldest of it.
 #[must_use]
 pub fn backlog(summary: &Summary, window: Window, now: Timestamp) -> Value {
     let closes = summary.oldest_unsent.map(|at| window.closes(at));

@@ -6,7 +6,7 @@ use tollgate_clock::WallClock;
 use tollgate_http::client;
 use tollgate_time::Timestamp;
 
-/// How often the clock source is read; the contract is at least every 100 ms.
+/// How often the clock source is read.
 const FOLLOW_EVERY: Duration = Duration::from_millis(50);
 
 /// Follows the clock at `url` (`{"now": RFC 3339}`, as the emulator serves it) until the process ends. While it
@@ -36,5 +36,5 @@ pub(super) async fn follow(clock: WallClock, url: String) {
     }
 }
 
-/// The clock is on loopback; a reading that took longer says little about the present.
+/// The clock source is on loopback; a reading that took longer is too old to follow.
 const FOLLOW_TIMEOUT: Duration = Duration::from_millis(500);

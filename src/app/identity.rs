@@ -1,7 +1,7 @@
-//! Which pod or task this is, found once in a process, for registration and usage alike.
+//! Which pod or task this is: found once in a process, for registration and usage.
 //!
-//! A source that is configured and silent is asked again and never replaced: under another name the task's own records
-//! would be somebody else's.
+//! A configured source that does not answer is retried and never replaced: under another name the task's own records
+//! would count as another task's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tollgate_aws::region;
 use tollgate_clock as clock;
 use tollgate_marketplace::schedule::{self, Draw};
 
-/// Shared by all that need it.
+/// The identity; clones share what was found.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
     configured: PodIdentity,
@@ -21,7 +21,7 @@ pub(super) struct Identity {
     found: Arc<OnceCell<String>>,
 }
 
-/// Registration needs the name for the state folder only: after this time it asks AWS without one, and keeps nothing.
+/// Registration needs the name for the state folder only: after this time it goes on without it, and keeps no receipt.
 const REGISTRATION_WAITS: Duration = Duration::from_secs(10);
 
 impl Identity {
@@ -33,12 +33,12 @@ impl Identity {
         }
     }
 
-    /// The name, for as long as it takes; empty where nothing names the pod.
+    /// The name; waits until it is known. Empty if nothing names the pod.
     pub(super) async fn resolve(&self) -> String {
         self.found.get_or_init(|| self.find()).await.clone()
     }
 
-    /// The name, or none where it is not found soon.
+    /// The name, or an empty one if it is not found within `REGISTRATION_WAITS`.
     pub(super) async fn resolve_soon(&self) -> String {
         tokio::time::timeout(REGISTRATION_WAITS, self.resolve()).await.unwrap_or_else(|_| {
             tracing::warn!(
@@ -82,7 +82,7 @@ mod tests {
         Identity { configured, metadata_uri, found: Arc::default() }
     }
 
-    /// Finding 2.11: a timeout of one second made the task's own records another's.
+    /// A timeout of one second once made the task's own records count as another task's.
     #[tokio::test(start_paused = true)]
     async fn a_silent_endpoint_is_asked_again_and_once_for_all() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

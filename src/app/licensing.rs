@@ -1,5 +1,4 @@
-//! The wiring of a contract's license: who asks License Manager, who tells of the license, and how seats are given
-//! back.
+//! Wires the license of mode `contract`: calls of License Manager, notices about the license, and giving seats back.
 
 use std::sync::Arc;
 
@@ -16,11 +15,11 @@ use crate::license::{self, Drain, KnowledgePublisher, Licensing, Stop, knowledge
 use crate::shutdown::{Parts, until};
 use tollgate_aws::licensing::{LicenseManager, Settings};
 
-/// What a license must have; `None` for products that License Manager is not asked about.
+/// What a license must have; `None` outside mode `contract`.
 #[must_use]
 pub(crate) fn terms(config: &Config) -> Option<Terms> {
     let (product, license) = (&config.product, &config.license);
-    // The configuration has it wherever License Manager is asked.
+    // In mode `contract` the configuration always has a product ID.
     let product_id = product.product_id.clone().filter(|_| product.mode.asks_license_manager())?;
     Some(Terms {
         product_id,
@@ -35,17 +34,17 @@ pub(crate) fn terms(config: &Config) -> Option<Terms> {
     })
 }
 
-/// What the client needs of the configuration.
+/// The settings of License Manager's client.
 #[must_use]
 pub(crate) fn client_settings(license: &config::License) -> Settings {
     Settings { region: license.region.clone(), token_file: license.token_file.clone() }
 }
 
-/// A contract's parts, before anything is asked.
+/// The parts of mode `contract`, before the first call.
 pub(super) struct Contract {
-    /// What the application is shown.
+    /// `GET /v1/license`.
     pub(super) part: LicensePart,
-    /// What gives seats back.
+    /// Gives seats back at the end.
     pub(super) drain: Drain,
     config: license::Config,
     rule: Rule,
@@ -57,7 +56,7 @@ pub(super) struct Contract {
 }
 
 impl Contract {
-    /// What the configuration says; `None` for products that License Manager is not asked about.
+    /// From the configuration; `None` outside mode `contract`.
     pub(super) fn of(config: &Config) -> Option<Self> {
         let (product, license, registration) = (&config.product, &config.license, &config.registration);
         let terms = terms(config)?;
@@ -97,7 +96,7 @@ impl Contract {
         })
     }
 
-    /// Starts asking.
+    /// Starts the parts.
     pub(super) fn start(self, surroundings: &Surroundings, publisher: Publisher, parts: &mut Parts) {
         let Surroundings { aws, clock, metrics, identity, .. } = surroundings.clone();
         let told = telling::follow(self.part.held, self.rule, clock.clone(), Arc::clone(&metrics));
@@ -108,7 +107,7 @@ impl Contract {
             (self.config, self.knowledge, self.store, self.stop, self.follows);
         parts.spawn_deciding("license", async move {
             if follows {
-                // Seats end by that clock.
+                // Seats expire by the clock source, so wait for its first reading.
                 clock.first_reading().await;
             }
             let pod = identity.resolve_soon().await;

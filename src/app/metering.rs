@@ -1,4 +1,4 @@
-//! The wiring of usage: ledger, intake, sender, and how they end.
+//! Wires usage: ledger, intake and sender, and their shutdown.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -28,11 +28,11 @@ use tollgate_metering::policy::{self, Policy, Window};
 use tollgate_metering::unsent::Rule;
 use tollgate_time::Timestamp;
 
-/// What is kept of the time to stop for the last log line.
+/// The part of `shutdown_grace` that is reserved for the last log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
 
-/// How long the disk may take to say what remains, a few rows. One that hangs must not keep the last log line back
-/// until SIGKILL, which the chart and the manifests allow 5 s after `shutdown_grace`.
+/// Timeout for reading a few rows about the usage that remains. A disk that hangs must not delay the last log line
+/// until SIGKILL, which by the chart and the manifests comes 5 s after `shutdown_grace`.
 const LAST_LOOK: Duration = Duration::from_secs(3);
 
 /// A started usage part.
@@ -43,7 +43,7 @@ pub(super) struct Usage {
     pub(super) drain: Drain,
 }
 
-/// Starts what usage needs; `None` in modes without: AWS meters `hourly` by itself, and a contract is not metered.
+/// Starts the parts of usage; `None` in modes without usage: AWS meters `hourly` itself, and `contract` is not metered.
 pub(super) fn start(
     config: &Config,
     surroundings: &Surroundings,
@@ -55,7 +55,7 @@ pub(super) fn start(
         Mode::Metered => Outlet::MeterUsage,
         Mode::Saas => Outlet::BatchMeterUsage,
     };
-    // The configuration has it wherever a report names it.
+    // In modes with usage the configuration always has a product code.
     let product_code = config.product.product_code.clone()?;
     let (opened, open) = watch::channel(false);
     let (flushes, flushed) = mpsc::channel(1);
@@ -91,7 +91,7 @@ pub(super) fn start(
             clock.first_reading().await;
         }
         let pod = identity.resolve().await;
-        // AWS tells the pods of an account apart; of a seller it knows customers only.
+        // MeterUsage distinguishes the pods of an account; BatchMeterUsage distinguishes customers only.
         let pod = if outlet == Outlet::MeterUsage { pod } else { String::new() };
         let (folder, settings) = (plan.folder.clone(), plan.ledger(&pod, clock.now()));
         let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, settings)).await;
@@ -105,7 +105,7 @@ pub(super) fn start(
             Ok(writer) => writer,
             Err(error) => return ended(&error),
         };
-        // Before the gate may open: usage that was overdue before a restart still is.
+        // Before the gate may open: usage that was overdue before a restart is still overdue.
         let mut unsent = (outlet == Outlet::MeterUsage).then(|| {
             Unsent::new(
                 plan.unsent(),
@@ -148,7 +148,7 @@ const fn window(outlet: Outlet) -> Window {
     }
 }
 
-/// Which events are taken.
+/// Which events are accepted.
 fn rules(config: &Config) -> Rules {
     Rules {
         dimensions: config.product.dimensions.clone(),
@@ -159,7 +159,7 @@ fn rules(config: &Config) -> Rules {
     }
 }
 
-/// Which repairs of records are taken, by the running sidecar and by `tollgate ledger` on its folder.
+/// Which repairs of records are allowed, for the running sidecar and for `tollgate ledger` on its folder.
 pub(crate) fn repairs(config: &Config) -> Repairs {
     Repairs { allowed: config.usage.ledger_repair, rules: rules(config) }
 }
@@ -172,7 +172,7 @@ fn cannot_be_used(error: &LedgerError) -> String {
     format!("the usage ledger cannot be used: {error}")
 }
 
-/// What the configuration says. The settings come from it once the pod is known.
+/// The configuration of usage. The settings of ledger and sender are made from it once the pod is known.
 struct Plan {
     outlet: Outlet,
     product_code: ProductCode,
@@ -192,7 +192,7 @@ impl Plan {
             product_code,
             zero_dimensions: product.dimensions.clone().filter(|_| zero).unwrap_or_default(),
             aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
-            // The configuration has proven that the folder is there and can be written.
+            // The configuration's check has shown that the folder exists and is writable.
             folder: config.state.dir.path().map(ToOwned::to_owned).unwrap_or_default(),
             usage: usage.clone(),
             rules: rules(config),
@@ -236,7 +236,7 @@ impl Plan {
     }
 }
 
-/// How usage ends: after the application's last reports, with as much sent as the time to stop allows.
+/// Shuts usage down: after the application's last reports, and with as much sent as `shutdown_grace` allows.
 #[derive(Clone)]
 pub(super) struct Drain {
     activity: Activity,
@@ -245,16 +245,16 @@ pub(super) struct Drain {
     commits: Commits,
     flushes: mpsc::Sender<FlushOrder>,
     grace: Duration,
-    /// How long intake stays open; with 0 the open hour is sealed at once.
+    /// How long no report may arrive before the hour is sealed; with 0 it is sealed at once.
     quiet: Duration,
     seal_open_hour: bool,
 }
 
 impl Drain {
-    /// Waits for the application, seals, sends.
+    /// Waits for the application's last reports, seals, sends.
     pub(super) async fn run(&self) {
         let began = clock::monotonic();
-        // The kubelet ends all containers of a pod at once: the application may still have something to report.
+        // The kubelet stops all containers of a pod at the same time: the application may still report usage.
         if !self.quiet.is_zero() {
             let _ = tokio::time::timeout(self.grace / 2, self.activity.quiet_for(self.quiet)).await;
         }
@@ -272,7 +272,7 @@ impl Drain {
         let _ = tokio::time::timeout_at(until, sent).await;
     }
 
-    /// Names what is not billed; returns why, where the ledger failed since `began` and keeps some from being sent.
+    /// Logs what is not billed. Returns the cause if the ledger has failed since `began`, or cannot be read now.
     pub(super) async fn tell_what_remains(&self, began: Instant) -> Option<String> {
         let open = self.ledger.get()?;
         let failed = open.writer.failed_since(began);
@@ -385,7 +385,7 @@ mod tests {
         );
     }
 
-    /// Signals are no longer handled by then: only SIGKILL ended the process.
+    /// Signals are not handled any more at this point: without a timeout only SIGKILL would end the process.
     #[tokio::test]
     async fn a_disk_that_hangs_keeps_the_last_line_back_for_seconds_only() {
         let (_folder, writer, drain) = drain();

@@ -1,5 +1,5 @@
 //! `tollgate await [--timeout D] [--refused-after D] [-- CMD…]`: waits for a running sidecar's gate, then becomes CMD
-//! or exits 0. As a plain init container it holds back the pod's application; `waiting` decides.
+//! or exits 0. As an init container it keeps the pod's application from starting before that. `waiting` decides.
 
 mod waiting;
 
@@ -46,7 +46,7 @@ fn refusal_age(text: &str) -> Result<Duration, String> {
     Ok(age)
 }
 
-/// Waits, then does not return if there is a command.
+/// Waits for the gate; then becomes the command, if there is one.
 pub fn run(args: &AwaitArgs) -> Exit {
     let gate = match config::load_probe(&args.flags, &ProcessEnvironment, &Installation::compiled_in()) {
         Ok(probe) => probe::Gate::of(&probe),

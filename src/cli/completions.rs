@@ -43,8 +43,8 @@ pub fn run(args: &CompletionsArgs) -> Exit {
     }
 }
 
-/// The script for all commands with all their settings: which of them count follows from the mode, which a shell does
-/// not know.
+/// The script for all commands with all their settings: a shell does not know the mode, which decides the settings that
+/// count.
 fn script(shell: &impl Generator) -> Result<String, String> {
     let mut command = visible(&with_words(help::shaped(Cli::command(), Mode::Hourly, true)));
     command.set_bin_name(env!("CARGO_PKG_NAME"));
@@ -67,8 +67,8 @@ fn visible(command: &Command) -> Command {
     if command.get_name() == env!("CARGO_PKG_NAME") { shown.version(program::VERSION_SHOWN) } else { shown }
 }
 
-/// `command` with the words that its settings may have as values. The parser of the configuration judges them, which
-/// tells all faults at once; clap takes any text.
+/// `command` with the words that its settings accept, for completion only: clap accepts any text, because the
+/// configuration's parser checks the values and reports all faults at once.
 fn with_words(command: Command) -> Command {
     let word = |arg: Arg| match Setting::by_name(arg.get_id().as_str()).map(Setting::schema) {
         Some(Schema::Words(words)) => arg.value_parser(PossibleValuesParser::new(words)),

@@ -50,7 +50,7 @@ struct ReadArgs {
     flags: Flags,
 }
 
-/// Runs it.
+/// Runs the subcommand.
 pub fn run(
     args: &ConfigArgs,
     env: &dyn Environment,
@@ -201,7 +201,7 @@ mod tests {
         let disk =
             MemoryDisk::default().with("/gate/seller.toml", seller).with_read_only("/var/lib/tollgate");
         let check = |file: &str, disk: &MemoryDisk| {
-            // Of this machine nothing counts, though it would be refused beside the file in an image.
+            // The environment is ignored, though beside the file in an image it would be refused.
             let env = MapEnvironment::from([("TOLLGATE_MODE", "hourly"), ("AWS_ENDPOINT_URL", "http://x")]);
             run_with(&["check", "--seller-file", file], &env, disk)
         };

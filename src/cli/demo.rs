@@ -1,7 +1,6 @@
-//! `tollgate demo`: runs the emulator and the sidecar, each in a process of its own, and shows what happens between
-//! them.
+//! `tollgate demo`: runs the emulator and sidecars, each in a process of its own, and shows what happens between them.
 //!
-//! The sidecar is the real one: it is configured by environment variables as in a pod, and reaches the emulator over
+//! The sidecars are real ones: they are configured by environment variables as in a pod, and call the emulator over
 //! HTTP.
 
 mod refusal;
@@ -38,19 +37,19 @@ pub struct DemoArgs {
     once: bool,
 }
 
-/// Keys are made within seconds even without optimisation, and registration takes milliseconds.
+/// Timeout of each wait: keys are made within seconds even without optimisation, and registration takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Between two looks at the sidecar.
+/// Pause between two requests to the sidecar.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// One request to either of them: a machine that compiles beside it is slow, and only a hang should end the story.
+/// Timeout of one request. It is long, because a busy machine is slow and only a hang should end the demo.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The usual probe port: the documents' curl lines fit it.
+/// The default probe port, which the documents' curl lines use.
 const USUAL_PROBE_PORT: u16 = 19180;
 
-/// Tells the story; ends by itself or by a signal.
+/// Runs the demo, until its end or a signal.
 pub fn run(args: &DemoArgs) -> Exit {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -132,7 +131,7 @@ async fn tell(once: bool) -> io::Result<()> {
     say("");
     say("The demo keeps running. Try in another terminal, and end it with Ctrl-C:");
     say(&format!("  curl -i http://{probe_addr}/readyz         # what the kubelet asks"));
-    say(&format!("  curl -s http://{probe_addr}/entitlement    # the whole story"));
+    say(&format!("  curl -s http://{probe_addr}/entitlement    # state, proof and reason"));
     say(&format!("  curl -s http://{probe_addr}/metrics"));
     say(&format!("  curl -s {}/_emulator/calls       # what AWS would have seen", facts.endpoint));
     say(&format!("  curl -s {}/_emulator/ledger      # what AWS would bill", facts.endpoint));
@@ -142,8 +141,8 @@ async fn tell(once: bool) -> io::Result<()> {
     Err(io::Error::other(format!("the sidecar ended: {status}")))
 }
 
-/// Prints one line. If the reader has gone (`| head`, a closed terminal), the demo ends as by a signal, with both of
-/// its processes.
+/// Prints one line. If the reader has gone (`| head`, a closed terminal), the demo ends as by a signal, and its
+/// processes end with it.
 fn say(line: &str) {
     let text = line.trim_start();
     let indent = line.len() - text.len();
@@ -154,7 +153,7 @@ fn say(line: &str) {
     }
 }
 
-/// Numbers the steps of the story.
+/// Numbers the steps of the demo.
 #[derive(Debug, Default)]
 struct Steps(u32);
 
@@ -185,12 +184,12 @@ async fn start_emulator(folder: &Path) -> io::Result<(Child, Facts)> {
     let first = tokio::time::timeout(PATIENCE, BufReader::new(stdout).lines().next_line()).await;
     match first {
         Ok(Ok(Some(line))) => Ok((emulator, serde_json::from_str(&line)?)),
-        _ => Err(io::Error::other("the emulator did not start; its own message stands above")),
+        _ => Err(io::Error::other("the emulator did not start; its own message is above")),
     }
 }
 
-/// The sidecar on the usual probe port where that is free, else on any. The sidecar itself finds out: a port that is
-/// tried and given back may be another process's by the time it is used.
+/// Starts the sidecar on the default probe port, or on any free port if that one is taken. The sidecar itself tries the
+/// port: another process could take a port that was only tested here.
 async fn start_sidecar(facts: &Facts) -> io::Result<(Child, SocketAddr)> {
     let usual = listening(&mut command_of_sidecar(facts, "demo-pod", USUAL_PROBE_PORT)).await;
     let (sidecar, started) = match usual {
@@ -223,7 +222,7 @@ fn local(port: u16) -> String {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string()
 }
 
-/// What a sidecar logged when its ports were bound, and the rest of its log.
+/// The line that a sidecar logged when its ports were bound, and the rest of its log.
 struct Started {
     line: Value,
     log: Lines<BufReader<ChildStderr>>,
@@ -234,7 +233,7 @@ impl Started {
         self.line[name].as_str().unwrap_or_default().parse().map_err(io::Error::other)
     }
 
-    /// The sidecar keeps logging; a full pipe would block it.
+    /// Reads the rest of the log, because a full pipe would block the sidecar.
     fn ignore_the_rest(mut self) {
         tokio::spawn(async move { while let Ok(Some(_)) = self.log.next_line().await {} });
     }
@@ -293,13 +292,13 @@ async fn wait_until(
             return Err(io::Error::other(format!("the sidecar ended: {status}")));
         }
         if clock::monotonic().duration_since(started) > PATIENCE {
-            return Err(io::Error::other(format!("the gate did not get there: {document}")));
+            return Err(io::Error::other(format!("the gate did not reach the expected state: {document}")));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
-/// What went over the wire, as the emulator recorded it.
+/// Prints the call and its answer, as the emulator recorded them.
 async fn tell_the_call(facts: &Facts, steps: &mut Steps) -> io::Result<()> {
     let calls = call(facts.address()?, Ask::get("/_emulator/calls")).await?;
     let call = calls["calls"].as_array().and_then(|calls| calls.last()).cloned().unwrap_or_default();

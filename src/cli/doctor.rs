@@ -1,7 +1,7 @@
 //! `tollgate doctor`: checks everything between this container and an open gate, step by step.
 //!
-//! It registers nothing, because on AWS a call of RegisterUsage starts the billing. It says what it cannot check
-//! without one: whether the account is subscribed, and whether the product code is right.
+//! It makes no call that bills usage or takes seats; a call of RegisterUsage would start the billing. It says what it
+//! cannot check without such a call, for example whether the account is subscribed.
 
 mod endpoint;
 mod license;
@@ -41,7 +41,7 @@ pub struct DoctorArgs {
     flags: Flags,
 }
 
-/// What was found.
+/// The findings, and what is printed with them.
 #[derive(Serialize)]
 pub(super) struct Report {
     healthy: bool,
@@ -52,7 +52,7 @@ pub(super) struct Report {
     unchecked: &'static str,
 }
 
-/// Checks all, prints all; 0 when nothing is at fault, else 78.
+/// Checks and prints everything; exit code 0 if nothing is at fault, else 78.
 pub fn run(args: &DoctorArgs, env: &dyn Environment, installed: &Installation<'_>) -> Exit {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -63,7 +63,7 @@ pub fn run(args: &DoctorArgs, env: &dyn Environment, installed: &Installation<'_
     printed(print(&report, args.json), if report.healthy { Exit::Done } else { Exit::Config })
 }
 
-/// Everything that is looked at.
+/// Runs all checks.
 pub(super) async fn examined(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Report {
     let (shown, config) = config::inspect(flags, env, installed);
     let mut report = Report {
@@ -128,7 +128,8 @@ async fn examine(config: &Config, installed: &Installation<'_>) -> Vec<Finding> 
         fallback.as_ref().map(|region| (region, "where nothing else names one, for license_token_file"));
     let configured = configured.or(fallback.filter(|_| platform.is_none()));
     let region = doctor::region(configured, platform, mode);
-    // Whether both regions are one is AWS's rule; without any nothing is asked, whatever stands in for AWS.
+    // That both regions must be the same is AWS's rule, which a stand-in need not have. Without any region no call is
+    // possible, to a stand-in either.
     let known = configured.or(platform).is_some();
     findings.push(if stand_in && known { region.before_a_stand_in() } else { region });
     let region = configured.or(platform).map(|(region, _)| region.clone());
@@ -136,11 +137,11 @@ async fn examine(config: &Config, installed: &Installation<'_>) -> Vec<Finding> 
     findings.extend(credentials(&aws, config, region.as_ref()).await);
     match service.endpoint().await {
         Ok(url) => findings.extend(endpoint::examine(&service, config, &url).await),
-        // Said before: without a region there is no endpoint.
+        // Reported above: without a region there is no endpoint.
         Err(_) if region.is_none() => {}
         Err(fault) => findings.push(at_fault("endpoint", &fault)),
     }
-    // Without credentials, or without a way, License Manager has nothing more to say.
+    // Without credentials or a connection each call of License Manager would only fail again.
     let reached = findings.iter().all(|finding| !ON_THE_WAY.contains(&finding.check) || !finding.is_fault());
     if let (Some(licenses), Some(terms), true) = (&licenses, &terms, reached) {
         findings.extend(license::examine(licenses, terms).await);
@@ -149,7 +150,7 @@ async fn examine(config: &Config, installed: &Installation<'_>) -> Vec<Finding> 
     findings
 }
 
-/// Checks that each call of License Manager would fail by again.
+/// Checks that must pass before License Manager is called.
 const ON_THE_WAY: [&str; 8] =
     ["region", "credentials", "endpoint", "name", "connection", "TLS", "answer", "web identity token"];
 
@@ -168,7 +169,7 @@ fn keys(config: &Config) -> Finding {
     Finding::ok("public keys", shown.join(", "))
 }
 
-/// What is wrong with a token's file.
+/// Faults of a token's file.
 const TOKEN_FAULTS: [&str; 3] =
     ["WebIdentityTokenUnreadable", "WebIdentityTokenMissing", "CredentialsFileInvalid"];
 
@@ -209,13 +210,13 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
                 config.aws.role_arn.as_deref(),
             ));
         }
-        // Said by the token's own finding.
+        // Reported by the token's own finding.
         Err(fault)
             if TOKEN_FAULTS.contains(&fault.code.as_str())
                 && findings.iter().any(|finding| finding.verdict == Verdict::Fault) => {}
         Err(fault) => {
             let finding = at_fault("credentials", &fault);
-            // Not for the probe port, and so not in the message.
+            // The message does not name the role, because the probe port shows it to everybody.
             let role = config.aws.role_arn.as_deref().filter(|_| fault.place == Place::Sts);
             findings.push(match role {
                 Some(role) => finding.seeing(&format!("role {role}")),
@@ -226,7 +227,7 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
     findings
 }
 
-/// The account of the task, where the agent that handed out its credentials does not name it.
+/// The account in the task's ARN, for credentials that do not name their account.
 async fn account_of_task(config: &Config) -> Option<String> {
     let arn = region::task_arn(config.aws.ecs_metadata_uri.as_deref()).await.ok()??;
     doctor::account_of(&arn).map(str::to_owned)
@@ -237,10 +238,10 @@ fn at_fault(check: &'static str, fault: &Fault) -> Finding {
     Finding::fault(check, reason.code.as_str(), format!("{}: {}", reason.code, reason.message), reason.remedy)
 }
 
-/// The sidecar's metrics are a few kilobytes, put together at once.
+/// Enough for the sidecar's metrics: a few kilobytes, made in memory.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The running sidecar, if there is one: only it decides about the gate.
+/// Findings about the running sidecar, if there is one: only it decides about the gate.
 async fn sidecar(config: &Config) -> Vec<Finding> {
     let gate = probe::Gate::of(&config.probe);
     let said = gate.ready().await;
@@ -262,7 +263,7 @@ async fn sidecar(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// The width of a finding's mark, with the space behind it.
+/// The width of a finding's mark, with the space after it.
 const INDENT: usize = 8;
 
 fn print(report: &Report, json: bool) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! `tollgate emulator`: AWS Marketplace's metering service on a laptop.
+//! `tollgate emulator`: a local stand-in for AWS's metering service, License Manager, STS and the ECS agent.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -119,7 +119,7 @@ fn parse_switch(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), answer.trim().to_owned()))
 }
 
-/// Largest world file: thousands of customers have room in it.
+/// Largest world file: enough for thousands of customers.
 const WORLD_BYTES_MAX: usize = 4 << 20;
 
 fn read_world(path: &Path) -> Result<String, String> {
@@ -179,7 +179,7 @@ pub fn run(args: &EmulatorArgs) -> Exit {
     runtime.block_on(serve(options, args))
 }
 
-/// Any answer of the clock means that everything serves.
+/// The emulator is ready if it answers a request for its clock with success.
 fn is_ready(addr: SocketAddr) -> Exit {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -193,7 +193,7 @@ fn is_ready(addr: SocketAddr) -> Exit {
     }
 }
 
-/// Below the usual limit of a health check.
+/// Below the usual timeout of a health check.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 async fn serve(options: Options, args: &EmulatorArgs) -> Exit {

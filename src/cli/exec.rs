@@ -1,9 +1,9 @@
 //! `tollgate exec -- CMD ARGS…`: the gate inside the product's own image.
 //!
-//! In mode `hourly` nothing remains to be done once the gate is open, so it becomes CMD (`execve`): the process ID
+//! In mode `hourly` tollgate has nothing left to do once the gate is open, so it becomes CMD (`execve`): the process ID
 //! stays, and nothing of tollgate stays in memory. In every other mode it starts CMD as its child and keeps running.
-//! While it waits it serves the probes, so that an operator can read why. If the buyer is not entitled, CMD never
-//! starts.
+//! While the gate is shut tollgate serves the probes, so that an operator can read why. If the buyer is not entitled,
+//! CMD never starts.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -37,7 +37,7 @@ pub fn run(args: &ExecArgs) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    // AWS is asked once in a pod's life, and bills from then on: not for a command that cannot start.
+    // In mode `hourly` AWS bills from its first answer on, so a command that cannot start is refused before the call.
     if let Err(exit) = look_for(&args.command) {
         return exit;
     }
@@ -59,9 +59,9 @@ pub fn run(args: &ExecArgs) -> Exit {
             Err(exit) => exit,
         };
     }
-    // When usage is sent at the end, the command and its group have ended: there is nothing left to wait for.
+    // The last usage is sent after the command and its process group have ended: no further report can come.
     config.usage.drain_quiet = Duration::ZERO;
-    // The command's end is the end of the container.
+    // The container ends with the command, so nothing needs `POST /v1/quit`.
     config.app.quit = false;
     let grace = config.usage.command_grace;
     let exit = runtime.block_on(async {
@@ -74,7 +74,7 @@ pub fn run(args: &ExecArgs) -> Exit {
     exit
 }
 
-/// Says before the wait that `command` cannot start.
+/// Fails, before the wait, if `command` cannot start.
 pub(super) fn look_for(command: &[OsString]) -> Result<(), Exit> {
     let Some(program) = command.first() else { return Ok(()) };
     find(program).map_err(|(exit, problem)| cannot_start(exit, program, &problem))
@@ -108,7 +108,7 @@ fn find(program: &OsStr) -> Result<(), (Exit, String)> {
     found
 }
 
-/// What is searched where `PATH` is not set.
+/// The search path if `PATH` is not set.
 const PATH_DEFAULT: &str = "/bin:/usr/bin";
 
 fn cannot_start(exit: Exit, program: &OsStr, problem: &str) -> Exit {
@@ -130,7 +130,7 @@ pub(super) fn program(command: &[OsString]) -> Option<Command> {
 
 /// Replaces this process by `program`. Returns only when that fails.
 ///
-/// Sockets and files are close-on-exec, and the standard library puts the signals back to their defaults.
+/// Sockets and files are close-on-exec, and the standard library resets the signals to their defaults.
 pub(super) fn become_command(mut program: Command) -> Exit {
     let error = program.exec();
     cannot_start(supervisor::exit_of(&error), program.get_program(), &error.to_string())

@@ -43,7 +43,7 @@ pub fn run(args: &ExplainArgs) -> Exit {
     print(&shown.collect::<Vec<_>>().join("\n\n"), Exit::Done)
 }
 
-/// A state, an exit code or an event of the log.
+/// Prints the table row of a state, an exit code or an event of the log.
 fn row(name: &str, json: bool) -> Exit {
     let lines = runbook::row_of(name);
     if lines.is_empty() {
@@ -63,13 +63,13 @@ fn list(json: bool) -> Exit {
     print(&text, Exit::Done)
 }
 
-/// Names that differ in so many letters may be meant, and those that begin with what was typed.
+/// A code that differs from the text in at most this many letters is suggested.
 const LETTERS_MAX: usize = 2;
 
-/// Fewer letters begin too many names.
+/// A code that begins with the text is suggested from this many letters on: fewer fit too many codes.
 const PREFIX_MIN: usize = 3;
 
-/// No code is as long; what is typed or pasted instead may be anything.
+/// How much of an unknown code is shown: a pasted text may be of any length. No code is as long.
 const CODE_SHOWN: usize = 64;
 
 fn unknown(code: &str) -> Exit {

@@ -1,5 +1,5 @@
-//! What the help of a command lists: the settings that it reads in the mode of the product, and an example.
-//! `--help-all` lists the rest.
+//! The help of a command: the settings that it reads in the product's mode, and an example. `--help-all` lists all
+//! settings.
 
 use std::ffi::OsString;
 
@@ -8,10 +8,10 @@ use clap::{Arg, Command};
 use crate::config::Mode;
 use crate::config::setting::Setting;
 
-/// In place of `--help`: every setting.
+/// Given in place of `--help`: lists every setting.
 const ALL: &str = "--help-all";
 
-/// Commands that list settings by the mode; others say themselves what they read.
+/// Commands whose help lists the settings of the mode; the others list a fixed set of settings, or none.
 const BY_MODE: [&[&str]; 6] =
     [&["run"], &["exec"], &["doctor"], &["support-bundle"], &["config", "check"], &["config", "print"]];
 
@@ -21,7 +21,7 @@ const OF_APP_SERVER: [Setting; 3] = [Setting::AppAddr, Setting::AppTokenFile, Se
 /// Settings that `exec` does not read: the container ends with its command, and nothing reports usage after that.
 const NOT_OF_EXEC: [Setting; 2] = [Setting::Quit, Setting::DrainQuiet];
 
-/// What the help ends with.
+/// The example at the end of a command's help.
 const EXAMPLES: [(&[&str], &str); 15] = [
     (&["run"], "tollgate run --mode metered --product-code CODE --dimensions requests"),
     (&["exec"], "tollgate exec -- /app/server --port 8080"),
@@ -43,12 +43,12 @@ const EXAMPLES: [(&[&str], &str); 15] = [
     (&["config", "init"], "tollgate config init --mode metered --product-code CODE gate"),
 ];
 
-/// The line below such a list.
+/// The line below a list of settings that is not complete.
 const MORE: &str = "Settings of other modes and commands: --help-all";
 
-/// Whether everything is to be listed, and the arguments as clap knows them.
+/// Whether `--help-all` is given, and the arguments with `--help` in its place.
 pub(super) fn wants_all(arguments: Vec<OsString>) -> (bool, Vec<OsString>) {
-    // What stands behind `--` belongs to another program.
+    // Arguments after `--` belong to another program.
     let ours = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
     let mut all = false;
     let shape = |(at, argument): (usize, OsString)| {
@@ -62,7 +62,7 @@ pub(super) fn wants_all(arguments: Vec<OsString>) -> (bool, Vec<OsString>) {
     (all, arguments)
 }
 
-/// The mode that the arguments state, if they do.
+/// The mode that the arguments state, if any.
 pub(super) fn stated_mode(arguments: &[OsString]) -> Option<Mode> {
     let texts: Vec<&str> = arguments.iter().filter_map(|argument| argument.to_str()).collect();
     let at = texts.iter().position(|text| *text == "--mode");
@@ -71,7 +71,7 @@ pub(super) fn stated_mode(arguments: &[OsString]) -> Option<Mode> {
     Mode::ALL.into_iter().find(|mode| mode.as_str() == value)
 }
 
-/// `command` with the settings listed that count in `mode`, or all of them.
+/// `command` with a help that lists the settings of `mode`, or all settings.
 pub(super) fn shaped(command: Command, mode: Mode, all: bool) -> Command {
     let command = EXAMPLES.into_iter().fold(command, |command, (path, example)| {
         at(command, path, &|command| command.after_help(format!("Example:\n  {example}")))

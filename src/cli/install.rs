@@ -36,7 +36,7 @@ fn install(dir: &Path) -> io::Result<()> {
     let temporary = dir.join(".tollgate.new");
     let result = copy(&temporary).and_then(|()| fs::rename(&temporary, dir.join("tollgate")));
     if result.is_err() {
-        // Nothing half-written is left; the first error is the one to tell.
+        // No partial file is left; the first error is the one to report.
         let _ = fs::remove_file(&temporary);
     }
     result?;

@@ -1,6 +1,6 @@
-//! `tollgate ledger …`: hour records, their balance, open usage, and the repair of what AWS did not settle.
+//! `tollgate ledger …`: hour records, their balance, open usage, and repairs of dead letters.
 //!
-//! A running sidecar holds its ledger alone, so it is asked over the app server; where none runs, the file is opened.
+//! A running sidecar has its ledger locked, so it is asked over the app server; if none runs, the file is opened.
 
 pub(in crate::cli) mod source;
 pub(in crate::cli) mod table;
@@ -24,7 +24,7 @@ use tollgate_ledger::repair::Repaired;
 use tollgate_ledger::view::{Looked, Standing};
 use tollgate_marketplace::Hour;
 
-/// Arguments of `ledger`. Settings may stand before the subcommand and behind it.
+/// Arguments of `ledger`. Settings may be given before and after the subcommand.
 #[derive(Debug, Args)]
 #[command(mut_args(|arg| { let read = READ.contains(&arg.get_id().as_str()); arg.global(true).hide(!read) }))]
 pub struct LedgerArgs {
@@ -93,7 +93,7 @@ impl Order {
     }
 }
 
-/// What `ledger` reads of the settings, and its own flag: the help names these.
+/// The settings that `ledger` reads, and its own flag: its help lists these.
 const READ: [&str; 6] = ["json", "config", "mode", "app_addr", "app_token_file", "state_dir"];
 
 /// Which records.
@@ -173,7 +173,7 @@ fn state(text: &str) -> Result<Standing, String> {
 const IN_DOUBT: &str = "the record may have been billed: AWS never answered, or somebody else reported its hour. \
                         Compare with the seller's reports; to replay it anyway add --accept-double-billing";
 
-/// Asks the sidecar, or else the file; prints.
+/// Runs the subcommand on the sidecar, or on the file if none runs, and prints the result.
 pub fn run(args: &LedgerArgs) -> Exit {
     let installed = Installation::compiled_in();
     let source = if args.order.writes() {
@@ -194,7 +194,7 @@ pub fn run(args: &LedgerArgs) -> Exit {
     }
 }
 
-/// Carries out an order; returns what is printed.
+/// Runs a subcommand; returns the text to print.
 fn perform(order: &Order, source: &mut Source, as_json: bool) -> Result<(Exit, String), Complaint> {
     let listing = |listing: Listing, looked, output: &Output, columns: &[&str]| {
         let text = match (as_json, output.csv) {
@@ -234,7 +234,7 @@ fn perform(order: &Order, source: &mut Source, as_json: bool) -> Result<(Exit, S
     }
 }
 
-/// An array of documents, as `{:#}` writes it. No text in JSON holds a line end of its own.
+/// An array of documents, as `{:#}` writes it. It is indented line by line: a string in JSON has no line end in it.
 fn json_array(documents: Vec<String>) -> String {
     if documents.is_empty() {
         return "[]".to_owned();
@@ -303,7 +303,7 @@ fn none(id: i64, action: Action) -> Complaint {
         Action::Replay | Action::Confirm => "dead letter, nor an unconfirmed record,",
         Action::Discard => "dead letter",
     };
-    (Exit::Usage, format!("there is no {what} {id}; `tollgate ledger show {id}` says where it stands"))
+    (Exit::Usage, format!("there is no {what} {id}; `tollgate ledger show {id}` shows its state"))
 }
 
 fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit, String), Complaint> {
@@ -341,7 +341,7 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
             Repaired::OtherForm => other_form.push(id),
         }
     }
-    // Of all, those that may have been billed are left by intent; of numbers that were given, nothing is.
+    // `--all` skips records that may have been billed, by intent; a number that was given must be replayed.
     let complete = other_form.is_empty() && (replay.all || in_doubt.is_empty() && missing.is_empty());
     let exit = if complete { Exit::Done } else { Exit::Usage };
     if as_json {
@@ -352,7 +352,7 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
     }
     let mut text = format!("records that count to the current hour now: {}\n", done.len());
     if !in_doubt.is_empty() {
-        let _ = writeln!(text, "left, since they may have been billed: {}", numbers(&in_doubt));
+        let _ = writeln!(text, "not replayed, because they may have been billed: {}", numbers(&in_doubt));
         let _ = writeln!(
             text,
             "compare them with the seller's reports; then confirm, or replay with --accept-double-billing"
@@ -367,7 +367,7 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
     Ok((exit, text))
 }
 
-/// Most numbers in a sentence.
+/// Most record numbers in a sentence.
 const NUMBERS_SHOWN: usize = 20;
 
 fn numbers(ids: &[i64]) -> String {
@@ -381,7 +381,7 @@ fn numbers(ids: &[i64]) -> String {
 fn left_to_do(backlog: &Value) -> String {
     let number = |name: &str| backlog[name].as_u64().unwrap_or_default();
     let mut text = match number("unsent_records") {
-        0 => "nothing sealed is unsent".to_owned(),
+        0 => "no sealed record is unsent".to_owned(),
         unsent => {
             let (oldest, closes) = (cell(&backlog["oldest_unsent"]), cell(&backlog["window_closes"]));
             let seconds = number("window_closes_in_seconds");

@@ -1,4 +1,4 @@
-//! `tollgate license`: what the running sidecar knows of the contract's license, and what this pod holds of it.
+//! `tollgate license`: what the running sidecar knows of the contract's license, and which seats this pod holds.
 
 use std::fmt::Write as _;
 
@@ -25,10 +25,10 @@ pub struct LicenseArgs {
     flags: Flags,
 }
 
-/// What `license` reads of the settings, and its own flag: the help names these.
+/// The settings that `license` reads, and its own flag: its help lists these.
 const READ: [&str; 4] = ["json", "config", "app_addr", "app_token_file"];
 
-/// Asks the sidecar; prints.
+/// Asks the sidecar, and prints the answer.
 pub fn run(args: &LicenseArgs) -> Exit {
     let app = match config::load_app(&args.flags, &ProcessEnvironment, &Installation::compiled_in()) {
         Ok(app) => app,
@@ -41,7 +41,7 @@ pub fn run(args: &LicenseArgs) -> Exit {
     }
 }
 
-/// The running sidecar's document; another's answer, and none, are complaints.
+/// The running sidecar's document; no answer, or an answer of another program, is an error.
 pub(in crate::cli) fn asked(sidecar: &Sidecar) -> Result<Value, Complaint> {
     if !sidecar.runs()? {
         let text = format!(
@@ -52,7 +52,7 @@ pub(in crate::cli) fn asked(sidecar: &Sidecar) -> Result<Value, Complaint> {
         return Err((Exit::Unavailable, text));
     }
     let answer = sidecar.ask(Ask::get("/v1/license")).map_err(|error| unanswered(&error))?;
-    // A sidecar of before mode `contract` has no such path.
+    // Versions before mode `contract` have no such path.
     if says(&answer, "NoContract") || says(&answer, "NotFound") {
         let text = "the running sidecar has no license to show: its mode is not contract";
         return Err((Exit::Config, text.to_owned()));
@@ -118,7 +118,7 @@ fn told(document: &Value, screen: Screen) -> String {
     text
 }
 
-/// Of a fact's name, with the gap behind it.
+/// The width of a fact's name with the gap after it.
 const FACT_WIDTH: usize = 14;
 
 fn table(columns: &[(&str, &str)], rows: &[Value], screen: Screen) -> String {
@@ -128,7 +128,7 @@ fn table(columns: &[(&str, &str)], rows: &[Value], screen: Screen) -> String {
     laid_out(&headings, &lines, screen)
 }
 
-/// A quantity without a limit, or of which AWS has not said how much is taken, says so.
+/// A cell: "no limit" for a quantity without one, "unknown" if AWS has not said how much of it is taken.
 fn shown(member: &str, row: &Value) -> String {
     let tier = row["unit"] == "None";
     match (member, &row[member]) {
@@ -159,7 +159,7 @@ fn moment(value: &Value) -> Option<Timestamp> {
     Timestamp::parse(value.as_str()?)
 }
 
-/// In the largest unit of which there are at least two.
+/// `seconds` in the largest unit of which there are at least two.
 fn short(seconds: u64) -> String {
     for (unit, length) in [("days", 86_400), ("h", 3600), ("min", 60)] {
         if seconds >= 2 * length {

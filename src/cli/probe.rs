@@ -1,7 +1,7 @@
 //! `tollgate probe live|startup|ready`: an exec probe without a shell.
 //!
-//! Exit 0 while the gate says so (`ready` says it in a line), else 1 and one line of at most 512 bytes on standard
-//! output: what `kubectl describe pod` shows of a failed exec probe.
+//! Exit code 0 if the answer is yes (`ready` also prints a line), else 1 and one line of at most 512 bytes on standard
+//! output, which `kubectl describe pod` shows for a failed exec probe.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use tollgate_http::Address;
 use tollgate_http::client::{Ask, ClientError, ask};
 use tollgate_time::Timestamp;
 
-/// Below the kubelet's default probe timeout of one second, so that the operator reads our line, not "timed out".
+/// Below the kubelet's default probe timeout of one second, so that the operator reads our line instead of "timed out".
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// What is asked.
@@ -40,7 +40,7 @@ pub enum Question {
 impl Question {
     const fn path(self) -> &'static str {
         match self {
-            // `/livez` says "ok" and no more, as many a server does.
+            // `/livez` answers only "ok", as other servers do, so it would not show that tollgate answers.
             Self::Live => "/entitlement",
             Self::Startup => "/startupz",
             Self::Ready => "/readyz",
@@ -61,17 +61,17 @@ pub struct ProbeArgs {
     flags: Flags,
 }
 
-/// What `probe` and `await` read of the settings, and their own arguments: the help names these.
+/// The settings that `probe` and `await` read, and their own arguments: their help lists these.
 pub(super) const READ: [&str; 7] =
     ["question", "json", "timeout", "refused_after", "command", "config", "probe_addr"];
 
-/// tollgate's own document; what lacks one of these members is none.
+/// tollgate's own document; a document without one of the required members is not tollgate's.
 #[derive(Deserialize)]
 struct Shown {
     state: String,
     gate: String,
     mode: String,
-    /// Its code; in mode `contract` its ID.
+    /// The product code; in mode `contract` the product ID.
     #[serde(rename = "product_code", alias = "product_id")]
     product: String,
     version: String,
@@ -91,7 +91,7 @@ pub(super) struct ShownReason {
     remedy: String,
 }
 
-/// What is said of a gate that counts as open.
+/// The line about a gate that counts as open.
 pub(super) fn gate_is_open() -> String {
     format!("the gate is open{}", program::MARK)
 }
@@ -132,28 +132,28 @@ pub fn run(args: &ProbeArgs) -> Exit {
 /// The answer about a gate that does not count as open.
 #[derive(Debug, Clone)]
 pub(super) struct Shut {
-    /// What is wrong, and where: the line without what changes with every attempt.
+    /// The reason alone, without the parts of the line that change with every attempt.
     pub(super) reason: Option<ShownReason>,
     /// The line to show.
     pub(super) line: String,
-    /// Where somebody has to act first.
+    /// Set if the gate stays shut until somebody acts.
     pub(super) refusal: Option<Refusal>,
 }
 
-/// A refusal, as the sidecar tells it.
+/// A refusal that the sidecar reports.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Refusal {
-    /// How a process ends that gives up on it.
+    /// How a process ends that gives up because of it.
     pub(super) exit: Exit,
-    /// How long it stands.
+    /// How long the sidecar has been in this state.
     pub(super) age: Duration,
 }
 
-/// The gate that is asked about.
+/// The gate to ask about.
 #[derive(Debug)]
 pub(super) struct Gate {
     address: Address,
-    /// The only pod whose gate counts, where that is known.
+    /// The pod that the answer must name, if it is known.
     pod_uid: Option<String>,
 }
 
@@ -163,7 +163,7 @@ impl Gate {
         Self { address: app::address(&probe.addr), pod_uid: probe.pod_uid.clone() }
     }
 
-    /// Whether it is open, or the answer otherwise.
+    /// `Ok` if the gate is open; otherwise the answer.
     pub(super) async fn ready(&self) -> Result<(), Shut> {
         self.ask(Question::Ready).await.1
     }
@@ -181,7 +181,7 @@ impl Gate {
         serde_json::from_slice(answer.body()).map_err(|_| stranger(self, &answer).line)
     }
 
-    /// What answered, and what it says.
+    /// The answer, if there is one, and what it means.
     async fn ask(&self, asked: Question) -> (Option<Response<Bytes>>, Result<(), Shut>) {
         match question(&self.address, asked.path(), ANSWER_TIMEOUT).await {
             Ok(answer) => {
@@ -208,7 +208,7 @@ fn judge(asked: Question, answer: &Response<Bytes>, gate: &Gate) -> Result<(), S
     let shown = own_document(answer, gate)?;
     let yes = match asked {
         Question::Live => true,
-        // It was open once, and may be shut now.
+        // The gate was open once; it may be shut now.
         Question::Startup => ok,
         Question::Ready => ok && shown.gate == "open",
     };
@@ -235,7 +235,7 @@ fn reachable_at(address: &Address) -> Vec<Address> {
 }
 
 impl Shown {
-    /// tollgate's gate follows from its state. A state that only a later version knows opens none here.
+    /// Whether the gate is what the state implies. A state that this version does not know implies a shut gate.
     fn agrees(&self) -> bool {
         let open = State::named(&self.state).is_some_and(State::gate_open);
         self.gate == if open { "open" } else { "shut" }
@@ -247,7 +247,7 @@ impl Shown {
             reason: self.reason.clone(),
             line: entitlement::line(&self.state, reason, self.next_attempt_at.as_deref()),
             refusal: State::named(&self.state).filter(|state| state.is_refusal()).and_then(|state| {
-                // By the sidecar's own clock, whatever that follows.
+                // Both times are by the sidecar's own clock, which may differ from this process's.
                 let [now, since] = [&self.now, &self.since].map(|at| Timestamp::parse(at.as_ref()?));
                 Some(Refusal { exit: state.exit(), age: now?.since(since?) })
             }),
@@ -255,10 +255,10 @@ impl Shown {
     }
 }
 
-/// Longest part of a stranger's header that is shown.
+/// Longest part of another program's header that is shown.
 const HEADER_SHOWN: usize = 40;
 
-/// The gate's state is unknown.
+/// An answer from which the gate's state is not known, or no answer.
 fn unheard(code: &'static str, message: &str, remedy: &str) -> Shut {
     let line = entitlement::line("unreachable", Some((code, message, remedy)), None);
     Shut { reason: Some(ShownReason::new(code, message, remedy)), line, refusal: None }

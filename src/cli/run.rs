@@ -14,7 +14,7 @@ pub struct RunArgs {
     flags: Flags,
 }
 
-/// Runs until a signal, or until the gate's policy says to leave.
+/// Runs until a signal, `POST /v1/quit` or the gate's policy ends the sidecar.
 pub fn run(args: &RunArgs) -> Exit {
     let config = match load(&args.flags, Role::Run) {
         Ok(config) => config,
@@ -36,7 +36,7 @@ pub fn run(args: &RunArgs) -> Exit {
             Err(error) => end(error.exit(), &error.to_string()),
         }
     });
-    // A name look-up may still hang in a thread of its own; it must not hold the process.
+    // A DNS look-up may still hang in a thread of its own; it must not delay the exit.
     runtime.shutdown_background();
     exit
 }

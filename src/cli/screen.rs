@@ -1,7 +1,7 @@
-//! Who reads standard output and standard error, how wide it is, and whether it has colours.
+//! Standard output and standard error: the terminal's width and colours, and writing to a reader that may go away.
 //!
-//! The reader may go away at any time (`| head`, a closed terminal): the command does not panic, and its exit code
-//! does not change.
+//! When the reader goes away (`| head`, a closed terminal), the command does not panic, and its exit code does not
+//! change.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -9,16 +9,16 @@ use crate::cli::complain;
 use crate::config::{ProcessEnvironment, wants_colour};
 use crate::exit::Exit;
 
-/// How a text stands out.
+/// How a text is highlighted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
     /// A heading.
     Bold,
-    /// As it should be.
+    /// A success.
     Good,
-    /// Worth a look.
+    /// A warning.
     Odd,
-    /// At fault.
+    /// A fault.
     Bad,
 }
 
@@ -37,7 +37,7 @@ impl Style {
 /// Standard output: its width, and whether it has colours.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Screen {
-    /// Of a terminal; elsewhere lines are as long as they are.
+    /// The terminal's width; `None` elsewhere, where lines are not wrapped.
     pub(crate) columns: Option<usize>,
     colours: bool,
 }
@@ -58,18 +58,19 @@ impl Screen {
         if !out.is_terminal() {
             return Self::PLAIN;
         }
-        // A terminal that does not say how wide it is (a serial line) says 0.
+        // A terminal of unknown width (a serial line) reports 0.
         let size = rustix::termios::tcgetwinsize(&out).ok();
         let columns = size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
         Self { columns, colours: wants_colour(&ProcessEnvironment) }
     }
 
-    /// `text`, standing out where that is possible.
+    /// `text`, highlighted if there are colours.
     pub(crate) fn styled(self, style: Style, text: &str) -> String {
         if self.colours { format!("\u{1b}[{}m{text}\u{1b}[0m", style.parameter()) } else { text.to_owned() }
     }
 
-    /// `text` in lines that fit, each after the first behind `indent` spaces; a word that does not fit stands alone.
+    /// `text` in lines that fit the width, each but the first indented by `indent` spaces; a word that does not fit has
+    /// its own line.
     pub(crate) fn wrapped(self, text: &str, indent: usize) -> String {
         let Some(columns) = self.columns else { return text.to_owned() };
         let room = columns.saturating_sub(indent).max(1);
@@ -92,14 +93,14 @@ pub(crate) fn stderr_has_colours() -> bool {
     io::stderr().is_terminal() && wants_colour(&ProcessEnvironment)
 }
 
-/// Writes what was asked for to standard output, with a line end; `exit` is how the command ends when that worked, and
-/// when the reader has gone, since then it has what it wanted.
+/// Writes `text` and a line end to standard output. Returns `exit` if that worked, and also if the reader has gone,
+/// because then it has what it wanted.
 pub(crate) fn print(text: &str, exit: Exit) -> Exit {
     let mut out = io::stdout().lock();
     printed(writeln!(out, "{text}").and_then(|()| out.flush()), exit)
 }
 
-/// How a command ends that wrote to standard output and would end with `exit`.
+/// How a command ends after writing to standard output: with `exit`, unless the write failed.
 pub(crate) fn printed(written: io::Result<()>, exit: Exit) -> Exit {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(

@@ -1,4 +1,4 @@
-//! The running sidecar, as commands ask it over its application server.
+//! Requests of commands to the running sidecar, over its application server.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::exit::Exit;
 use tollgate_http::Address;
 use tollgate_http::client::{Ask, ClientError, ask};
 
-/// What went wrong: the exit code and what is said.
+/// Why a command fails: the exit code and the text to print.
 pub(in crate::cli) type Complaint = (Exit, String);
 
-/// Reading a page of records from a slow disk.
+/// Enough to read a page of records from a slow disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where it answers, and what lets a command in.
+/// The sidecar's address, and the token for it.
 pub(in crate::cli) struct Sidecar {
     runtime: Runtime,
     address: Address,
@@ -27,7 +27,7 @@ pub(in crate::cli) struct Sidecar {
 }
 
 impl Sidecar {
-    /// The one that listens where `app_addr` says.
+    /// The sidecar that listens on `app_addr`.
     pub(in crate::cli) fn at(app: &App) -> Result<Self, Complaint> {
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -37,10 +37,10 @@ impl Sidecar {
         Ok(Self { runtime, address: address(&app.addr), authorization })
     }
 
-    /// Whether one runs there; an answer of something else is an error.
+    /// Whether a sidecar runs there; an answer of another program is an error.
     pub(in crate::cli) fn runs(&self) -> Result<bool, Complaint> {
         match self.ask(Ask::get("/v1/entitlement")) {
-            // Its own document, or its refusal where it asks for a token.
+            // tollgate's own document, or its refusal of a request without its token.
             Ok(answer) if speaks_as_tollgate(&answer) => Ok(true),
             Ok(answer) => Err(stranger(answer.status())),
             Err(ClientError::Connect { .. }) => Ok(false),
@@ -48,24 +48,24 @@ impl Sidecar {
         }
     }
 
-    /// What is said of a sidecar that does not run.
+    /// The text for a sidecar that does not run.
     pub(in crate::cli) fn absence(&self) -> String {
         format!("no sidecar answers at app_addr {}", self.address)
     }
 
-    /// Any answer to any request.
+    /// The answer to a request, whatever its status.
     pub(in crate::cli) fn ask(&self, question: Ask<'_>) -> Result<Response<Bytes>, ClientError> {
         let question = Ask { authorization: self.authorization.as_deref(), ..question };
         self.runtime.block_on(ask(&self.address, question, ANSWER_TIMEOUT))
     }
 
-    /// A document.
+    /// The document at `path`.
     pub(in crate::cli) fn get(&self, path: &str) -> Result<Value, Complaint> {
         read(&self.ask(Ask::get(path)).map_err(|error| unanswered(&error))?)
     }
 }
 
-/// The document of an answer, or what its problem says.
+/// The document of a successful answer; of another answer the detail of its problem, as an error.
 pub(in crate::cli) fn read(answer: &Response<Bytes>) -> Result<Value, Complaint> {
     let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
     let exit = match answer.status() {
@@ -90,13 +90,12 @@ fn stranger(status: StatusCode) -> Complaint {
     (Exit::Unavailable, text)
 }
 
-/// Whether the answer is the problem of this code.
+/// Whether the answer is a problem document with this code.
 pub(in crate::cli) fn says(answer: &Response<Bytes>, code: &str) -> bool {
     let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
     !answer.status().is_success() && document["code"] == code
 }
 
-/// There is no answer.
 pub(in crate::cli) fn unanswered(error: &ClientError) -> Complaint {
     (Exit::Unavailable, format!("app_addr: {error}"))
 }

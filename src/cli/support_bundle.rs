@@ -30,10 +30,10 @@ pub struct BundleArgs {
     flags: Flags,
 }
 
-/// The sidecar adds up its ledger for one of these answers.
+/// Enough for the running sidecar to sum up its ledger.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Writes the document; what cannot be found out stands in it as a sentence.
+/// Writes the document; a part that cannot be read is replaced by a sentence that says why.
 pub fn run(args: &BundleArgs, env: &dyn Environment, installed: &Installation<'_>) -> Exit {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -117,7 +117,7 @@ fn license_of(app: &App) -> Value {
     read.unwrap_or_else(|(_, text)| absent(text))
 }
 
-/// Takes the secrets out of each string. The document stays one, whatever they are.
+/// Removes the secrets from each string. The document stays valid JSON, whatever the secrets are.
 fn redact(value: &mut Value, secrets: &[String]) {
     match value {
         Value::String(text) => {

@@ -34,7 +34,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     public_key: PathBuf,
     /// The nonce that the token must answer
-    // One in 64 of the sidecar's own begins with a hyphen.
+    // One in 64 of the sidecar's own nonces begins with a hyphen.
     #[arg(long, allow_hyphen_values = true)]
     nonce: Nonce,
     /// Accept a token of the tollgate emulator, as the sidecar of this build does
@@ -58,7 +58,7 @@ pub struct VerifyArgs {
 }
 
 impl VerifyArgs {
-    /// As the setting of this name: true in builds with the emulator, and not settable in builds without.
+    /// Like the setting of this name: by default true in builds with the emulator, always false in builds without.
     const fn allow_emulated(&self) -> bool {
         #[cfg(feature = "emulator")]
         return self.allow_emulated;
@@ -78,7 +78,8 @@ impl fmt::Debug for VerifyArgs {
     }
 }
 
-/// Prints the claims and exits 0, or says in one line why not: 76 the token, 78 the key file, 74 input and output.
+/// Prints the claims and exits with 0, or prints one line with the cause and exits with 76 (the token), 78 (the key
+/// file) or 74 (input and output).
 pub fn run(args: &VerifyArgs) -> Exit {
     let receipt = match check(args, &mut io::stdin(), clock::system_now()) {
         Ok(receipt) => receipt,
@@ -182,7 +183,7 @@ const fn remedy(error: VerifyError) -> &'static str {
     }
 }
 
-/// What a verified token leaves to say, on standard error: the claims alone are the output.
+/// Notes about a verified token, for standard error: standard output has the claims only.
 fn notes(receipt: &Receipt) -> Vec<String> {
     let mut notes = Vec::new();
     if receipt.emulated() {

@@ -1,9 +1,9 @@
-//! The variables from which the AWS SDK takes credentials. It reads them itself; a Kubernetes Secret hands them over as
-//! somebody typed them, and the SDK passes them on: a line feed in a key becomes a header that cannot be built.
+//! Checks the variables from which the AWS SDK takes credentials. The SDK uses their values as they are: a line feed
+//! in a key, from a Kubernetes Secret, would become a header that cannot be built.
 //!
 //! - Their values appear in no fault.
-//! - Half of a pair, or the name of a missing file, makes the SDK look for other credentials silently. There may
-//!   be some, so this is no fault here but a [gap](Gaps): a warning, and the reason where nothing else gives
+//! - Half of a pair, or the name of a missing file, makes the SDK look for other credentials silently. Other
+//!   credentials may exist, so this is no fault but a [gap](Gaps): a warning, and the reason if nothing else gives
 //!   credentials.
 
 use std::borrow::Cow;
@@ -26,17 +26,17 @@ const RELATIVE_URI: &str = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
 const FULL_URI: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
 const CONTAINER_TOKEN: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN";
 
-/// The projected token of IRSA; the SDK reads it, we only look whether it can be read.
+/// The file of IRSA's projected token; the SDK reads it, here it is only checked.
 pub(super) const WEB_IDENTITY_TOKEN_FILE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
 
-/// The token of the EKS Pod Identity agent; the same holds.
+/// The file of the EKS Pod Identity agent's token; the SDK reads it, here it is only checked.
 pub(super) const CONTAINER_TOKEN_FILE: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
 
-/// Where the ECS agent or the EKS Pod Identity agent hands out credentials; the SDK asks there, `doctor` tells them
-/// apart.
+/// The addresses where the ECS agent or the EKS Pod Identity agent hands out credentials; `doctor` distinguishes the
+/// two agents.
 pub(super) const CONTAINER_URIS: [&str; 2] = [RELATIVE_URI, FULL_URI];
 
-/// Texts: printable ASCII without white space or quotes, whatever AWS puts into them.
+/// Variables whose values are printable ASCII without white space or quotes.
 const TEXTS: [&str; 9] = [
     ACCESS_KEY,
     SECRET_KEY,
@@ -49,7 +49,7 @@ const TEXTS: [&str; 9] = [
     "AWS_EC2_METADATA_SERVICE_ENDPOINT",
 ];
 
-/// Names and paths, which may hold a space.
+/// Variables whose values are names or paths, which may hold a space.
 const NAMES: [&str; 6] = [
     profiles::PROFILE,
     WEB_IDENTITY_TOKEN_FILE,
@@ -59,19 +59,19 @@ const NAMES: [&str; 6] = [
     "AWS_CA_BUNDLE",
 ];
 
-/// Endpoints of single services are texts too; STS's is asked for credentials.
+/// Variables of endpoints begin with this; they are checked as [`TEXTS`] are, since STS's is used for credentials.
 const ENDPOINTS: &str = "AWS_ENDPOINT_URL";
 
 /// Pairs of which the SDK uses neither half alone.
 const PAIRS: [[&str; 2]; 2] = [[ACCESS_KEY, SECRET_KEY], [ROLE, WEB_IDENTITY_TOKEN_FILE]];
 
-/// What was set and gives no credentials: sentences without a full stop, which name variables and files, no values of
-/// keys.
+/// What was set and gives no credentials: sentences without a full stop. They name variables and files, but no values
+/// of keys.
 pub(super) type Gaps = Vec<String>;
 
-/// Notes each variable that would not reach AWS as it was meant, and returns what gives no credentials.
+/// Reports each variable whose value cannot be used as it is, and returns what gives no credentials.
 pub(super) fn check(reader: &mut Reader<'_>) -> Option<Gaps> {
-    // The one that is our setting is judged as such; beside a seller's file there may be none.
+    // The variable that sets `endpoint_url` is checked as that setting; beside a seller's file `resolve` refuses all.
     let ours = reader.origin(Setting::EndpointUrl);
     let judged =
         |name: &String| reader.resolution.sealed() || ours == Origin::Environment(Cow::Owned(name.clone()));
@@ -85,7 +85,7 @@ pub(super) fn check(reader: &mut Reader<'_>) -> Option<Gaps> {
     }
     addresses(reader);
     let mut gaps = Gaps::new();
-    // Outside AWS the license token is the other half of the role.
+    // Outside AWS the license token completes the pair of the role.
     let licensed = license_token(reader);
     for [one, other] in PAIRS {
         let given = [one, other].map(|name| filled(reader.env, name).is_some());
@@ -128,7 +128,7 @@ fn license_token(reader: &Reader<'_>) -> bool {
     reader.is_given(setting) && reader.no_effect(setting).is_none()
 }
 
-/// Whether the SDK asks an agent, which alone its token is for.
+/// Whether the SDK asks an agent for credentials. The agent's token is used only then.
 pub(super) fn asks_agent(reader: &Reader<'_>) -> bool {
     CONTAINER_URIS.iter().any(|name| filled(reader.env, name).is_some())
 }
@@ -139,12 +139,12 @@ fn refuse(reader: &mut Reader<'_>, name: impl Into<String>, problem: &str) {
     reader.faults.push(Fault { origin, ..Fault::of(name, problem) });
 }
 
-/// Whether a variable of [`NAMES`] was refused already for what it looks like, so that nothing is read by it.
+/// Whether a variable of [`NAMES`] was refused already for its form, so that the file that it names is not read.
 pub(super) fn is_refused(reader: &Reader<'_>, name: &str) -> bool {
     reader.env.get(name).is_some_and(|value| problem(&value, false).is_some())
 }
 
-/// The addresses of the agents, by the SDK's own rules: it says of one that breaks them only that it is invalid.
+/// Checks the addresses of the agents by the SDK's own rules; the SDK would say only that an address is invalid.
 fn addresses(reader: &mut Reader<'_>) {
     let given = |name| filled(reader.env, name).filter(|value| problem(value, true).is_none());
     let (relative, full, role) = (given(RELATIVE_URI), given(FULL_URI), given(ROLE));
@@ -171,7 +171,7 @@ fn is_agents(uri: &str) -> bool {
         (Some("https"), Some(host)) => !host.is_empty(),
         (Some("http"), Some(host)) => match host.trim_matches(['[', ']']).parse::<IpAddr>() {
             Ok(ip) => ip.is_loopback() || AGENTS.iter().any(|agent| agent.parse() == Ok(ip)),
-            // The SDK resolves it and holds its addresses to the same rule.
+            // The SDK resolves a name and applies the same rule to its addresses.
             Err(_) => !host.is_empty(),
         },
         _ => false,
@@ -184,7 +184,7 @@ const AGENTS: [&str; 3] = ["169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
 /// Why a variable that names a token's file gives no token.
 enum Gap {
     Warning(String),
-    /// Its value is shown nowhere, and no later start can find such a file.
+    /// The value may be the token itself. It is shown nowhere, and is a fault, since no such file can exist later.
     TokenItself,
 }
 
@@ -201,7 +201,7 @@ fn token_gap(reader: &Reader<'_>, name: &'static str) -> Option<Gap> {
 
 fn problem(value: &str, text: bool) -> Option<&'static str> {
     let quote = |c: char| c == '"' || c == '\'';
-    // The start takes it off for every reader; what is left here could not be taken off.
+    // `restart_if_untidy` trims the values; white space that is left here could not be trimmed.
     if value != value.trim() {
         return Some("has white space at an end; remove it where the variable is set");
     }

@@ -1,4 +1,4 @@
-//! The files that configuration reads, behind a seam, and what is compiled into this build.
+//! The files that configuration reads, behind the trait [`Disk`], and what is compiled into this build.
 //!
 //! - Every read has a limit and is of a regular file: a wrong path may name a device, a pipe or a file of gigabytes.
 //! - Tests and fuzzing use [`MemoryDisk`]: arbitrary paths are harmless there.
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub(super) use tollgate_disk::describe;
 use tollgate_disk::{Links, read_regular};
 
-/// The seller's file. Compiled in: a path that could be configured could be configured away.
+/// The seller's file. The path is compiled in: if it were a setting, an operator could point it elsewhere.
 pub const SELLER_FILE: &str = "/usr/share/tollgate/seller.toml";
 
 /// The operator's file when neither `--config` nor `TOLLGATE_CONFIG` names one.
@@ -52,8 +52,8 @@ pub trait Disk {
     /// The names in a folder. Fails with `NotADirectory` for a file, with `FileTooLarge` above `names_max` names.
     fn list(&self, folder: &Path, names_max: usize) -> io::Result<Vec<String>>;
 
-    /// Proves that files can be made in `folder` by making one; a missing folder is made. With `keep` unset, what was
-    /// made is removed again.
+    /// Tests that files can be created in `folder`, by creating one and removing it. A missing folder is created; with
+    /// `keep` unset it is removed again.
     fn try_write(&self, folder: &Path, keep: bool) -> io::Result<()>;
 }
 
@@ -95,7 +95,7 @@ impl Disk for SystemDisk {
 const WRITE_TEST_NAME: &str = ".tollgate-write-test";
 
 fn make_and_remove(file: &Path) -> io::Result<()> {
-    // A file left by a process that died in these lines must not read as "cannot be written".
+    // A file that is left from a process that died here must not be taken for "cannot be written".
     gone(fs::remove_file(file))?;
     match fs::OpenOptions::new().write(true).create_new(true).open(file) {
         Ok(mut made) => {
@@ -103,7 +103,7 @@ fn make_and_remove(file: &Path) -> io::Result<()> {
             gone(fs::remove_file(file))?;
             wrote
         }
-        // Another process of this pod proves the same at this moment.
+        // Another process of this pod is making the same test.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
@@ -122,7 +122,7 @@ fn make_private_folder(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Files that are given; nothing real is touched.
+/// Files in memory; the real file system is not touched.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryDisk {
     files: BTreeMap<PathBuf, Vec<u8>>,
@@ -153,7 +153,7 @@ impl MemoryDisk {
     }
 
     fn is_folder(&self, path: &Path) -> bool {
-        // An empty path names nothing, as in the system, though every path begins with it.
+        // As in the real file system, an empty path names nothing, although every path begins with it.
         let named = !path.as_os_str().is_empty();
         named && self.files.keys().any(|file| file != path && file.starts_with(path))
     }

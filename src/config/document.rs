@@ -1,6 +1,6 @@
-//! A TOML file into settings, with the line of each.
+//! Reads a TOML file into settings, each with its line.
 //!
-//! - Every key is a setting: an unknown one is a fault, for a typing error must not become a default.
+//! - Every key is a setting. An unknown key is a fault: otherwise a typing error would silently select a default.
 //! - Values stay texts here; what a number or a word means is decided once, for all origins, in `parse`.
 
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::setting::{Form, OPERATOR_SETTINGS, Setting, did_you_mean};
 /// Largest file: a hundred times what all settings with comments need.
 pub(super) const FILE_BYTES_MAX: usize = 64 * 1024;
 
-/// A value as somebody wrote it.
+/// A value as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Raw {
     /// One text.
@@ -23,7 +23,8 @@ pub(super) enum Raw {
 }
 
 impl Raw {
-    /// The value of a flag or a variable, without white space at its ends, which Secrets and templates leave there.
+    /// The value of a flag, a variable or a string in a file, without white space at its ends, which Secrets and
+    /// templates leave there.
     pub(super) fn from_text(setting: Setting, text: &str) -> Self {
         match setting.spec().form {
             Form::List => Self::List(text.split(',').map(|item| item.trim().to_owned()).collect()),
@@ -63,7 +64,7 @@ pub(super) enum Author {
     Operator,
 }
 
-/// Reads a file's text; what is wrong goes to `faults`. `Err` when nothing in it can be relied on.
+/// Reads a file's text, and adds its faults to `faults`. `Err` if nothing in the file can be used.
 pub(super) fn parse(
     path: &Path,
     bytes: &[u8],
@@ -113,11 +114,11 @@ pub(super) fn parse(
     Ok(Document { entries, operator_settings })
 }
 
-/// What is handed on, and everything that is wrong with the rest.
+/// The settings that are handed on, and what is wrong with the other names.
 fn handed_on(author: Author, value: &DeValue<'_>) -> (Vec<Setting>, Vec<String>) {
     let refused = |problem: &str| (Vec::new(), vec![problem.to_owned()]);
     if author != Author::Seller {
-        return refused("is a key of the seller's file only, named by --seller-file; remove it here");
+        return refused("is a key of the seller's file only; remove it here");
     }
     let names = value.as_array().map(|items| items.iter().map(|item| item.get_ref().as_str()));
     let names: Option<Vec<&str>> = names.and_then(Iterator::collect);
@@ -278,7 +279,7 @@ mod tests {
             assert!(faults.starts_with(&format!("operator_settings in t.toml:1: {expected}")), "{faults}");
             assert!(settings.is_empty());
         }
-        // One run shows everything, and what is right is handed on all the same.
+        // One run shows all faults, and the valid name is still handed on.
         let (settings, faults) =
             read(Author::Seller, "operator_settings = ['setle', ' settle ', 'mode', 'zzz']");
         assert_eq!((settings, faults.lines().count()), (vec![Setting::Settle], 3), "{faults}");

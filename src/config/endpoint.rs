@@ -92,7 +92,7 @@ impl EndpointUrl {
         }
     }
 
-    /// A server that listens at `addr` on this machine would answer this URL.
+    /// Whether a server that listens at `addr` on this machine would answer requests to this URL.
     #[must_use]
     pub fn reaches(&self, addr: SocketAddr) -> bool {
         if self.port != addr.port() {

@@ -41,7 +41,7 @@ pub fn arguments() -> Vec<OsString> {
     std::env::args_os().collect()
 }
 
-/// An environment that is given.
+/// An environment in memory.
 #[derive(Debug, Clone, Default)]
 pub struct MapEnvironment(BTreeMap<String, String>);
 
@@ -67,8 +67,8 @@ impl Environment for MapEnvironment {
     }
 }
 
-/// A variable of somebody else's convention (the AWS SDK, proxies), where empty means unset. Without white space at its
-/// ends, which Secrets hand over with a value.
+/// The value of a variable for which empty means unset, as for those of the AWS SDK and of proxies. White space at its
+/// ends, which Secrets often add, is removed.
 pub(super) fn filled(env: &dyn Environment, key: &str) -> Option<String> {
     env.get(key).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
@@ -103,7 +103,7 @@ pub fn restart_if_untidy() {
     let _error = program.exec();
 }
 
-/// The variables to change, with their new values; `None` for one that hides another by being empty.
+/// The variables to change, with their new values; `None` for an empty one, which is to be removed.
 fn untidy(env: &dyn Environment) -> Vec<(String, Option<String>)> {
     let change = |name: String| {
         let value = env.get(&name)?;
@@ -114,7 +114,7 @@ fn untidy(env: &dyn Environment) -> Vec<(String, Option<String>)> {
             return None;
         }
         match value.trim() {
-            // The SDK takes an empty variable for a name or an address that leads nowhere, and stops there.
+            // The SDK takes an empty variable for a name or an address, and does not look further.
             "" if proxy || name.starts_with(AWS_PREFIX) => Some((name, None)),
             trimmed if trimmed != value => Some((name, Some(trimmed.to_owned()))),
             _ => None,
@@ -125,7 +125,7 @@ fn untidy(env: &dyn Environment) -> Vec<(String, Option<String>)> {
 
 const AWS_PREFIX: &str = "AWS_";
 
-/// What the names of the other variables begin with that are read here or by the AWS SDK.
+/// Prefixes of the variables that are read here or by the AWS SDK, besides those of proxies.
 const PREFIXES: [&str; 3] = [AWS_PREFIX, "ECS_CONTAINER_METADATA_", ENV_PREFIX];
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What is wrong with a configuration: every fault at once, each in one line with its place and its remedy.
+//! What is wrong with a configuration: all faults at once, each in one line with its place and its remedy.
 //!
-//! - A secret never reaches a fault: values pass through [`shown`] first.
-//! - Values come from outside: they are escaped and cut, so that a line stays a line.
+//! - A fault never contains a secret: values pass through [`shown`] first.
+//! - Values come from outside: they are escaped and cut, so that a fault stays one line.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -61,7 +61,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault of something that is no setting.
+    /// A fault of something other than a setting.
     pub(super) fn of(subject: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { subject: subject.into(), value: None, origin: None, problem: problem.into() }
     }
@@ -79,7 +79,7 @@ impl fmt::Display for Fault {
         }
         line.push_str(": ");
         line.push_str(&self.problem);
-        // Names and paths come from outside too, and a line must stay a line.
+        // Names and paths come from outside too, and a fault must stay one line.
         f.write_str(&line.replace(char::is_control, "\u{fffd}"))
     }
 }
@@ -88,17 +88,17 @@ impl fmt::Display for Fault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Faults(pub(super) Vec<Fault>);
 
-/// A broken file may have thousands of faults; more than these are not useful.
+/// A broken file may have thousands of faults; more than this many are not useful.
 const FAULTS_SHOWN_MAX: usize = 50;
 
 impl Faults {
-    /// Each of them.
+    /// All faults.
     #[must_use]
     pub fn as_slice(&self) -> &[Fault] {
         &self.0
     }
 
-    /// All that a command says before it ends: each fault in a line, and the summary last. A single one is its own
+    /// All that a command prints before it ends: each fault in a line, and the summary last. A single fault is its own
     /// summary.
     #[must_use]
     pub fn told(&self) -> String {
@@ -109,7 +109,7 @@ impl Faults {
         }
     }
 
-    /// All of them in the one line that a command ends with.
+    /// The line that a command ends with: the first fault, and how many more there are.
     #[must_use]
     pub fn summary(&self) -> String {
         let first = self.0.first().map(ToString::to_string).unwrap_or_default();
@@ -169,7 +169,7 @@ fn hidden_reason(spec: &Spec, value: &str) -> Option<&'static str> {
     (spec.secret_path && !value.is_empty() && !is_path(value)).then_some("a secret")
 }
 
-/// Whether a value is a path for sure, and not the secret itself: base64 has slashes too.
+/// Whether a value is certainly a path, and not the secret itself: base64 has slashes too.
 pub(super) fn is_path(value: &str) -> bool {
     const NAME_CHARS_MAX: usize = 32;
     let rooted = value.starts_with('/') || value.starts_with("./") || value.starts_with("../");
@@ -191,7 +191,7 @@ pub(super) fn without_secrets(text: &str) -> Cow<'_, str> {
         shown = Cow::Owned(format!("{}…{host}", &text[..address_at]));
     }
     if let Some(at) = shown.find(['?', '#']) {
-        // A fragment of its own holds nothing, and pages of documents are named with one.
+        // A `?` or `#` at the end has nothing to hide after it, and URLs of documents may end with one.
         if shown.len() > at + 1 {
             shown = Cow::Owned(format!("{}…", &shown[..=at]));
         }
@@ -199,8 +199,8 @@ pub(super) fn without_secrets(text: &str) -> Cow<'_, str> {
     shown
 }
 
-/// What stands before the host of a URL, or of what was meant to be one. A password may hold any character, so it
-/// reaches to the last `@` where there is a colon before that.
+/// User name and password in a URL, or in a text that was meant to be one. A password may hold any character, so they
+/// reach to the last `@` if there is a colon before it.
 pub(super) fn userinfo(text: &str) -> Option<&str> {
     let address = text.split_once("://").map_or(text, |(_, address)| address);
     let authority = &address[..address.find(['/', '?', '#']).unwrap_or(address.len())];

@@ -69,7 +69,7 @@ fn arg(setting: Setting) -> Arg {
     }
 }
 
-/// "required" is no default.
+/// The default in brackets; a text that begins with "required" is no default.
 fn default_shown(text: &str) -> String {
     if text.starts_with("required") { text.to_owned() } else { format!("default: {text}") }
 }

@@ -22,8 +22,8 @@ const KUBERNETES_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
 const DOWNWARD_API: &str =
     "- { name: TOLLGATE_POD_UID, valueFrom: { fieldRef: { fieldPath: metadata.uid } } }";
 
-/// Keeps no receipt where the pod has no name of its own: in Kubernetes the host name is the pod's name, which a
-/// StatefulSet gives to the next pod too.
+/// Keeps no receipt if the pod's UID is unknown: in Kubernetes the host name is the pod's name, which a StatefulSet
+/// gives to the next pod too.
 pub(super) fn keep_receipt_of_a_named_pod(config: &mut Config, warnings: &mut Vec<String>) {
     let nameless = config.identity.kubernetes && config.identity.uid.is_none();
     let kept = config.registration.kept_receipt && config.state.dir.path().is_some();
@@ -36,7 +36,8 @@ pub(super) fn keep_receipt_of_a_named_pod(config: &mut Config, warnings: &mut Ve
     }
 }
 
-/// The state file of a contract product belongs to a pod, and only the UID tells one from the next of its name.
+/// Warns if the pod's UID is unknown: the state file of a contract product belongs to one pod, and only the UID
+/// distinguishes it from the next pod of the same name.
 pub(super) fn warn_of_a_nameless_pod(config: &Config, warnings: &mut Vec<String>) {
     let nameless = config.identity.kubernetes && config.identity.uid.is_none();
     if config.product.mode.asks_license_manager() && nameless && config.state.dir.path().is_some() {
@@ -66,7 +67,7 @@ fn checked_uid(reader: &Reader<'_>) -> Result<Option<String>, &'static str> {
 /// Which pod this is.
 pub(super) fn read(reader: &mut Reader<'_>) -> Option<PodIdentity> {
     let kubernetes = filled(reader.env, KUBERNETES_VARIABLE).is_some();
-    // What is wrong with it was noted by the probe server's part.
+    // Its faults were reported by the probe server's part.
     let uid = checked_uid(reader).ok()?;
     if kubernetes && uid.is_none() && reader.mode().is_some_and(Mode::meters_own_pod) {
         let problem = format!(

@@ -1,6 +1,6 @@
 //! Loading the product's public keys: a folder of `<version>.pem`, or one PEM file.
 //!
-//! All keys are read, and all faults reported: a key that is wrong today is the outage of the day when AWS rotates.
+//! All keys are read, and all faults reported: otherwise a wrong key would be noticed only when AWS rotates to it.
 //! What makes a key acceptable is decided in [`tollgate_receipt`].
 
 use std::io;
@@ -15,14 +15,14 @@ use tollgate_disk::Links;
 use tollgate_marketplace::PublicKeyVersion;
 use tollgate_receipt::{KeyRing, PEM_BYTES_MAX, PublicKey};
 
-/// Most names looked at in a folder; AWS has issued no product more than a few keys.
+/// Most names in a folder; a product has only a few keys.
 const FOLDER_NAMES_MAX: usize = 256;
 
-/// What AWS calls the file to use instead of a wrong one.
+/// The remedy for every wrong file: where AWS shows the right one.
 const REMEDY: &str =
     "use the product's public key (BEGIN PUBLIC KEY) from the AWS Marketplace Management Portal";
 
-/// Reads the product's keys: at least one where AWS's answer is signed, the stated version among them.
+/// Reads the product's keys: at least one if AWS's answer is signed, and the stated version among them.
 pub(super) fn key_ring(reader: &mut Reader<'_>, setting: Setting, parse: Parse<PathBuf>) -> Option<KeyRing> {
     let Some(path) = given_path(reader, setting, parse)? else {
         let Some(mode) = reader.mode().filter(|mode| mode.is_signed()) else {

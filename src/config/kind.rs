@@ -1,4 +1,4 @@
-//! The kinds of values: for each, how a text of it is read, what the help calls it, and what the chart's schema allows.
+//! The kinds of values: for each, how its text is read, its name in the help, and what the chart's schema allows.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ use tollgate_marketplace::{Invalid, KeyFingerprint, ProductCode, ProductId, Publ
 pub enum Form {
     /// One text.
     Text,
-    /// `true` or `false` (also `on` and `off`); as a flag it may stand without a value.
+    /// `true` or `false` (also `on` and `off`); the flag may be given without a value.
     Switch,
     /// A list: separated by commas, or an array in a file.
     List,
@@ -71,7 +71,7 @@ impl<T> Kind<T> {
         Self { value_name, form: Form::Text, schema, parse: Parse::Text(parse) }
     }
 
-    /// The same with a parser of its own, such as one with limits.
+    /// The same kind with another parser, such as one with limits.
     pub(super) const fn parsed(&self, parse: fn(&str) -> Result<T, Problem>) -> Self {
         Self { value_name: self.value_name, form: self.form, schema: self.schema, parse: Parse::Text(parse) }
     }
@@ -119,7 +119,7 @@ pub(super) const ENTITLEMENTS: Kind<Vec<Wanted>> = Kind {
     schema: Schema::List,
     parse: Parse::List(parse::entitlements),
 };
-/// In the chart an absolute path: a relative one is that of a working directory.
+/// In the chart an absolute path: a relative one would depend on the working directory.
 pub(super) const FILE: Kind<PathBuf> = Kind::text("FILE", Schema::Pattern("^/"), parse::path);
 pub(super) const KEY_FINGERPRINT: Kind<KeyFingerprint> =
     Kind::text("FINGERPRINT", Schema::Pattern("^aws.*:issuer-fingerprint$"), typed);

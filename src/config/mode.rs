@@ -1,6 +1,7 @@
 //! How a product is priced, and what follows from it.
 //!
-//! A mode answers questions. No other code compares modes, so that a new mode needs changes here only.
+//! A mode answers questions, so that other code rarely compares modes. Where other code matches on the mode, it names
+//! every mode, so that the compiler finds it when a mode is added.
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// `RegisterUsage`: AWS meters by itself.
+    /// `RegisterUsage`: AWS meters the hours itself.
     Hourly,
     /// `MeterUsage`: custom dimensions, from the buyer's account.
     Metered,
@@ -26,7 +27,7 @@ impl Mode {
     /// Every mode.
     pub const ALL: [Self; 4] = [Self::Hourly, Self::Metered, Self::Contract, Self::Saas];
 
-    /// As it is configured.
+    /// The value of the setting `mode`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -37,7 +38,7 @@ impl Mode {
         }
     }
 
-    /// License Manager is asked, by the product's ID, and not the metering service, by its code.
+    /// It calls License Manager, by the product ID, instead of the metering service.
     #[must_use]
     pub const fn asks_license_manager(self) -> bool {
         match self {
@@ -46,13 +47,13 @@ impl Mode {
         }
     }
 
-    /// The metering service is asked, by the product's code.
+    /// It calls the metering service, by the product code.
     #[must_use]
     pub const fn asks_metering(self) -> bool {
         !self.asks_license_manager()
     }
 
-    /// AWS wants the call made in the region where the pod or task runs.
+    /// AWS requires the call in the region where the pod or task runs.
     #[must_use]
     pub const fn asks_where_it_runs(self) -> bool {
         match self {
@@ -70,8 +71,7 @@ impl Mode {
         }
     }
 
-    /// Nothing remains to be done once the gate is open, so the sidecar may become the application, and needs no more
-    /// credentials.
+    /// Nothing is left to do once the gate is open: `exec` becomes the application, and no more credentials are needed.
     #[must_use]
     pub const fn ends_when_open(self) -> bool {
         match self {
@@ -89,8 +89,8 @@ impl Mode {
         }
     }
 
-    /// The usage is this pod's own. AWS tells reports apart by the pod, and its answers to them say whether the buyer
-    /// is still entitled.
+    /// The usage is this pod's own. AWS distinguishes reports by pod, and its answers say whether the buyer is still
+    /// entitled.
     #[must_use]
     pub const fn meters_own_pod(self) -> bool {
         match self {
@@ -108,7 +108,7 @@ impl Mode {
         }
     }
 
-    /// The least that the role must be allowed.
+    /// The actions that the role must allow.
     #[must_use]
     pub const fn actions(self) -> &'static [&'static str] {
         match self {

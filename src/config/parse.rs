@@ -1,4 +1,4 @@
-//! Texts into values: pure, one function for each kind of value.
+//! Turns texts into values: pure functions, one for each kind of value.
 //!
 //! A problem is the end of a sentence that begins with the setting's name, and says what to write instead.
 
@@ -14,7 +14,7 @@ use tollgate_marketplace::{DIMENSION_CHARS_MAX, DIMENSIONS_MAX, Invalid};
 /// What is wrong with a text.
 pub(super) type Problem = Cow<'static, str>;
 
-/// Longest duration accepted: beyond a year a number is a slip of the unit.
+/// Longest duration accepted: a number beyond a year probably has the wrong unit.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Reads a duration: whole numbers with the units `d`, `h`, `m`, `s`, `ms`, largest first, such as `1h30m`.
@@ -51,7 +51,7 @@ pub fn duration(text: &str) -> Result<Duration, Invalid> {
     if total > DURATION_MAX { Err(TOO_LONG) } else { Ok(total) }
 }
 
-/// A duration within limits that the setting has, each written as it would be typed.
+/// A duration within the setting's limits, which are written as durations too.
 pub(super) fn duration_within(text: &str, least: &str, most: &str) -> Result<Duration, Problem> {
     let duration = |text| duration(text).map_err(|invalid: Invalid| Cow::Borrowed(invalid.0));
     let value = duration(text)?;
@@ -86,7 +86,7 @@ pub(super) fn size(text: &str) -> Result<u64, Problem> {
     }
 }
 
-/// Reads `true`, `false`, `on` or `off`. Both pairs everywhere: YAML turns an unquoted `on` into `true`.
+/// Reads `true`, `false`, `on` or `off`. All are accepted everywhere, because YAML turns an unquoted `on` into `true`.
 pub(super) fn switch(text: &str) -> Result<bool, Problem> {
     match text {
         "true" | "on" => Ok(true),
@@ -129,7 +129,7 @@ fn keep_or_close_after(text: &str) -> Result<Option<Duration>, Problem> {
     duration(after).map(Some).map_err(|invalid| format!("has a part that {invalid}").into())
 }
 
-/// Longest address of a runbook.
+/// Longest URL of a runbook.
 const DOCS_URL_CHARS_MAX: usize = 1024;
 
 /// Unlike an endpoint it may hold a query or a fragment, to which a reason's code is appended.
@@ -146,14 +146,14 @@ pub(super) fn docs_url(text: &str) -> Result<String, Problem> {
     Ok(text.to_owned())
 }
 
-/// Longest log filter: a directive for every module there is fits in.
+/// Longest log filter: enough for a directive for every module.
 const LOG_FILTER_CHARS_MAX: usize = 1024;
 
-/// What a filter and each of its directives may name.
+/// The levels that a filter and each of its directives may name.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 pub(super) fn log_filter(text: &str) -> Result<String, Problem> {
-    // A directive without a level is the name of a target to the parser, and a misspelled level would silence the rest.
+    // `tracing` takes a directive without a level for a target, so a misspelled level would silence everything else.
     let directive = |directive: &str| {
         let (target, level) = directive.split_once('=').unwrap_or(("tollgate", directive));
         let path = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
@@ -208,7 +208,7 @@ pub(super) fn clock(text: &str) -> Result<ClockSource, Problem> {
         .map_err(|problem| format!("{problem}, or write system").into())
 }
 
-/// Path separators aside, anything can be a path; empty cannot.
+/// Any text is a path, except an empty one and one with a NUL.
 pub(super) fn path(text: &str) -> Result<PathBuf, Problem> {
     if text.is_empty() || text.contains('\0') {
         return Err("is not a path; name a file or folder, or remove the setting".into());
@@ -241,7 +241,7 @@ pub(super) fn dimensions(items: &[String]) -> Result<Vec<String>, Problem> {
     Ok(names)
 }
 
-/// What a contract must hold: each entitlement once.
+/// The entitlements that a license must have, each named once.
 pub(super) fn entitlements(items: &[String]) -> Result<Vec<Wanted>, Problem> {
     if items.is_empty() || items.len() > ENTITLEMENTS_MAX {
         return Err(format!("must hold 1 to {ENTITLEMENTS_MAX} entitlements").into());
@@ -258,7 +258,7 @@ pub(super) fn entitlements(items: &[String]) -> Result<Vec<Wanted>, Problem> {
     Ok(all)
 }
 
-/// Most seats of one pod: more is a slip of the keyboard, or another unit.
+/// Most seats of one pod: a larger number is probably a typing error.
 const SEATS_MAX: u32 = 1_000_000;
 
 pub(super) fn seats(text: &str) -> Result<u32, Problem> {
@@ -381,9 +381,9 @@ mod tests {
             (&[][..], "must hold 1 to 200"),
             (&["users"; 201], "must hold 1 to 200"),
             (&["users:Count", "users"], "names \"users\" twice"),
-            (&["users", "seats:Seats"], "holds \"seats:Seats\", which is no unit"),
+            (&["users", "seats:Seats"], "holds \"seats:Seats\", which is not a unit"),
             (&["users:Count:0"], "holds \"users:Count:0\", which has a quantity"),
-            (&["users", ""], "holds \"\", which begins with no name"),
+            (&["users", ""], "holds \"\", which does not begin with the name"),
         ] {
             let problem = list(bad).unwrap_err();
             assert!(problem.starts_with(said), "{problem}");

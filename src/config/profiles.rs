@@ -1,5 +1,5 @@
-//! The AWS profile files, which the SDK reads by itself: whether they can be read without waiting, whether the profile
-//! that is asked for is there, and, beside a seller's file, that they send no request elsewhere.
+//! Checks the AWS profile files, which the SDK reads itself: whether they can be read without waiting, whether the
+//! profile that is named exists, and, beside a seller's file, that they set no endpoint.
 //!
 //! The SDK silently treats a file that it cannot read as an empty one.
 
@@ -21,10 +21,10 @@ pub(super) const PROFILE: &str = "AWS_PROFILE";
 /// Largest profile file: a larger one cannot be trusted to hold no endpoint.
 const BYTES_MAX: usize = 1024 * 1024;
 
-/// Names the usual way to switch a profile file off.
+/// The usual way to switch a profile file off.
 const NO_FILE: &str = "/dev/null";
 
-/// Notes what is wrong with the files, and returns what gives no credentials.
+/// Reports faults of the files, and returns what gives no credentials.
 pub(super) fn check(reader: &mut Reader<'_>) -> Vec<String> {
     let mut gaps = Vec::new();
     let mut files = Vec::new();
@@ -63,9 +63,9 @@ pub(super) fn check(reader: &mut Reader<'_>) -> Vec<String> {
 
 /// Why a file gives nothing.
 enum Unread {
-    /// The SDK goes on without it.
+    /// The SDK continues without it.
     Ignored(String),
-    /// It would hold the SDK up, or may hold an endpoint that is not seen.
+    /// The SDK could wait for it for ever, or it could set an endpoint unchecked.
     Refused(String),
 }
 
@@ -78,7 +78,7 @@ fn read(reader: &Reader<'_>, path: &Path) -> Result<String, Unread> {
         Err(error) => error,
     };
     match error.kind() {
-        // What cannot be read cannot lead the SDK anywhere either.
+        // The SDK cannot read it either, so it sets no endpoint.
         ErrorKind::NotFound
         | ErrorKind::PermissionDenied
         | ErrorKind::IsADirectory
@@ -95,8 +95,8 @@ fn read(reader: &Reader<'_>, path: &Path) -> Result<String, Unread> {
     }
 }
 
-/// The SDK expands a leading `~` in these two variables itself, so we must look where it looks: below an empty `HOME`
-/// as much as below none, where both are relative to whatever folder the process was started in.
+/// Expands a leading `~` as the SDK does for these two variables. If `HOME` is empty or not set, the path is relative
+/// to the working directory.
 fn expand_home(path: &Path, home: Option<&str>) -> PathBuf {
     let mut components = path.components();
     match components.next() {
@@ -105,9 +105,9 @@ fn expand_home(path: &Path, home: Option<&str>) -> PathBuf {
     }
 }
 
-/// The files may set endpoints, for all services or in a `services` section. Any such line is refused, whichever
-/// profile it belongs to: which one is active can change without us. This tells the operator; what holds when a file
-/// changes afterwards is that the client of a sealed image is given its endpoint.
+/// The files may set endpoints, for all services or in a `services` section. Such a line is refused in any profile,
+/// because another profile may become active later. This check is for the operator; a file that changes later has no
+/// effect, because the client of a sealed image is given its endpoint.
 fn endpoint_fault(path: &Path, text: &str) -> Option<Fault> {
     let line = text.lines().position(|line| {
         let key = line.split(['=', ':']).next().unwrap_or_default().trim();
@@ -119,8 +119,8 @@ fn endpoint_fault(path: &Path, text: &str) -> Option<Fault> {
     ))
 }
 
-/// What a profile names for a web identity token is no file. The SDK opens it without care: a pipe would hold it up for
-/// ever, and nothing would say so. One that is not there may come.
+/// A profile names something that is not a regular file for its web identity token. The SDK would open it: with a pipe
+/// it would wait for ever, and nothing would say so. A missing file is accepted, because it may be created later.
 fn token_file_fault(reader: &Reader<'_>, path: &Path, text: &str) -> Option<Fault> {
     text.lines().enumerate().find_map(|(at, line)| {
         let (key, file) = line.split_once('=')?;
@@ -139,7 +139,8 @@ fn token_file_fault(reader: &Reader<'_>, path: &Path, text: &str) -> Option<Faul
     })
 }
 
-/// `AWS_PROFILE` names a profile that no file has; with one, whether it gives credentials is for the SDK to find out.
+/// The gap if `AWS_PROFILE` names a profile that no file has. Whether an existing one gives credentials is not checked
+/// here.
 fn missing_profile(reader: &Reader<'_>, files: &[(bool, PathBuf, String)]) -> Option<String> {
     let profile = filled(reader.env, PROFILE).filter(|_| !is_refused(reader, PROFILE))?;
     let mut misplaced = "";
@@ -149,7 +150,7 @@ fn missing_profile(reader: &Reader<'_>, files: &[(bool, PathBuf, String)]) -> Op
                 Some(("profile", name)) => (true, name.trim()),
                 _ => (false, header),
             };
-            // As the SDK takes them: prefixed in the configuration file, but for `default`; bare in the other.
+            // As the SDK reads them: with the prefix in the configuration file (except `default`), else without it.
             if name == profile && (prefixed == *is_config || name == "default") {
                 return None;
             }

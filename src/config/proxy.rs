@@ -1,5 +1,5 @@
-//! The proxies that the usual variables name. The HTTP client reads the variables itself and ignores what it does not
-//! understand, so that requests would leave without the proxy: what it would ignore is a fault here.
+//! Checks the proxies that the usual variables name. The HTTP client reads the variables itself and ignores what it
+//! does not understand: requests would then leave without the proxy. So what it would ignore is a fault here.
 
 use hyper::Uri;
 
@@ -15,13 +15,13 @@ const HTTP: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
 const ALL: [&str; 2] = ["ALL_PROXY", "all_proxy"];
 const NO: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// The variables of this page.
+/// All variables about proxies.
 pub(super) const VARIABLES: [&str; 8] = [HTTPS[0], HTTPS[1], HTTP[0], HTTP[1], ALL[0], ALL[1], NO[0], NO[1]];
 
-/// The HTTP client takes a process with this variable for a CGI program, and uses no proxy at all.
+/// With this variable set, the HTTP client takes the process for a CGI program and uses no proxy at all.
 const CGI_VARIABLE: &str = "REQUEST_METHOD";
 
-/// Reads all of it.
+/// Reads all proxies.
 pub(super) fn read(reader: &mut Reader<'_>) -> Option<Proxies> {
     let https = proxy(reader, HTTPS);
     let http = proxy(reader, HTTP);
@@ -46,7 +46,7 @@ fn proxy(reader: &mut Reader<'_>, names: [&'static str; 2]) -> Option<Option<Sec
     match check(&value) {
         Ok(()) => Some(Some(Secret::new(value))),
         Err(problem) => {
-            // Never with its value: it may hold a password.
+            // The fault never shows the value, which may hold a password.
             refuse(reader, name, problem);
             None
         }
@@ -88,7 +88,7 @@ fn check(value: &str) -> Result<(), Problem> {
         None => value,
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    // A password with one of these characters ends the address too early, and leaves an @ behind.
+    // A password with one of these characters would end the address too early, and leave an @ in the rest.
     if path.contains('@') || authority.matches('@').count() > 1 {
         return Err(USERINFO.into());
     }

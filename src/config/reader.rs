@@ -1,6 +1,6 @@
 //! Reads the chosen texts one after the other, and collects what is wrong with them instead of stopping at the first.
 //!
-//! The functions of this page return `None` when they noted a fault. Reading continues with the next setting and
+//! The functions of this module return `None` when they reported a fault. Reading continues with the next setting and
 //! fails only at the end, so that one run shows an operator all faults.
 
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub(super) struct Reader<'a> {
     pub(super) warnings: Vec<String>,
 }
 
-/// A setting that has a default, or must be set.
+/// Reads a setting that has a default, or must be set.
 pub(super) fn read<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<T>) -> Option<T> {
     match reader.raw(setting) {
         Some(raw) => reader.parsed(setting, &raw, parse),
@@ -36,17 +36,17 @@ pub(super) fn read<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<T>
     }
 }
 
-/// A setting that may be left out: `Some(None)` then, and where it has no effect in the mode.
+/// Reads a setting that may be left out: `Some(None)` if it is not set, or has no effect in the mode.
 pub(super) fn given<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<T>) -> Option<Option<T>> {
     let Some(choice) = reader.resolution.choice(setting) else { return Some(None) };
     let value = reader.parsed(setting, &choice.raw, parse)?;
     Some(Some(value).filter(|_| reader.no_effect(setting).is_none()))
 }
 
-/// A setting that must be set in the modes where it has an effect: `Some(None)` in others.
+/// Reads a setting that must be set in the modes where it has an effect: `Some(None)` in other modes.
 pub(super) fn needed<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<T>) -> Option<Option<T>> {
     let value = given(reader, setting, parse)?;
-    // What an unknown mode needs is unknown too.
+    // If the mode is invalid, it is not known whether the setting is needed.
     if value.is_none() && reader.mode().is_some_and(|mode| setting.spec().counts_in(mode)) {
         reader.missing(setting, "is required");
         return None;
@@ -54,12 +54,12 @@ pub(super) fn needed<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<
     Some(value)
 }
 
-/// A list that may be left out: empty then.
+/// Reads a list that may be left out: empty if it is not set.
 pub(super) fn listed<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<Vec<T>>) -> Option<Vec<T>> {
     Some(given(reader, setting, parse)?.unwrap_or_default())
 }
 
-/// A path that may be left out; in a file it is relative to the file's folder.
+/// Reads a path that may be left out; in a file it is relative to the file's folder.
 pub(super) fn given_path(
     reader: &mut Reader<'_>,
     setting: Setting,
@@ -74,7 +74,8 @@ pub(super) fn given_path(
     }))
 }
 
-/// A setting with a floor for the operator beside a seller's file, so that no value cuts off what is paid.
+/// Reads a setting with a minimum for the operator beside a seller's file, so that no value prevents the billing of
+/// usage.
 pub(super) fn floored<T: PartialOrd>(
     reader: &mut Reader<'_>,
     setting: Setting,
@@ -102,17 +103,17 @@ impl<'a> Reader<'a> {
         Self { resolution, env, installed, role, faults: Vec::new(), warnings: Vec::new() }
     }
 
-    /// The value of a setting for a rule about another one. What is wrong with it is noted where it is read.
+    /// The value of a setting for a rule about another one. Its own faults are reported where it is read.
     pub(super) fn peek<T>(&self, setting: Setting, parse: Parse<T>) -> Option<T> {
         parsed(&self.raw(setting)?, parse).ok()
     }
 
-    /// The mode, where it is valid.
+    /// The mode, if it is valid.
     pub(super) fn mode(&self) -> Option<Mode> {
         self.peek(Setting::Mode, MODE.parse)
     }
 
-    /// Why the setting does nothing in this mode, or for this command, if it does nothing.
+    /// Why the setting has no effect in this mode or for this command; `None` if it has one.
     pub(super) fn no_effect(&self, setting: Setting) -> Option<&'static str> {
         if self.role == Role::Exec && matches!(setting, Setting::Quit | Setting::DrainQuiet) {
             return Some("exec ends with its command, and nothing reports usage after that");
@@ -121,7 +122,7 @@ impl<'a> Reader<'a> {
         (!(only.used)(self.mode()?)).then_some(only.otherwise)
     }
 
-    /// Somebody set it.
+    /// Whether it is set anywhere.
     pub(super) fn is_given(&self, setting: Setting) -> bool {
         self.resolution.choice(setting).is_some()
     }
@@ -130,7 +131,7 @@ impl<'a> Reader<'a> {
         self.resolution.choice(setting).map_or(Origin::Default, |choice| choice.origin.clone())
     }
 
-    /// Notes what is wrong with the value that counts for `setting`.
+    /// Reports a fault of the value of `setting`.
     pub(super) fn fault(&mut self, setting: Setting, problem: impl Into<String>) {
         let spec = setting.spec();
         let choice = self.resolution.choice(setting);
@@ -144,7 +145,7 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// Notes that a setting is needed and absent, with the places where it may be set.
+    /// Reports that a setting is needed and absent, with the places where it may be set.
     pub(super) fn missing(&mut self, setting: Setting, need: &str) {
         let spec = setting.spec();
         let remedy = if spec.owner != Owner::Operator && self.resolution.sealed() {
@@ -159,7 +160,7 @@ impl<'a> Reader<'a> {
         parsed(raw, parse).map_err(|problem| self.fault(setting, problem)).ok()
     }
 
-    /// What somebody set, else the default.
+    /// The text that was set, else the default.
     fn raw(&self, setting: Setting) -> Option<Raw> {
         if let Some(choice) = self.resolution.choice(setting) {
             return Some(choice.raw.clone());
@@ -186,7 +187,7 @@ fn parsed<T>(raw: &Raw, parse: Parse<T>) -> Result<T, Problem> {
     }
 }
 
-/// Quotes that a shell or a template did not take off. No setting has a value that begins or ends with one.
+/// Whether a shell or a template left quotes. No setting has a value that begins or ends with one.
 pub(super) fn is_quoted(text: &str) -> bool {
     let quote = |c: char| c == '"' || c == '\'';
     text.starts_with(quote) || text.ends_with(quote)
@@ -194,7 +195,7 @@ pub(super) fn is_quoted(text: &str) -> bool {
 
 pub(super) const QUOTED: &str = "holds quotes; write the value without them";
 
-/// The default of a setting in this build, where nothing else decides it.
+/// The default of a setting in this build, unless the rest of the configuration decides it.
 pub(super) fn default_text(setting: Setting, installed: &Installation<'_>) -> Option<&'static str> {
     match setting.spec().default {
         DefaultText::Is(text) => Some(text),

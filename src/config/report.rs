@@ -25,14 +25,14 @@ pub struct Row {
     pub origin: String,
 }
 
-/// The configuration as it is seen, right or wrong.
+/// The configuration as it was read, valid or not.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// The configuration can be used.
     pub valid: bool,
     /// Files, settings, and the variables beside them that count.
     pub settings: Vec<Row>,
-    /// What is odd and not wrong.
+    /// What is odd but not wrong.
     pub warnings: Vec<String>,
     /// What is wrong, one line each.
     pub faults: Vec<String>,
@@ -47,7 +47,7 @@ pub fn report(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>
     read(flags, env, installed, Role::Check).0
 }
 
-/// The same for `doctor`, with what it is to look at: the configuration, or what is wrong with it.
+/// [`report`] for `doctor`, with the configuration itself, or its faults.
 pub fn inspect(
     flags: &Flags,
     env: &dyn Environment,

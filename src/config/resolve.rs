@@ -1,13 +1,14 @@
 //! Which text is used for each setting: the seller's file, else a flag, else the environment, else the operator's file,
 //! else a variable of the AWS SDK where the setting has one, else the default.
 //!
-//! - What the seller's file sets wins, and the same key anywhere else is a fault, even with the same value: a buyer
-//!   gets an error and is not overruled silently. Of a setting that belongs to the operator it is a warning: charts
-//!   and manifests set some of them for every pod, and none of those must keep a seller's image from starting.
-//! - Where a seller's file exists, each setting comes from it or from its default, but for those that belong to the
-//!   operator ([`Owner`]) and those that the file hands on. It also seals when it cannot be read.
+//! - The seller's file takes precedence, and the same key anywhere else is a fault, even with the same value, so that a
+//!   buyer is not overruled silently. For a setting that belongs to the operator it is only a warning: charts and
+//!   manifests set some of them for every pod, and that must not keep a seller's image from starting.
+//! - Where a seller's file exists, each setting comes from it or from its default, except those that belong to the
+//!   operator ([`Owner`]) and those that the file hands on. For a setting that it hands on, the seller's file comes
+//!   after the operator's. A seller's file that cannot be read seals all the same.
 //!
-//! This module must not know what a text means, but for the mode's: it says which service an endpoint is for.
+//! This module must not know what a text means, except the mode's, which says which service an endpoint is for.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,7 +52,7 @@ pub(super) struct Resolution {
     pub(super) warnings: Vec<String>,
 }
 
-/// What became of a file.
+/// What is known of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum FileState {
     /// There is none.
@@ -83,8 +84,8 @@ impl Resolution {
         self.seller.exists()
     }
 
-    /// The operator set it beside a seller's file by the operator's own right: then floors hold, so that no value cuts
-    /// off what is paid.
+    /// The operator set it beside a seller's file that does not hand it on. Then its minimum holds, so that no value
+    /// prevents the billing of usage.
     pub(super) fn is_operators_own(&self, setting: Setting) -> bool {
         let theirs = |choice: &Choice| !matches!(choice.origin, Origin::Seller { .. });
         self.sealed() && self.choice(setting).is_some_and(theirs) && !self.handed_on.contains(&setting)
@@ -132,7 +133,7 @@ pub(super) fn resolve(flags: &Flags, env: &dyn Environment, installed: &Installa
 pub(super) const IGNORE_ENDPOINTS_VARIABLE: &str = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS";
 
 impl Resolution {
-    /// Notes what may not be set where it is set; `false` when only the seller's file counts.
+    /// Reports a setting that may not be set where it is set. `false` if only the seller's file counts.
     fn check(
         &mut self,
         setting: Setting,
@@ -202,7 +203,7 @@ fn file_choice(entries: &[Entry], setting: Setting, file: &FileState) -> Option<
     Some((entry.raw.clone(), Origin::File { path: path.clone(), line: entry.line }))
 }
 
-/// The endpoint variable of the service that this product's mode does not ask.
+/// The endpoint variable of the service that this product's mode does not call.
 fn other_service(mode: Option<&Choice>) -> &'static str {
     let licensed = mode.is_some_and(|choice| choice.raw.to_text() == Mode::Contract.as_str());
     if licensed { sdk::METERING_ENDPOINT } else { sdk::LICENSE_MANAGER_ENDPOINT }
@@ -235,7 +236,7 @@ fn read_file(
     };
     let named = by_flag.or_else(by_variable);
     let (path, origin) = named.unwrap_or_else(|| (installed.default_file.clone(), Origin::Default));
-    // Only the default may be absent: a named file that is not there is a typing error.
+    // Only the default file may be absent: a named file that does not exist is a typing error.
     let must_exist = origin != Origin::Default;
     let (state, document) = if path.to_str().is_some_and(is_quoted) {
         resolution.faults.push(Fault::of(path.display().to_string(), QUOTED));
@@ -256,7 +257,7 @@ fn read(
     faults: &mut Vec<Fault>,
 ) -> (FileState, Document) {
     let links = match author {
-        // It belongs into the image, as a file; the operator's may be mounted from a ConfigMap, as a link.
+        // The seller's file is a regular file of the image; the operator's may be a link, as ConfigMaps are mounted.
         Author::Seller => Links::Refuse,
         Author::Operator => Links::Follow,
     };
@@ -280,7 +281,8 @@ fn read(
     }
 }
 
-/// Looks through the names of all variables: unknown ones of ours are warnings, sealed endpoints faults.
+/// Checks the names of all variables: unknown ones of tollgate are warnings; beside a seller's file, endpoints are
+/// faults.
 fn check_variables(env: &dyn Environment, resolution: &mut Resolution) {
     // A hostile or broken environment must not flood the log.
     const WARNINGS_MAX: usize = 20;
@@ -304,7 +306,7 @@ fn check_variables(env: &dyn Environment, resolution: &mut Resolution) {
     }
 }
 
-/// The variables by which the AWS SDK is sent elsewhere than to AWS, service by service, or to other credentials.
+/// The variables that send the AWS SDK elsewhere than to AWS, for one service or for credentials.
 fn leads_away(name: &str) -> bool {
     name.starts_with("AWS_ENDPOINT_URL") || name == "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 }

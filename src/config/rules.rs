@@ -1,6 +1,6 @@
-//! The rules that join settings: what one value says about another, or about the mode, role or seal.
+//! Rules about several settings together, or about a setting and the mode, the command or a seller's file.
 //!
-//! A rule looks at values whether or not others are valid, so that one run shows an operator everything.
+//! A rule is checked even if other settings have faults, so that one run shows an operator all faults.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ use super::{LicenseModel, ListenAddr, Mode, OnLapse, OnUnsent, Role, resolve, sd
 use tollgate_marketplace::KeyFingerprint;
 use tollgate_marketplace::license::Unit;
 
-/// Notes what does not fit together.
+/// Reports settings that do not fit together.
 pub(super) fn check(reader: &mut Reader<'_>) {
     effects(reader);
     modes(reader);
@@ -30,7 +30,7 @@ pub(super) fn check(reader: &mut Reader<'_>) {
     surroundings(reader);
 }
 
-/// Warns of settings that somebody set and that do nothing here.
+/// Warns of settings that are set and have no effect.
 fn effects(reader: &mut Reader<'_>) {
     for &setting in Setting::ALL {
         if let Some(reason) = reader.no_effect(setting).filter(|_| reader.is_given(setting)) {
@@ -49,7 +49,7 @@ fn modes(reader: &mut Reader<'_>) {
             "cannot be used with exec: one tollgate reports for all replicas of the application; use run",
         );
     }
-    // Otherwise a typing error in an event would be accepted here and lost at AWS.
+    // Otherwise an event with a misspelled dimension would be accepted here and refused by AWS.
     if mode.has_ledger() && !reader.is_given(Setting::Dimensions) {
         let need = format!("is required in mode {mode}: the usage dimensions of the product");
         reader.missing(Setting::Dimensions, &need);
@@ -74,7 +74,7 @@ fn modes(reader: &mut Reader<'_>) {
     }
 }
 
-/// What a contract product must not have, and what does nothing for it.
+/// Reports what mode `contract` does not allow, and what has no effect in it.
 fn contract(reader: &mut Reader<'_>) {
     if !reader.mode().is_some_and(Mode::asks_license_manager) {
         return;
@@ -143,7 +143,7 @@ fn shutdown(reader: &mut Reader<'_>) {
     }
 }
 
-/// Two servers cannot share an address, and an endpoint that is one of them would be asked in a circle.
+/// Two servers cannot share an address, and `endpoint_url` must not be one of them: tollgate would call itself.
 fn addresses(reader: &mut Reader<'_>) {
     let probe = reader.peek(Setting::ProbeAddr, TCP_ADDR.parse).and_then(|addr| addr.tcp());
     let app = reader.peek(Setting::AppAddr, ADDR.parse).and_then(|addr| addr.tcp());
@@ -169,12 +169,13 @@ fn addresses(reader: &mut Reader<'_>) {
 }
 
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
-    // Port 0 is a new one each time.
+    // The kernel chooses another port for each port 0.
     let same_port = a.port() == b.port() && a.port() != 0;
     same_port && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
-/// AWS takes any text as a dimension, so none is refused; but a list that is written wrongly leaves these letters.
+/// AWS accepts any text as a dimension, so none is refused. These characters are a sign of a list that is written
+/// wrongly.
 fn dimension_names(reader: &mut Reader<'_>) {
     let odd = |c: char| c.is_whitespace() || matches!(c, ',' | ';' | '[' | ']');
     let lists = reader.peek(Setting::Dimensions, DIMENSIONS.parse).unwrap_or_default();
@@ -210,7 +211,7 @@ fn log_filter(reader: &mut Reader<'_>) {
     }
 }
 
-/// A new region must work without a new version; a wrong number is a name that never resolves.
+/// Warns of a region that this version does not know. It is no fault: a new region must work without a new version.
 fn region(reader: &mut Reader<'_>) {
     for setting in [Setting::Region, Setting::LicenseRegion] {
         if let Some(region) = reader.peek(setting, REGION.parse).filter(|region| !region.is_listed()) {
@@ -223,8 +224,8 @@ fn region(reader: &mut Reader<'_>) {
     }
 }
 
-/// Variables that no part holds.
+/// Checks variables that are in no part of the configuration.
 fn surroundings(reader: &mut Reader<'_>) {
-    // Read where endpoints are chosen; a value that is neither would silently leave them in force.
+    // `resolve` reads it, and takes a value that is neither true nor false silently for false.
     sdk::switch(reader, resolve::IGNORE_ENDPOINTS_VARIABLE);
 }

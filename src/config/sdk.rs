@@ -1,4 +1,5 @@
-//! The variables of the AWS SDKs: region, endpoint, certificate authorities, proxies.
+//! The variables of the AWS SDKs that are no settings: roles and token files, ECS metadata, certificate authorities,
+//! switches.
 //!
 //! - An empty variable counts as unset, as in the SDKs.
 //! - With a seller's file no endpoint may come from elsewhere, and that includes the AWS profile files.
@@ -35,13 +36,13 @@ pub(super) fn region_origin(reader: &mut Reader<'_>) -> Option<Origin> {
     Some(reader.origin(Setting::Region))
 }
 
-/// The role of the web identity, where there is one.
+/// The role of the web identity, if there is one.
 pub(super) fn role_arn(reader: &mut Reader<'_>) -> Option<Option<String>> {
     Some(filled(reader.env, credentials::ROLE))
 }
 
-/// Whether the endpoint is all of AWS: a rehearsal's is, and only a build with the emulator has rehearsals. The SDKs'
-/// own variable for one service stays one service's.
+/// Whether `endpoint_url` also stands for STS and the ECS agent. It does in a build with the emulator, for rehearsals,
+/// unless it comes from an SDK's variable for one service.
 pub(super) fn stands_for_all(reader: &mut Reader<'_>) -> Option<bool> {
     let origin = reader.origin(Setting::EndpointUrl);
     let of_one = [METERING_ENDPOINT, LICENSE_MANAGER_ENDPOINT]
@@ -53,10 +54,10 @@ pub(super) fn stands_for_all(reader: &mut Reader<'_>) -> Option<bool> {
 /// The SDKs' variable for the endpoint of the metering service.
 pub(super) const METERING_ENDPOINT: &str = "AWS_ENDPOINT_URL_MARKETPLACE_METERING";
 
-/// The same of License Manager.
+/// The SDKs' variable for the endpoint of License Manager.
 pub(super) const LICENSE_MANAGER_ENDPOINT: &str = "AWS_ENDPOINT_URL_LICENSE_MANAGER";
 
-/// The variables of an agent that hands out credentials, where they are set.
+/// The addresses of an agent that hands out credentials, where they are set.
 pub(super) fn container_credentials(reader: &mut Reader<'_>) -> Option<[Option<String>; 2]> {
     Some(credentials::CONTAINER_URIS.map(|variable| filled(reader.env, variable)))
 }
@@ -105,12 +106,12 @@ pub(super) fn ecs_metadata_uri(reader: &mut Reader<'_>) -> Option<Option<String>
     if value.parse::<EndpointUrl>().is_ok() {
         return Some(Some(value));
     }
-    // The agent injects it; the operator can do nothing about it, and the region may be known otherwise.
+    // The agent sets it, so the operator cannot correct it, and the region may come from elsewhere.
     reader.warnings.push(format!("{ECS_METADATA_VARIABLE} is not a URL and is ignored"));
     Some(None)
 }
 
-/// Largest bundle: the whole list of public authorities has a quarter of this.
+/// Largest bundle: the whole list of public authorities is a quarter of this size.
 const CA_BUNDLE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The certificate authorities to trust, where they are named.

@@ -1,4 +1,4 @@
-//! The secrets that this process can reach, so that what it writes for others can be searched for them.
+//! The secrets that this process can reach, so that documents for other people can be searched for them.
 
 use tollgate_disk::Links;
 use tollgate_marketplace::CREDENTIAL_FILE_BYTES_MAX;
@@ -9,7 +9,7 @@ use super::fault::userinfo;
 use super::setting::Setting;
 use super::{Flags, credentials, resolve};
 
-/// A shorter text stands in any document by chance.
+/// A shorter text may occur in a document by chance.
 const CHARS_MIN: usize = 8;
 
 /// Values of variables, and contents of files, that are secret. Best effort: a second protection for documents
@@ -22,7 +22,7 @@ pub fn secrets(flags: &Flags, env: &dyn Environment, installed: &Installation<'_
         let file = shouted.ends_with("_FILE") || shouted.ends_with("_URI") || shouted.ends_with("_VERSION");
         let secret = ["SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY"].iter().any(|word| shouted.contains(word));
         let Some(value) = filled(env, &name) else { continue };
-        // Proxies, endpoints, databases of the application beside us: their addresses hold passwords.
+        // URLs of proxies, endpoints and the application's databases may hold passwords.
         if let Some(userinfo) = userinfo(&value) {
             found.extend(userinfo.split_once(':').map(|(_, password)| password.to_owned()));
             found.push(userinfo.to_owned());

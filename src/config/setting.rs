@@ -22,13 +22,13 @@ pub enum Owner {
     Seller,
     /// The operator, unless the seller's file sets it.
     Operator,
-    /// Only the seller's file, which cannot hand it on. A build with the emulator takes it from the operator even so,
-    /// before the seller's file: that is how a sealed product is rehearsed.
+    /// Only the seller's file, which cannot hand it on. In a build with the emulator the operator's value takes
+    /// precedence over the seller's file, so that a sealed product can be rehearsed.
     Rehearsal,
 }
 
 impl Owner {
-    /// As documents name it; a rehearsal is the seller's.
+    /// The name in documents; [`Owner::Rehearsal`] is the seller's.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -46,11 +46,11 @@ pub const OPERATOR_SETTINGS: &str = "operator_settings";
 pub(super) enum DefaultText {
     /// This text.
     Is(&'static str),
-    /// One of two texts, by whether this build contains the emulator; what documents say of it.
+    /// One of two texts, by whether this build contains the emulator; and the text for documents.
     ByBuild { with_emulator: &'static str, released: &'static str, shown: &'static str },
-    /// What documents say, and the text that the rest of the configuration decides.
+    /// The text for documents, and a function that chooses the default by the rest of the configuration.
     Depends(&'static str, fn(&Reader<'_>) -> &'static str),
-    /// No text; what documents say instead.
+    /// No default; the text for documents.
     Absent(&'static str),
 }
 
@@ -59,11 +59,11 @@ pub(super) enum DefaultText {
 pub(super) struct Only {
     /// It has an effect in this mode.
     pub(super) used: fn(Mode) -> bool,
-    /// Why it has none in another.
+    /// Why it has none in other modes.
     pub(super) otherwise: &'static str,
 }
 
-/// What is known of a setting before anyone sets it.
+/// What the table says about a setting.
 #[derive(Debug)]
 pub struct Spec {
     /// The key in a file.
@@ -72,7 +72,7 @@ pub struct Spec {
     pub flag: &'static str,
     /// The environment variable.
     pub env: &'static str,
-    /// What a flag's value is called in the help.
+    /// The name of the flag's value in the help.
     pub value_name: &'static str,
     /// One sentence for help and documentation.
     pub meaning: &'static str,
@@ -80,27 +80,27 @@ pub struct Spec {
     pub(super) default: DefaultText,
     /// How it is written.
     pub form: Form,
-    /// Variables of the AWS SDK that count when nothing of ours sets it, first one first.
+    /// Variables of the AWS SDK that count if none of tollgate's sources sets it, in this order.
     pub sdk_variables: &'static [&'static str],
     /// Who may set it where a seller's file exists.
     pub owner: Owner,
     /// The modes in which it has an effect, unless it has one in each.
     pub(super) only: Option<Only>,
-    /// Least that an operator may set beside a seller's file.
+    /// The minimum for the operator beside a seller's file.
     pub(super) floor: Option<&'static str>,
     /// Help lists it apart, for products with custom dimensions.
     pub for_usage: bool,
     /// Settable only in builds that contain the emulator.
     pub emulator_only: bool,
-    /// The value is the path of a secret. It is shown only while it looks like a path: people put the secret itself
-    /// there by mistake.
+    /// The value is the path of a secret. It is shown only if it looks like a path, because people put the secret
+    /// itself there by mistake.
     pub secret_path: bool,
     /// The value of the chart that sets it; else it is a key of the chart's `settings`.
     pub chart_value: Option<&'static str>,
 }
 
 impl Spec {
-    /// What a row does not state.
+    /// The values of what a row does not state.
     pub(super) const fn of<T>(kind: &Kind<T>) -> Self {
         Self {
             name: "",
@@ -138,7 +138,7 @@ impl Spec {
         (!self.for_usage || mode.has_ledger()) && self.only.is_none_or(|only| (only.used)(mode))
     }
 
-    /// What documents show is the very text that counts.
+    /// The default that documents show is the text that is used.
     #[must_use]
     pub const fn has_fixed_default(&self) -> bool {
         matches!(self.default, DefaultText::Is(_))
@@ -148,8 +148,8 @@ impl Spec {
 /// Makes [`Setting`], its [`Spec`]s and the parts of the configuration from the rows of the table.
 ///
 /// - Above a row: its meaning. Then the variant of [`Setting`], the key in a file, the field of the part with its type,
-///   how it is read, of what kind its text is, and what a wrong value does to the seller. What follows are fields of
-///   [`Spec`] that differ from [`Spec::of`].
+///   how it is read, the kind of its text, and what a wrong value does to the seller. Then come fields of [`Spec`] that
+///   differ from [`Spec::of`].
 /// - `also`: fields of a part that no setting decides alone, each with the function that finds it.
 macro_rules! settings {
     ($(
@@ -179,7 +179,7 @@ macro_rules! settings {
             /// Every setting.
             pub const ALL: &'static [Self] = &[$($( Self::$variant, )+)+];
 
-            /// What is known of it.
+            /// What the table says about it.
             #[must_use]
             pub fn spec(self) -> &'static Spec {
                 static SPECS: &[Spec] = &[$($(
@@ -201,7 +201,7 @@ macro_rules! settings {
                 &SPECS[self as usize]
             }
 
-            /// What a wrong value does to the seller. Documents say it, so no binary need hold the texts.
+            /// What a wrong value does to the seller. Only documents use these texts, so no binary needs them.
             #[must_use]
             pub fn risk(self) -> &'static str {
                 const RISKS: &[&str] = &[$($( $risk, )+)+];
@@ -224,7 +224,7 @@ macro_rules! settings {
             }
 
             impl $part {
-                /// Reads all of it before it gives up, so that all faults are noted in one run.
+                /// Reads all fields before it fails, so that one run reports all faults.
                 pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
                     $( let $field = $read(reader, Setting::$variant, $kind.parse); )+
                     $($( let $extra = $($make)::+(reader $(, $argument)*); )+)?
@@ -243,7 +243,7 @@ impl Setting {
         Self::ALL.iter().copied().find(|setting| setting.spec().name == name)
     }
 
-    /// Whether [`OPERATOR_SETTINGS`] may name it: not where it decides which product is paid for and how.
+    /// Whether [`OPERATOR_SETTINGS`] may name it: not if it decides which product is paid for and how.
     #[must_use]
     pub fn may_be_handed_on(self) -> bool {
         self != Self::Mode && self.spec().owner != Owner::Rehearsal
@@ -256,12 +256,12 @@ impl Setting {
     }
 }
 
-/// What every variable of ours begins with.
+/// The prefix of all variables of tollgate.
 pub const ENV_PREFIX: &str = "TOLLGATE_";
 
 /// The known name nearest to a misspelled one, if one is near.
 pub(super) fn did_you_mean<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // Below this likeness a suggestion confuses more than it helps; clap uses a near one for flags.
+    // Below this likeness a suggestion confuses more than it helps; clap uses a similar limit for flags.
     const LIKENESS_MIN: f64 = 0.8;
     // The comparison is quadratic, and nothing longer can be near.
     const TYPED_BYTES_MAX: usize = 64;

@@ -1,4 +1,4 @@
-//! The folder for state: proven to be writable, where something is to be kept.
+//! The state folder, tested to be writable.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::{LicenseModel, Mode, Role, StateDir};
 /// Why a writable folder is needed, if it is.
 fn need(reader: &Reader<'_>) -> Option<String> {
     let mode = reader.mode()?;
-    // The default applies only if there is a folder, since it was not chosen.
+    // A grace period that nobody set does not require a folder.
     let grace = || {
         reader.is_given(Setting::GracePeriod)
             && reader.peek(Setting::GracePeriod, DURATION.parse).is_some_and(|grace| !grace.is_zero())
@@ -27,7 +27,8 @@ fn need(reader: &Reader<'_>) -> Option<String> {
     }
 }
 
-/// Reads the folder's name and proves that it can be written, where something needs it.
+/// Reads the folder's path and tests that it can be written. If it cannot, that is a fault if the folder was named or
+/// is needed, else a warning.
 pub(super) fn state_dir(
     reader: &mut Reader<'_>,
     setting: Setting,

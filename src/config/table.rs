@@ -1,4 +1,4 @@
-//! The settings: the one place where a setting is declared, and with it everything that is made from it.
+//! The settings: the one place where a setting is declared; everything else about it is made from its row.
 //!
 //! A new setting is a row here and the code that reads its field; `just generate` updates the documents and the
 //! chart's schema. [`settings`] describes how a row is written; kinds of values are in [`super::kind`]. A rule that
@@ -40,17 +40,17 @@ const FOR_METERING: Option<Only> =
 const FOR_LICENSES: Option<Only> =
     Some(Only { used: Mode::asks_license_manager, otherwise: "it is for mode contract" });
 
-/// AWS's page for EKS and ECS renews every 15 minutes, that for Anywhere once a day.
+/// AWS's examples renew every 15 minutes on EKS and ECS, and once a day for Anywhere.
 const ROUND: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "1m", "12h"));
 
-/// How long a part of a stop may take: Kubernetes and ECS end a process long before its limit.
+/// How long a part of a stop may take: Kubernetes and ECS end a process long before the upper limit.
 pub(super) const STOP: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "1h"));
 
-/// Two hours are open while one settles; a third would never close in order.
+/// Below an hour: while one hour settles, only the next one is open, so hours close in order.
 const SETTLE: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "59m"));
 
-/// An event may be half as old as the window: less would reject events of the hour that is open, and each remembered
-/// `id` takes space in the ledger.
+/// At least 2h: an event may be half as old as the window, and a shorter one would reject events of the open hour.
+/// At most 30d: each remembered `id` takes space in the ledger.
 const WINDOW: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "2h", "30d"));
 
 settings! {
@@ -60,7 +60,7 @@ settings! {
         /// How the product is priced: `hourly` (RegisterUsage), `metered` (MeterUsage), `contract` (License
         /// Manager) or `saas` (BatchMeterUsage).
         Mode = "mode" => mode: Mode = read(MODE) {
-            risk: "makes another call: an unsigned dry run instead of a signed answer",
+            risk: "calls another operation: the proof is an unsigned dry run instead of a signed answer",
             default: Is("hourly"), chart_value: Some("mode"),
         }
 
@@ -90,7 +90,7 @@ settings! {
 
         /// The product's public keys: a folder of `<version>.pem`, or one PEM file; needed in mode `hourly`.
         PublicKeys = "public_keys" => keys: KeyRing = key_ring(PATH) {
-            risk: "accepts tokens that somebody else signed",
+            risk: "accepts tokens that AWS did not sign",
             owner: Owner::Rehearsal, only: FOR_METERING,
         }
 
@@ -145,13 +145,13 @@ settings! {
         /// in a build with the emulator for STS and the ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING`
         /// or `AWS_ENDPOINT_URL_LICENSE_MANAGER` (that service alone) and `AWS_ENDPOINT_URL`.
         EndpointUrl = "endpoint_url" => endpoint_url: Option<EndpointUrl> = given(ENDPOINT_URL) {
-            risk: "takes answers and usage to another server: free use",
+            risk: "sends calls and usage to another server: the product runs unpaid",
             owner: Owner::Rehearsal,
             sdk_variables: &[sdk::METERING_ENDPOINT, sdk::LICENSE_MANAGER_ENDPOINT, "AWS_ENDPOINT_URL"],
         }
 
         also {
-            /// `endpoint_url` stands for STS and the ECS agent too.
+            /// `endpoint_url` is used for STS and the ECS agent too.
             stands_for_all: bool = sdk::stands_for_all(),
             /// Where `region` comes from.
             region_origin: Origin = sdk::region_origin(),
@@ -165,16 +165,16 @@ settings! {
             web_identity_token_file: Option<PathBuf> = sdk::web_identity_token_file(),
             /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`, where an agent is asked.
             container_token_file: Option<PathBuf> = sdk::container_token_file(),
-            /// What was set for credentials and gives none, by variable and file; the reason where nothing else gives
+            /// What was set for credentials and gives none, by variable and file: the reason if nothing else gives
             /// any.
             credential_gaps: Vec<String> = credentials::check(),
-            /// Trusted instead of the system's certificate authorities.
+            /// The certificate authorities to trust instead of the system's.
             ca_bundle: Option<CaBundle> = sdk::ca_bundle(),
             /// `AWS_USE_DUALSTACK_ENDPOINT`.
             use_dual_stack: bool = sdk::switch("AWS_USE_DUALSTACK_ENDPOINT"),
             /// `AWS_USE_FIPS_ENDPOINT`.
             use_fips: bool = sdk::switch("AWS_USE_FIPS_ENDPOINT"),
-            /// `AWS_EC2_METADATA_DISABLED`: the instance metadata service is not to be asked.
+            /// `AWS_EC2_METADATA_DISABLED`: the instance metadata service must not be asked.
             imds_disabled: bool = sdk::switch("AWS_EC2_METADATA_DISABLED"),
             /// The proxies to go through.
             proxies: Proxies = proxy::read(),
@@ -210,20 +210,20 @@ settings! {
 
         /// A file with the bearer token that the application's server requires.
         AppTokenFile = "app_token_file" => token: Option<Secret> = bearer_token(FILE) {
-            risk: "whoever knows the token reports usage, on the buyer's bill",
+            risk: "anybody who knows the token can report usage, which the buyer pays",
             owner: Owner::Operator, secret_path: true,
         }
 
         /// Serve the AWS wire protocol to the application, so that an unmodified AWS SDK can report through the
         /// sidecar.
         AwsDoor = "aws_door" => aws_door: bool = read(SWITCH) {
-            risk: "a second way to report: it claims hours, and asks AWS beside the limits of attestations",
+            risk: "a second way to report: its calls claim hours, and use a share of AWS's quota",
             default: Is("false"), only: FOR_METERING, for_usage: true,
         }
 
         /// Serve `POST /v1/quit`, which ends the sidecar of a Job.
         Quit = "quit" => quit: bool = read(SWITCH) {
-            risk: "whoever reaches the application's server ends the sidecar, as by deleting the pod",
+            risk: "anybody who reaches the application's server can end the sidecar, as by deleting the pod",
             default: Is("false"), owner: Owner::Operator,
         }
     }
@@ -243,9 +243,10 @@ settings! {
     /// How AWS is asked and what follows from its answers.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Registration {
-        /// How long AWS may fail to answer before the state becomes `unavailable`; retries continue.
+        /// How long AWS may fail to answer before the state becomes `unavailable`; retries continue. With `on_denied`
+        /// `exit` the process ends then.
         UnavailableAfter = "unavailable_after" => unavailable_after: Duration = read(DURATION) {
-            risk: "nothing: only a state's name depends on it",
+            risk: "only the name of a state depends on it and, with `on_denied` `exit`, when the process ends",
             default: Is("30m"), owner: Owner::Operator,
         }
 
@@ -253,7 +254,7 @@ settings! {
         /// `contract` from this pod's last granted round, which `state_dir` must hold.
         GracePeriod = "grace_period" => grace_period: Duration = read(DURATION) {
             risk: "the gate stays open longer without an answer of AWS",
-            // AWS asks sellers not to fail hard on one miss of License Manager.
+            // AWS asks sellers not to fail hard after one failed call of License Manager.
             default: Depends("0s, in mode contract 24h", |reader| {
                 if reader.mode().is_some_and(Mode::asks_license_manager) { "24h" } else { "0s" }
             }),
@@ -290,7 +291,7 @@ settings! {
         }
 
         also {
-            /// A command runs beside, and a gate that shuts later does not end it.
+            /// tollgate runs a command, which a gate that shuts later does not end.
             stays_once_open: bool = runs_a_command(),
         }
     }
@@ -400,7 +401,7 @@ settings! {
         LedgerRepair = "ledger_repair" => ledger_repair: bool = read(SWITCH) {
             risk: "dead records are written off, or billed in a cheaper dimension",
             default: Depends("true in mode saas and where there is no seller's file, else false", |reader| {
-                // Who may write records off must not be who pays for them.
+                // The party that pays for records must not be able to write them off.
                 let seller = reader.mode().is_some_and(Mode::is_run_by_seller) || !reader.resolution.sealed();
                 if seller { "true" } else { "false" }
             }),
@@ -425,7 +426,7 @@ settings! {
         ShutdownGrace = "shutdown_grace" => shutdown_grace: Duration = floored(STOP) {
             risk: "the open hour stays on disk, and is lost with an `emptyDir`; seats stay taken for up to an hour; \
                    at least 5 s",
-            // Less leaves no time to send the open hour.
+            // A shorter time would not be enough to send the open hour.
             default: Is("25s"), owner: Owner::Operator, floor: Some("5s"),
             chart_value: Some("shutdownGrace"),
         }
@@ -433,7 +434,7 @@ settings! {
         /// How large the usage ledger may grow before usage is answered with 503.
         LedgerBytesMax = "ledger_bytes_max" => ledger_bytes_max: u64 = floored(SIZE) {
             risk: "usage is answered with 503, and the application must keep it; at least 16 MiB",
-            // A smaller ledger is full, and refuses usage, at once.
+            // A smaller ledger would be full, and refuse usage, at once.
             default: Is("1GiB"), owner: Owner::Operator, floor: Some("16MiB"), for_usage: true,
         }
     }

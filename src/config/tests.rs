@@ -1,4 +1,4 @@
-//! Tests of the whole configuration, on files and variables that are given.
+//! Tests of the whole configuration, on files and variables in memory.
 
 mod contract;
 mod credentials;
@@ -21,7 +21,7 @@ pub(crate) const TEST_KEY_PEM: &str = include_str!("testdata/rsa3072.pem");
 const SELLER: &str = "/usr/share/tollgate/seller.toml";
 const FILE: &str = "/etc/tollgate/tollgate.toml";
 
-/// One configuration to be loaded; the least that is valid, and what a test adds.
+/// A configuration to load: the least that is valid, and what a test adds.
 #[derive(Clone)]
 struct Case {
     flags: Flags,
@@ -66,7 +66,7 @@ impl Case {
             .env("TOLLGATE_PRODUCT_ID", "2205b290-19e6-4c76-9eea-377d6bf7141a")
     }
 
-    /// A valid image of a seller.
+    /// A valid configuration in a seller's image.
     fn sealed(more: &str) -> Self {
         let seller = format!("product_code = \"demo\"\npublic_keys = \"keys\"\n{more}");
         Self::empty().disk("/usr/share/tollgate/keys/1.pem", TEST_KEY_PEM).disk(SELLER, &seller)
@@ -108,7 +108,7 @@ impl Case {
         self
     }
 
-    /// As a build without the emulator reads it.
+    /// Read by a build without the emulator.
     fn release(mut self) -> Self {
         self.emulator = false;
         self
@@ -194,7 +194,7 @@ fn on_denied_depends_on_who_asks_unless_it_is_set() {
     assert!(faults.contains("cannot be used with exec"), "{faults}");
 }
 
-/// The bad input that operators really give: one clear line each.
+/// Mistakes that operators make: one clear line each.
 #[test]
 fn bad_input_gets_one_line_with_a_remedy() {
     let key =
@@ -480,7 +480,7 @@ fn the_region_and_the_endpoint_may_come_from_the_sdks_variables() {
     assert_eq!(aws.region.unwrap().as_str(), "sa-east-1");
 }
 
-/// 78 for a region that this version does not know would keep pods of a new region from starting until a release.
+/// If an unknown region were a fault, pods in a new region could not start until the next release of tollgate.
 #[test]
 fn a_region_of_the_right_form_that_is_not_known_is_a_warning_that_names_it() {
     let warnings = |region: &str| Case::hourly().env("AWS_REGION", region).warnings();
@@ -515,7 +515,7 @@ fn a_real_bundle_is_read_and_secrets_are_not_shown() {
     assert!(!format!("{loaded:?}").contains("hunter2"), "{loaded:?}");
 }
 
-/// Whoever takes a variable for the token reads it in no log.
+/// The token itself, put where its file's name belongs, appears in no log.
 #[test]
 fn a_token_in_place_of_its_file_is_not_shown() {
     let token = "hunter22/hunter22/hunter22";
@@ -568,7 +568,7 @@ fn the_identity_is_the_uid_else_the_task_else_the_host() {
     assert_eq!(case.valid().identity.resolve(Some("arn:task")), Some("0d1f"));
 }
 
-/// Usage of a dimension that nobody configured would be accepted, and lost at AWS.
+/// Otherwise usage of a dimension that is not configured would be accepted, and refused by AWS.
 #[test]
 fn products_priced_by_use_state_their_dimensions() {
     for mode in ["metered", "saas"] {
@@ -633,7 +633,7 @@ fn the_real_disk_proves_that_a_folder_can_be_written() {
     assert_eq!(disk.list(dir.path(), 1).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
 }
 
-/// The settings themselves are generated; these are read apart from them.
+/// The documentation of settings is generated; these variables are read apart from the settings.
 #[test]
 fn the_documentation_explains_every_other_variable() {
     let page = include_str!("../../docs/CONFIGURATION.md");
@@ -648,7 +648,7 @@ fn setting() -> impl Strategy<Value = Setting> {
     proptest::sample::select(Setting::ALL)
 }
 
-/// Texts that are near to valid ones, and anything at all.
+/// Valid texts, texts that are nearly valid, and arbitrary ones.
 fn value() -> impl Strategy<Value = String> {
     prop_oneof![
         proptest::sample::select(vec![
@@ -734,7 +734,7 @@ proptest! {
         prop_assert!(loaded.is_err());
     }
 
-    /// Flags beat the environment, which beats the file, which beats the default; for every subset that sets it.
+    /// Flags take precedence over the environment, the environment over the file, and the file over the default.
     #[test]
     fn precedence(flag: bool, env: bool, file: bool) {
         let mut case = Case::hourly();
@@ -754,7 +754,7 @@ proptest! {
         prop_assert_eq!(case.valid().usage.settle, duration(expected).unwrap());
     }
 
-    /// Whatever is set beside a seller's file: the seller's value stands, or there is a fault. Never another value.
+    /// Whatever is set beside a seller's file: the seller's value counts, or there is a fault. Never another value.
     #[test]
     fn the_seller_always_wins_or_conflicts(
         setting in setting(), value in value(), place in 0..3,
@@ -790,7 +790,7 @@ proptest! {
     }
 }
 
-/// Finding 1.4: without the UID a replaced pod's record in doubt was sent again under the new pod's identity.
+/// Without the UID a replaced pod's record in doubt was once sent again under the new pod's identity.
 #[test]
 fn in_kubernetes_metered_needs_the_pods_uid_and_hourly_keeps_no_receipt_without_it() {
     let in_kubernetes = |case: Case| case.env("KUBERNETES_SERVICE_HOST", "10.0.0.1");
@@ -825,7 +825,7 @@ fn config_check_finds_a_full_volume_as_run_does_and_the_doctor_is_told_once() {
         assert!(faults.contains("no space left") && !faults.contains("usage"), "{faults}");
         assert_eq!(full(Case::hourly(), role).warnings().len(), 1);
     }
-    // It looks at the folder itself, where the sidecar would start.
+    // `doctor` checks the folder itself, where the sidecar would start.
     for case in [Case::metered(), Case::hourly()] {
         let loaded = full(case, Role::Inspect).load().unwrap();
         assert!(loaded.warnings.is_empty() && loaded.config.state.dir.path().is_some(), "{loaded:?}");
@@ -865,7 +865,7 @@ fn a_ledger_is_read_without_a_word_about_its_product() {
     let found = place(&bare).unwrap();
     assert_eq!((found.state.dir, found.mode), (StateDir::Explicit("/copy".into()), Mode::Hourly));
     assert_eq!(place(&Case::metered()).unwrap().mode, Mode::Metered);
-    // What is read is judged all the same, and a seller's file that is broken says nothing.
+    // What is read is still checked, and a broken seller's file is a fault.
     assert!(place(&bare.clone().flag(Setting::AppAddr, "x")).unwrap_err().contains("app_addr = \"x\""));
     assert!(place(&bare.disk(SELLER, "mode =")).unwrap_err().contains("is not valid TOML"));
 }

@@ -48,8 +48,8 @@ pub(super) fn bearer_token(
     Some(Some(Secret::new(token.to_owned())))
 }
 
-/// The file of the license token: it holds one now. The client reads the file again each time, since it may be
-/// replaced.
+/// The file of the license token, after a check that it holds one. The client reads the file again each time, because
+/// it may be replaced.
 pub(super) fn license_token(
     reader: &mut Reader<'_>,
     setting: Setting,
@@ -60,7 +60,7 @@ pub(super) fn license_token(
     let problem = match reader.installed.disk.read(&path, licensing::TOKEN_BYTES_MAX, Links::Follow) {
         Ok(content) if token_in(&content).is_some() => return Some(Some(path)),
         Ok(_) => "holds no license token; write the token of AWS Marketplace into it, in one line".to_owned(),
-        // As a Secret is mounted.
+        // A Secret is mounted as a folder.
         Err(error) if error.kind() == ErrorKind::IsADirectory => {
             "is a folder; name the file in it, which AWS Marketplace calls license_token".to_owned()
         }

@@ -1,4 +1,4 @@
-//! AWS's rule for each source of credentials, and what a web identity token says of itself.
+//! AWS's rule for each source of credentials, and checks of a web identity token and of a license token.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use tollgate_disk::describe;
 use tollgate_marketplace::exceptions;
 use tollgate_time::Timestamp;
 
-/// The environment of the credentials, as far as AWS's rules depend on it.
+/// The container endpoint of the credentials, as far as AWS's rules depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Container {
     /// The endpoint of the ECS agent.
@@ -26,7 +26,7 @@ pub enum Container {
 }
 
 impl Container {
-    /// A few words.
+    /// Its name in texts.
     #[must_use]
     pub const fn describe(self) -> &'static str {
         match self {
@@ -55,7 +55,7 @@ const IRSA: &str = "EKS: annotate the service account with eks.amazonaws.com/rol
 
 /// AWS's rule for a source of credentials (AWS Marketplace seller guide, "Container products": IRSA on EKS, the task
 /// role on ECS; Pod Identity, node roles and long-term keys are not supported by these calls). `irsa` says that a web
-/// identity token stands ready too.
+/// identity token is configured too.
 #[must_use]
 pub fn rule(source: CredentialSource, container: Container, mode: Mode, irsa: bool) -> Finding {
     let check = "credentials";
@@ -103,7 +103,7 @@ pub fn rule(source: CredentialSource, container: Container, mode: Mode, irsa: bo
     }
 }
 
-/// The same for License Manager, which takes any credentials of the buyer's account whose policy allows the calls:
+/// [`rule`] for License Manager, which accepts any credentials of the buyer's account whose policy allows the calls:
 /// AWS's pages show IRSA and the task role, and exclude nothing.
 fn of_contract(source: CredentialSource, container: Container, irsa: bool) -> Finding {
     let check = "credentials";
@@ -127,7 +127,7 @@ fn of_contract(source: CredentialSource, container: Container, irsa: bool) -> Fi
     }
 }
 
-/// Whom STS is to trust, as the cluster's token names it; none of it is a secret.
+/// The claims of a token that are checked here; none of them is secret.
 #[derive(Deserialize)]
 struct Claims {
     iss: Option<String>,
@@ -140,7 +140,7 @@ struct Claims {
 /// STS's name as an audience (EKS user guide, "IAM roles for service accounts").
 const AUDIENCE: &str = "sts.amazonaws.com";
 
-/// Checks the projected token of IRSA. Nothing is verified here, since STS does that; this reports what STS will check.
+/// Checks the projected token of IRSA: it reports what STS will check. The signature is left to STS.
 #[must_use]
 pub fn web_identity(path: &str, read: Result<&[u8], &io::Error>, now: Timestamp) -> Finding {
     let check = "web identity token";
@@ -199,8 +199,8 @@ fn claims(token: &[u8]) -> Option<Claims> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
 }
 
-/// What the license token of AWS Marketplace says of itself (AWS Marketplace seller guide, "AWS License Manager for
-/// container products, Anywhere"): its audience is the license, and it lives for a year. Nothing is verified here.
+/// Checks the license token of AWS Marketplace (AWS Marketplace seller guide, "AWS License Manager for container
+/// products, Anywhere"): its audience is the license, and it is valid for a year. The signature is left to AWS.
 #[must_use]
 pub fn license_token(path: &str, read: Result<&[u8], &io::Error>, now: Timestamp) -> Finding {
     let check = "license token";

@@ -3,25 +3,26 @@
 use super::Finding;
 use crate::config::Mode;
 
-/// What is left on the volume of the state folder.
+/// Free space on the volume of the state folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
     /// Bytes that this user may still write.
     pub bytes: u64,
-    /// Files that may still be made; `None` where the file system sets no limit.
+    /// Files that may still be created; `None` if the file system sets no limit.
     pub files: Option<u64>,
 }
 
 /// SQLite writes its log beside the ledger before it writes the ledger; below this a commit may fail.
 const BYTES_MIN: u64 = 8 << 20;
 
-/// Room for what is kept without a ledger, a receipt or the seats: a few kilobytes.
+/// Enough for what is kept without a ledger (a receipt, or seats): a few kilobytes.
 const KEPT_BYTES_MIN: u64 = 64 << 10;
 
-/// A ledger of a pod's whole window with allocations is far below this.
+/// Far more than the ledger of one pod takes, with allocations, for all hours in AWS's window.
 const BYTES_ADVISED: u64 = 128 << 20;
 
-/// What the ledger may still grow by is what should be there. `bytes_max` is the setting `ledger_bytes_max`.
+/// Judges the free space. For a ledger it should be 128 MiB, or `bytes_max` (the setting `ledger_bytes_max`) if that is
+/// less.
 #[must_use]
 pub fn space(space: Space, mode: Mode, bytes_max: u64) -> Finding {
     let check = "free space";
@@ -56,7 +57,7 @@ pub fn space(space: Space, mode: Mode, bytes_max: u64) -> Finding {
     Finding::ok(check, seen)
 }
 
-/// Whether a file could be made and written in the state folder; `problem` says why not.
+/// Whether a file could be created and written in the state folder; `problem` says why not.
 #[must_use]
 pub fn folder(path: &str, problem: Option<&str>, mode: Mode) -> Finding {
     let check = "state folder";
@@ -109,26 +110,26 @@ pub fn not_taken(metrics: &str) -> Finding {
     Finding::warning(check, seen, remedy)
 }
 
-/// What looking at the ledger showed.
+/// The result of reading the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ledger {
     /// There is none yet.
     Absent,
-    /// Read whole; per dimension whether it balances.
+    /// It was read; for each dimension whether it balances.
     Read(Vec<(String, bool)>),
-    /// A running sidecar has it and was asked for its balance.
+    /// A running sidecar holds it, and answered with its balance.
     Held(Vec<(String, bool)>),
-    /// A running process has it and does not answer as a sidecar.
+    /// A running process holds it, and does not answer as a sidecar.
     InUse,
-    /// It is as it should be before the sidecar starts, and cannot be read yet: an older one, or an empty file.
+    /// It cannot be read before the sidecar has started, but nothing is wrong: it is of an older version, or empty.
     Unread(String),
     /// It is damaged; the text says which file and how.
     Damaged(String),
-    /// It cannot be used as it stands: a newer one, another program's, a link; the text says why and what to do.
+    /// It cannot be used: of a newer version, another program's, or a link; the text says why and what to do.
     Unusable(String),
 }
 
-/// What the ledger says about itself, or the sidecar that holds it.
+/// Judges the ledger, as it was read or as the sidecar that holds it reported.
 #[must_use]
 pub fn ledger(ledger: &Ledger) -> Finding {
     let check = "ledger";
@@ -212,7 +213,7 @@ mod tests {
         assert_eq!(not_taken("").verdict, Verdict::Ok);
     }
 
-    /// A metric of another name would hide every refusal.
+    /// If the metric had another name, every refusal would be hidden.
     #[test]
     fn refused_requests_are_found_in_the_page_that_the_sidecar_serves() {
         let metrics = crate::metrics::Metrics::new();

@@ -7,10 +7,10 @@ use tollgate_marketplace::Place;
 use tollgate_marketplace::license::{Entitlement, LicenseUsage, ReceivedLicense};
 use tollgate_time::Timestamp;
 
-/// More licenses of one product than an account has at a time, even with private offers and renewals.
+/// Most licenses that are shown; an account rarely has as many of one product, even with private offers and renewals.
 const SHOWN_MAX: usize = 5;
 
-/// What the listing shows, and the verdict on it; beside them the ARN of the license that counts.
+/// Findings about the listed licenses and the verdict on them, and the ARN of the license that counts.
 #[must_use]
 pub fn licenses(
     terms: &Terms,
@@ -53,7 +53,7 @@ pub fn licenses(
     (findings, arn)
 }
 
-/// How much of the license is taken, by all pods. Where seats are held and a dimension has none left, a new pod waits.
+/// How much of the license all pods have taken. In model `floating` a new pod waits if too few seats are left.
 #[must_use]
 pub fn seats(terms: &Terms, usage: &LicenseUsage) -> Finding {
     let check = "seats";
@@ -102,7 +102,7 @@ fn entitlement(entitlement: &Entitlement) -> String {
     }
 }
 
-/// A text of AWS's in a line of ours.
+/// A text of AWS's without control characters, for a line of ours.
 fn plain(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }

@@ -1,24 +1,24 @@
-//! What lets the gate open, one kind for each mode. Only the first is signed; the others hold as far as the path of the
-//! answer can be trusted.
+//! What opens the gate; the kinds of proof differ by mode. Only a receipt is signed by AWS; the others are as
+//! trustworthy as the connection over which the answer came.
 //!
 //! - [`Receipt`]: the token of `RegisterUsage`, verified against the seller's key.
 //! - [`Permission`]: AWS accepted a dry run of `MeterUsage`, which checks the permission and nothing more; whether the
 //!   account is subscribed shows with the first real report (AWS Marketplace API reference, MeterUsage, `DryRun`).
-//! - [`ZeroReport`]: AWS accepted a report of 0 in a dimension that is made for this and never billed.
-//! - [`Contract`]: License Manager shows a license that is good, and granted a checkout of it.
-//! - [`Seller`]: the seller's own account reports for its customers; there is no buyer to ask about.
+//! - [`ZeroReport`]: AWS accepted a report of 0 in a dimension that exists only for this and is never billed.
+//! - [`Contract`]: License Manager lists a valid license or grants a checkout of it.
+//! - [`Seller`]: the seller's own account reports usage for its customers; there is no buyer to check.
 
 use tollgate_marketplace::{Identified, Metered};
 use tollgate_receipt::Receipt;
 
-/// What lets the gate open.
+/// What opens the gate.
 #[derive(Debug)]
 pub enum Proof {
     /// A `RegisterUsage` token, verified against the seller's key.
     Receipt(Receipt),
-    /// AWS accepted a report of 0 in the dimension that is made for this.
+    /// AWS accepted a report of 0 in the dimension that exists for this.
     Metered(ZeroReport),
-    /// AWS lets the pod report usage.
+    /// AWS permits the pod to report usage.
     Permission(Permission),
     /// License Manager grants the license.
     License(Contract),
@@ -39,7 +39,7 @@ impl Proof {
         }
     }
 
-    /// Whether the emulator stands behind it.
+    /// Whether the emulator gave the answer.
     #[must_use]
     pub fn emulated(&self) -> bool {
         match self {
@@ -66,7 +66,7 @@ impl Permission {
         Self { dimension: dimension.to_owned(), emulated: answer.emulated }
     }
 
-    /// The dimension that AWS was asked about.
+    /// The dimension of the dry run.
     #[must_use]
     pub fn dimension(&self) -> &str {
         &self.dimension
@@ -107,13 +107,13 @@ pub struct Contract {
 }
 
 impl Contract {
-    /// From the license that it granted; `None` where the pod's role may not look at licenses.
+    /// From the license of the round; `None` if the pod's role may not list licenses.
     #[must_use]
     pub fn of(license_arn: Option<&str>, emulated: bool) -> Self {
         Self { license_arn: license_arn.map(ToOwned::to_owned), emulated }
     }
 
-    /// The license, where AWS named it.
+    /// The license's ARN, if it is known.
     #[must_use]
     pub fn license_arn(&self) -> Option<&str> {
         self.license_arn.as_deref()
@@ -126,12 +126,12 @@ impl Contract {
     }
 }
 
-/// Configuration, ledger and credentials are there.
+/// Region and credentials were found.
 #[derive(Debug)]
 pub struct Seller(Identified);
 
 impl Seller {
-    /// From credentials that were found.
+    /// From the region and credentials that were found.
     #[must_use]
     pub const fn of(identified: Identified) -> Self {
         Self(identified)

@@ -1,7 +1,8 @@
-//! Why the gate is shut and what to do, by fault code: AWS's names from their table, ours from the catalogue below.
+//! Why the gate is shut and what to do, by fault code: AWS's exceptions from [`exceptions`], our own codes from the
+//! catalogue below.
 //!
-//! The texts are ours, never AWS's: AWS's messages name accounts and roles, and these texts are shown to everybody
-//! who can reach the probe port. Every code has its section in `docs/RUNBOOK.md`, named by the code in lower case.
+//! The texts are ours, never AWS's: AWS's messages name accounts and roles, and everybody who can reach the probe port
+//! can read these texts. Every code has a section in `docs/RUNBOOK.md` with the code as its heading.
 
 use std::borrow::Cow;
 
@@ -19,25 +20,25 @@ use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place};
 /// What is wrong and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// AWS's exception name, or ours.
+    /// The name of AWS's exception, or a code of our own.
     pub code: FaultCode,
     /// What happened, one sentence.
     pub message: Cow<'static, str>,
     /// What to do, one or two sentences.
     pub remedy: Cow<'static, str>,
-    /// What explains the code: a command, or the seller's web page.
+    /// Where the code is explained: a command, or the seller's web page.
     pub docs: String,
 }
 
 impl Reason {
-    /// The catalogue's entry for `code`, or for its class where AWS used a name that the catalogue does not hold.
+    /// The text for `code`; if no table has the code, the text for its class.
     #[must_use]
     pub fn of(code: FaultCode, class: FaultClass) -> Self {
         let detail = "what is configured for it cannot be used";
         Self::new(&Fault { code, ..Fault::local(class, "", detail) })
     }
 
-    /// The entry for a fault, with what failed and where.
+    /// The text for a fault, with what failed and where.
     #[must_use]
     pub fn of_fault(fault: &Fault) -> Self {
         if fault.clock_is_off()
@@ -48,7 +49,7 @@ impl Reason {
         Self::new(fault)
     }
 
-    /// The node's clock is off; `offset_seconds` is AWS's less ours.
+    /// The node's clock is wrong; `offset_seconds` is AWS's time minus ours.
     #[must_use]
     pub fn clock_skew(offset_seconds: i64) -> Self {
         let side = if offset_seconds > 0 { "behind" } else { "ahead of" };
@@ -64,7 +65,7 @@ impl Reason {
         let host = fault.host.as_deref();
         let (message, remedy) = text(code.as_str(), place).unwrap_or_else(|| fallback(class, place));
         let remedy = remedy_at(class, place, code.as_str()).unwrap_or(remedy);
-        // The proxy may have taken the connection and got no further.
+        // The proxy may have accepted the connection and failed to reach the endpoint.
         let through_proxy = place == Place::Proxy && code.as_str() == "ConnectTimeout";
         let message = if through_proxy { "No connection through {at} in time." } else { message };
         Self {
@@ -79,7 +80,7 @@ impl Reason {
         }
     }
 
-    /// What to do about it where this process ends: then nothing is tried again until it is started again.
+    /// The remedy for a process that ends: it makes no further attempts, so the remedy announces none.
     #[must_use]
     pub fn last_remedy(&self) -> String {
         let mut remedy = self.remedy.to_string();
@@ -90,30 +91,30 @@ impl Reason {
         if remedy.is_empty() { START_AGAIN.to_owned() } else { remedy.to_owned() }
     }
 
-    /// The entry for a code of our own source.
+    /// The text for a code of our own.
     #[must_use]
     pub fn known(code: &'static str, class: FaultClass) -> Self {
         Self::of(FaultCode::known(code), class)
     }
 }
 
-/// The remedy where a process has ended for want of an answer.
+/// The remedy for a process that ended because AWS did not answer.
 pub(super) const START_AGAIN: &str = "Start it again once it answers.";
 
-/// What remedies say of tollgate's own further attempts.
+/// The parts of remedies that announce tollgate's own retries.
 const PROMISES: [&str; 4] = [WAIT, "; retries continue", "Retries continue.", "Wait: it is being renewed."];
 
-/// The clock of the node is off.
+/// The code for a wrong clock of the node.
 pub const CLOCK_SKEW: &str = "ClockSkew";
 
-/// Stands in a text for what failed, with its host where that is known.
+/// Placeholder for the service that failed, with its host if that is known.
 const AT: &str = "{at}";
-/// Stands in a text for what was seen in the pod: only in those of codes whose faults' `detail` is a text of ours.
+/// Placeholder for the fault's `detail`; only in texts of codes whose `detail` tollgate writes itself.
 const DETAIL: &str = "{detail}";
-/// Stands in a text for the host that must be reached.
+/// Placeholder for the host that must be reachable.
 const HOST: &str = "{host}";
 
-/// The message, with what was seen before its full stop.
+/// The message with `seen` in parentheses before its full stop.
 fn seeing(message: Cow<'static, str>, seen: &str) -> Cow<'static, str> {
     if seen.is_empty() {
         return message;
@@ -141,10 +142,10 @@ fn placed(text: &'static str, place: Place, host: Option<&str>) -> Cow<'static, 
     (first + letters.as_str()).into()
 }
 
-/// What else there is to do where something other than the metering service fails.
+/// The remedy for a fault at a place other than the metering service, if it differs.
 fn remedy_at(class: FaultClass, place: Place, code: &str) -> Option<&'static str> {
     match (class, place) {
-        // These say more than what holds for any fault there.
+        // Their own remedies are more specific.
         _ if CERTIFICATE.contains(&code) || matches!(code, PROXY_AUTHENTICATION_REQUIRED | PROXY_REFUSED) => {
             None
         }
@@ -170,7 +171,7 @@ fn remedy_at(class: FaultClass, place: Place, code: &str) -> Option<&'static str
     }
 }
 
-/// Message and remedy of a code at a place: AWS's names from their table, ours from the catalogue.
+/// Message and remedy of a code at a place.
 fn text(code: &str, place: Place) -> Option<(&'static str, &'static str)> {
     let ours = || {
         let entry = CATALOGUE.iter().find(|(known, ..)| *known == code);
@@ -202,7 +203,7 @@ fn fallback(class: FaultClass, place: Place) -> (&'static str, &'static str) {
 
 const NETWORK: &str = "Allow HTTPS to {host}, by NAT, proxy (HTTPS_PROXY) or VPC endpoint; retries continue.";
 
-/// Code, message, remedy of what AWS did not name.
+/// Code, message and remedy of faults that are not exceptions of AWS.
 const CATALOGUE: &[(&str, &str, &str)] = &[
     ("CredentialsMissing", "There are no AWS credentials in this pod.", ROLE),
     (
@@ -429,7 +430,7 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// A token that failed verification; `code` is the verifier's code.
+/// The reason for a token that failed verification; `code` is the verifier's code.
 #[must_use]
 pub fn unverified(code: &'static str, host: Option<&str>) -> Reason {
     if let Some(&(_, message, remedy)) = CATALOGUE.iter().find(|(known, ..)| *known == code) {
@@ -453,14 +454,14 @@ pub fn unverified(code: &'static str, host: Option<&str>) -> Reason {
     }
 }
 
-/// AWS called the pod not entitled, and the seller wants no second question of it (`after_denial = "new-pod"`).
+/// AWS said that the buyer is not entitled, and this pod must not ask again (`after_denial = "new-pod"`).
 #[must_use]
 pub fn denied_until_a_new_pod() -> Reason {
     let denied = Reason::of(FaultCode::known(exceptions::NOT_ENTITLED), FaultClass::Denied);
     Reason { remedy: NEW_POD.into(), ..denied }
 }
 
-/// The pod's usage is not billed for longer than `on_unsent` allows.
+/// The reason for usage that has not been billed for longer than `on_unsent` allows.
 #[must_use]
 pub fn unreported(why: Unreported) -> Reason {
     let code = match why {
@@ -473,7 +474,7 @@ pub fn unreported(why: Unreported) -> Reason {
 const NEW_POD: &str = "Subscribe to the product in AWS Marketplace with the account that runs this pod, then replace the pod: \
                        this one does not ask again.";
 
-/// The codes of table and catalogue, for the test that each has its section in the runbook.
+/// All codes of the two tables, for the test that each has its section in the runbook.
 pub fn codes() -> impl Iterator<Item = &'static str> {
     exceptions::all().map(|exception| exception.name).chain(CATALOGUE.iter().map(|(code, ..)| *code))
 }
@@ -497,7 +498,7 @@ mod tests {
         }
     }
 
-    /// Finding 3.2: the last line of a process that ended said that it tries again.
+    /// The last line of a process that ends must not say that it will try again.
     #[test]
     fn the_last_remedy_promises_no_further_attempt() {
         let classes =

@@ -1,36 +1,36 @@
-//! What the reports of usage say about the entitlement after the gate has opened: AWS's latest refusal, and usage that
-//! is not billed for longer than the seller allows.
+//! What usage reports tell the gate after it has opened: that AWS refuses the reports, and that usage has not been
+//! billed for longer than the seller allows.
 
 use tokio::sync::watch;
 
 use tollgate_marketplace::FaultCode;
 
-/// Why usage is not billed for longer than the seller allows (`on_unsent`).
+/// Why usage has not been billed for longer than the seller allows (`on_unsent`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unreported {
     /// AWS has not accepted it.
     NotAccepted,
-    /// The ledger does not take it: it is full, or cannot be written.
+    /// The ledger does not accept it: it is full, or cannot be written.
     NotTaken,
 }
 
-/// The latest answer.
+/// The latest update.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Word {
-    /// AWS's exception, while its latest answer is a refusal.
+    /// AWS's exception, if its latest answer is a refusal.
     pub refusal: Option<FaultCode>,
-    /// This pod's usage is not billed for longer than the seller allows.
+    /// Why usage has not been billed for longer than the seller allows, if so.
     pub unreported: Option<Unreported>,
-    /// Some answer came from the emulator.
+    /// Whether any answer came from the emulator.
     pub emulated: bool,
 }
 
-/// The end that tells.
+/// The sender.
 pub type Tell = watch::Sender<Word>;
 /// The receiver.
 pub type Hear = watch::Receiver<Word>;
 
-/// A channel on which nothing was said yet.
+/// A channel with an empty update.
 #[must_use]
 pub fn channel() -> (Tell, Hear) {
     watch::channel(Word::default())

@@ -1,4 +1,4 @@
-//! License Manager with each call counted, so that no caller can forget to.
+//! License Manager with each call counted in the metrics, so that no caller can forget to.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tollgate_marketplace::license::{
 use tollgate_marketplace::service::ServiceFuture;
 use tollgate_marketplace::{License, Region, Regional, Signing};
 
-/// The service, and where its calls are counted.
+/// A service whose calls are counted.
 pub struct Counted {
     service: Arc<dyn License>,
     metrics: Arc<Metrics>,

@@ -1,5 +1,5 @@
-//! Decides when the log says that the contract ends: 14 and 3 days before, at its end, and once a day after that
-//! until `license_end_grace` has passed. From then on the gate's reason says it.
+//! Decides when to log that the contract ends: 14 and 3 days before, at its end, and once a day after that until
+//! `license_end_grace` has passed. From then on the gate's reason says so.
 //!
 //! Pure: time is an argument. Each process logs each stage once.
 
@@ -9,37 +9,37 @@ use tollgate_time::Timestamp;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Long enough to have a renewal signed; the alert `TollgateLicenseEnding` has the same.
+/// Long enough to have a renewal signed; the alert `TollgateLicenseEnding` uses the same time.
 const FIRST: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// The last time before the end.
+/// The last warning before the end.
 const SECOND: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
-/// What is reported.
+/// What to log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
-    /// So much time is left.
+    /// How much time is left.
     Ends(Duration),
     /// How long ago it ended; the gate is open only for `license_end_grace`.
     Ended(Duration),
 }
 
-/// Where a contract stands.
+/// How near the contract's end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Its end is far.
+    /// More than [`FIRST`] before the end.
     Early,
-    /// [`FIRST`] has begun.
+    /// Less than [`FIRST`] before the end.
     First,
-    /// [`SECOND`] has begun.
+    /// Less than [`SECOND`] before the end.
     Second,
-    /// So many whole days after the end.
+    /// This number of whole days after the end.
     After(u64),
-    /// The grace is over.
+    /// `license_end_grace` has passed.
     Over,
 }
 
-/// What was reported, and about which end.
+/// The latest stage that was reported, and of which end.
 #[derive(Debug)]
 pub struct Ending {
     grace: Duration,
@@ -47,13 +47,13 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// How long after its end a license still opens the gate.
+    /// `grace`: how long after its end a license still opens the gate.
     #[must_use]
     pub const fn new(grace: Duration) -> Self {
         Self { grace, told: None }
     }
 
-    /// What to report now about a contract that ends at `end`, and when to check again if nothing else happens.
+    /// What to log now about a contract that ends at `end`, and when to check again if nothing else happens.
     pub fn due(&mut self, end: Option<Timestamp>, now: Timestamp) -> (Option<Notice>, Option<Timestamp>) {
         let Some(end) = end else { return (None, None) };
         let (stage, next) = self.stage(end, now);

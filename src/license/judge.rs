@@ -1,12 +1,12 @@
 //! Decides which license counts, what to take of it, and what AWS's answer to a checkout means.
 //!
-//! AWS refuses a checkout with one exception, whatever the cause: not bought, not activated, ended, another unit,
-//! another name, all taken. The listing tells them apart, since each has another remedy.
+//! AWS refuses a checkout with the same exception for every cause: not bought, not activated, ended, another unit,
+//! another name, all seats taken. The listing of licenses shows which it is, since each cause has another remedy.
 //!
-//! - A license of another product or issuer counts as absent, whatever the service was asked for: anybody can issue
-//!   one.
-//! - Any license that is good will do; of several the one that lasts longest is named.
-//! - Exhausted seats are a refusal only in [`Model::Floating`], which must hold seats.
+//! - A license of another product or issuer counts as absent, also if the listing returns one: anybody can issue a
+//!   license.
+//! - One valid license is enough; of several, the one with the latest end is chosen.
+//! - Exhausted seats are a refusal only with [`Model::Floating`], which must hold seats.
 //!
 //! Pure: no clock, no I/O.
 
@@ -18,58 +18,58 @@ use tollgate_marketplace::license::{
 use tollgate_marketplace::{AHEAD_MAX, KeyFingerprint, ProductId};
 use tollgate_time::Timestamp;
 
-/// What is done with a license.
+/// How a license is used (`license_model`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Model {
-    /// It is proven, and nothing is held.
+    /// The license is checked, and no seat is held.
     Check,
     /// Seats are held while the pod lives.
     Floating,
 }
 
-/// What the product asks of a license.
+/// What the product requires of a license.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// Its product.
+    /// The product.
     pub product_id: ProductId,
-    /// Its issuer.
+    /// The issuer.
     pub key_fingerprint: KeyFingerprint,
-    /// What is done with it.
+    /// How the license is used.
     pub model: Model,
-    /// What must be in it; empty takes all that it has.
+    /// The required entitlements; empty means all that the license has.
     pub wanted: Vec<Wanted>,
     /// How many seats of each counted entitlement a pod holds, in [`Model::Floating`].
     pub seats_per_pod: u32,
-    /// How long after its end it still counts.
+    /// How long after its end a license still counts.
     pub end_grace: Duration,
 }
 
-/// What AWS showed of the licenses that the account has received.
+/// AWS's listing of the licenses that the account has received.
 #[derive(Debug, Clone)]
 pub enum Listing {
     /// All of them.
     Shown(Vec<ReceivedLicense>),
-    /// The pod's role may not look.
+    /// The pod's role may not list them.
     Hidden,
 }
 
-/// What is to be asked for.
+/// What to check out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The license that was seen; `None` where none may be looked at.
+    /// The license in the listing; `None` without a listing.
     arn: Option<String>,
-    /// Its end, where that has passed and it counts by `license_end_grace` alone.
+    /// The license's end, if that has passed and the license counts only by `license_end_grace`.
     ended: Option<Timestamp>,
-    /// What a checkout takes. Where it is empty, the listing alone is the proof.
+    /// What a checkout takes. If it is empty, the listing alone is the proof.
     pub take: Vec<EntitlementData>,
-    /// What was taken is held, and not given back at once.
+    /// The seats are held instead of being given back at once.
     pub holds: bool,
-    /// The listing shows no license that is surely good: AWS's answer to the checkout decides, and this is what its
-    /// refusal means.
+    /// The listing does not prove that the license is valid: AWS's answer to the checkout decides, and this is the
+    /// refusal if AWS refuses.
     doubt: Option<Refused>,
 }
 
-/// AWS has granted what was asked for. Made here only.
+/// AWS has granted the license. Only this module creates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Granted {
     arn: Option<String>,
@@ -77,39 +77,40 @@ pub struct Granted {
 }
 
 impl Granted {
-    /// The license, where AWS named it.
+    /// The license's ARN, if it is known.
     #[must_use]
     pub fn arn(&self) -> Option<&str> {
         self.arn.as_deref()
     }
 
-    /// What is wrong all the same.
+    /// The reason to show although the license is granted: it has ended.
     #[must_use]
     pub fn note(&self) -> Option<Refused> {
         self.ended.map(|end| Refusal::Ended.because(since(end)))
     }
 }
 
-/// Why a license does not open the gate, by how near it is to doing so.
+/// Why a license does not open the gate. Of several licenses the last of these causes is reported: it is the nearest to
+/// a valid license.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
-    /// There is none.
+    /// There is no license.
     NoLicense,
-    /// It has ended.
+    /// The license has ended.
     Ended,
-    /// Its issuer has switched it off.
+    /// Its issuer has deactivated it.
     Deactivated,
-    /// It begins later.
+    /// It is not valid yet.
     NotYetValid,
-    /// It is not accepted, or not activated.
+    /// The account has not accepted or activated it.
     NotActivated,
     /// It lacks an entitlement.
     NameMismatch,
     /// An entitlement has another unit.
     UnitMismatch,
-    /// It has too little of an entitlement.
+    /// The quantity of an entitlement is too small.
     QuantityTooSmall,
-    /// AWS refuses, and the listing cannot say why.
+    /// AWS refuses the checkout, and the listing does not show why.
     CauseUnknown,
     /// All seats are taken.
     Exhausted,
@@ -127,7 +128,7 @@ pub enum Blame {
 }
 
 impl Refusal {
-    /// The code of its reason.
+    /// The code of the reason.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
@@ -159,18 +160,19 @@ impl Refusal {
     }
 }
 
-/// A refusal with what was seen.
+/// A refusal with its details.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// What it is.
+    /// The cause.
     pub why: Refusal,
-    /// In a few words that everybody may read.
+    /// Details without anything confidential.
     pub seen: String,
 }
 
 impl Terms {
-    /// What to ask for, by what AWS shows. Where nothing is shown, only entitlements whose unit is written can be asked
-    /// for: `Ok(None)`. `now` is AWS's time, where it is known: the pod's clock is the buyer's.
+    /// What to check out, by AWS's listing. Without a listing only entitlements with a configured unit can be checked
+    /// out; otherwise the result is `Ok(None)`. `now` is AWS's time if it is known, since the buyer controls the
+    /// pod's clock.
     pub fn choose(&self, listing: &Listing, now: Timestamp) -> Result<Option<Choice>, Refused> {
         match listing {
             Listing::Hidden => {
@@ -203,19 +205,19 @@ impl Terms {
         }
         match best {
             Some((.., choice)) => Ok(choice),
-            // It may be held by another region, to which only a checkout is redirected.
+            // The license may be in another region: License Manager redirects a checkout there, but not a listing.
             None if nearest.why == Refusal::NoLicense => self.choose_unseen(nearest.clone()).ok_or(nearest),
             None => Err(nearest),
         }
     }
 
-    /// Whether a license is good, and what to take of it.
+    /// Whether a license is valid, and what to check out of it.
     fn fit(&self, license: &ReceivedLicense, now: Timestamp) -> Result<Choice, Refused> {
         let end = license.end.filter(|end| *end <= now);
         match license.received {
             Received::PendingAccept | Received::Disabled => return Err(Refusal::NotActivated.because("")),
             Received::Gone => return Err(Refusal::NoLicense.because("")),
-            // An unknown value is left for the checkout to judge.
+            // With an unknown value the answer to the checkout decides.
             Received::Active | Received::InWork | Received::Unknown => {}
         }
         match license.status {
@@ -234,7 +236,7 @@ impl Terms {
         let entitlements = self.wanted_of(license)?;
         let of_unit = |tier: bool| entitlements.iter().filter(move |(_, unit)| unit.is_tier() == tier);
         let holds = self.model == Model::Floating && of_unit(false).next().is_some();
-        // What could not be given back at once would stay taken, though nothing is to be held.
+        // `check` holds nothing, so it takes only seats that can be given back at once.
         let counted = of_unit(false).filter(|(entitlement, _)| holds || entitlement.allow_check_in);
         let count = if holds { u64::from(self.seats_per_pod) } else { 1 };
         let mut take: Vec<_> =
@@ -311,7 +313,7 @@ impl Terms {
         let counted = units.iter().any(|(_, unit)| !unit.is_tier());
         let holds = self.model == Model::Floating && counted;
         let count = if holds { u64::from(self.seats_per_pod) } else { 1 };
-        // A checkout proves what it takes. The rest only a listing can show, and who hides it is the buyer.
+        // A checkout proves only what it takes. The rest could only be proven by the listing, which the buyer hides.
         let proven = |wanted: &Wanted, unit: Unit| unit.is_tier() != counted && wanted.least <= Some(count);
         if !units.iter().all(|(wanted, unit)| proven(wanted, *unit)) {
             return None;
@@ -322,7 +324,7 @@ impl Terms {
 }
 
 impl Choice {
-    /// What an answer to its checkout means.
+    /// Judges the answer to the checkout.
     pub fn granted(&self, answer: &CheckedOut) -> Result<Granted, Refused> {
         let allowed = |name: &str| answer.allowed.iter().any(|allowed| allowed.name == name);
         if let Some(lacking) = self.take.iter().find(|taken| !allowed(&taken.name)) {
@@ -332,33 +334,33 @@ impl Choice {
         Ok(Granted { arn, ended: self.ended })
     }
 
-    /// What it means that AWS refuses the checkout.
+    /// Judges a refusal of the checkout.
     pub fn without_checkout(&self) -> Result<Granted, Refused> {
         let granted = self.listed()?;
         if self.ended.is_some() {
-            // AWS grants nothing any more.
+            // AWS grants no checkout of a license that has ended.
             return Ok(granted);
         }
         if let Some(tier) = self.take.iter().find(|taken| taken.value.is_none()) {
-            // It is impossible that all of it is taken.
+            // A tier has no seats that other pods could have taken.
             let seen = format!("AWS refuses {}, which the license shows", tier.name);
             return Err(Refusal::CauseUnknown.because(seen));
         }
         if self.holds { Err(Refusal::Exhausted.because("")) } else { Ok(granted) }
     }
 
-    /// What the listing alone proves.
+    /// Judges by the listing alone.
     pub fn listed(&self) -> Result<Granted, Refused> {
         self.doubt.clone().map_or_else(|| Ok(self.kept()), Err)
     }
 
-    /// Seats that are held already were renewed.
+    /// The grant when seats that this pod holds were renewed.
     #[must_use]
     pub fn kept(&self) -> Granted {
         Granted { arn: self.arn.clone(), ended: self.ended }
     }
 
-    /// The license that was chosen.
+    /// The chosen license's ARN.
     #[must_use]
     pub fn arn(&self) -> Option<&str> {
         self.arn.as_deref()

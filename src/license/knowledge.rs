@@ -1,7 +1,7 @@
-//! What mode `contract` knows of its license, for those who show it: `GET /v1/license`, `tollgate license`, metrics.
+//! What mode `contract` knows of its license, for `GET /v1/license`, `tollgate license` and the metrics.
 //!
-//! One writer, the loop in [`super`], publishes it whole. It holds no token: its readers can neither keep a seat nor
-//! give one back.
+//! One writer, the loop in [`super`], publishes it as a whole. It contains no token, so a reader can neither renew a
+//! seat nor give one back.
 
 use std::sync::Arc;
 
@@ -10,22 +10,22 @@ use tokio::sync::watch;
 use tollgate_marketplace::license::{Entitlement, EntitlementUsage, ReceivedLicense};
 use tollgate_time::Timestamp;
 
-/// What is known.
+/// What is known of the license.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Knowledge {
-    /// Every license of the product and issuer in the latest listing that AWS answered.
+    /// Every license of the product and issuer in the latest successful listing.
     pub licenses: Vec<ReceivedLicense>,
-    /// The ARN of the one that counts: the best of them, or the one that AWS gave seats of.
+    /// The ARN of the chosen license: the best of the listing, or the one that AWS granted seats of.
     pub chosen: Option<String>,
-    /// What is taken of that one, by all pods; empty while AWS has not said.
+    /// How much of the chosen license all pods have taken; empty until AWS has said so.
     pub usage: Vec<EntitlementUsage>,
-    /// What this pod holds; always empty in model `check`.
+    /// The seats that this pod holds; always empty with `license_model` `check`.
     pub held: Vec<HeldSeats>,
-    /// When [`licenses`](Self::licenses) were read.
+    /// When [`licenses`](Self::licenses) was read.
     pub known_at: Option<Timestamp>,
     /// When AWS last granted a round.
     pub granted_at: Option<Timestamp>,
-    /// Some answer came from the emulator.
+    /// Whether any answer came from the emulator.
     pub emulated: bool,
 }
 
@@ -34,38 +34,38 @@ pub struct Knowledge {
 pub struct HeldSeats {
     /// The dimension's name.
     pub name: String,
-    /// AWS's spelling.
+    /// The unit, as AWS spells it.
     pub unit: String,
     /// How many.
     pub quantity: u64,
-    /// When they end by themselves, unless they are renewed.
+    /// When they expire, unless they are renewed.
     pub expires: Timestamp,
     /// When they were taken, or last renewed.
     pub renewed: Timestamp,
 }
 
-/// One dimension of the license, with all that is known of it.
+/// One dimension of the license.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seats<'a> {
-    /// The dimension as the license has it.
+    /// The license's entitlement for the dimension.
     pub entitlement: &'a Entitlement,
-    /// How many there are; `None` without limit, and for a tier.
+    /// How many seats there are; `None` without a limit, and for a tier.
     pub max: Option<u64>,
-    /// How many all pods have taken; `None` while AWS has not said, and for a tier.
+    /// How many of them all pods have taken; `None` until AWS has said so, and for a tier.
     pub used: Option<u64>,
     /// How many of them this pod holds.
     pub held: u64,
 }
 
 impl Knowledge {
-    /// The license that counts.
+    /// The chosen license.
     #[must_use]
     pub fn license(&self) -> Option<&ReceivedLicense> {
         let chosen = self.chosen.as_deref()?;
         self.licenses.iter().find(|license| license.arn == chosen)
     }
 
-    /// Each dimension of the license that counts, in its order.
+    /// Each dimension of the chosen license, in the license's order.
     pub fn seats(&self) -> impl Iterator<Item = Seats<'_>> {
         self.license().into_iter().flat_map(|license| &license.entitlements).map(|entitlement| {
             let counted = entitlement.unit.is_none_or(|unit| !unit.is_tier());
@@ -80,19 +80,19 @@ impl Knowledge {
         })
     }
 
-    /// When the contract ends; `None` for no end, and while no license counts.
+    /// When the contract ends; `None` if it has no end, or no license is chosen.
     #[must_use]
     pub fn end(&self) -> Option<Timestamp> {
         self.license().and_then(|license| license.end)
     }
 }
 
-/// The publishing end.
+/// The sender of the knowledge.
 pub type KnowledgePublisher = watch::Sender<Arc<Knowledge>>;
-/// The reading end.
+/// A receiver of the knowledge.
 pub type Held = watch::Receiver<Arc<Knowledge>>;
 
-/// A channel on which nothing is known yet.
+/// A channel that begins with nothing known.
 #[must_use]
 pub fn channel() -> (KnowledgePublisher, Held) {
     watch::channel(Arc::default())

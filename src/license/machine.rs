@@ -1,15 +1,18 @@
-//! The deciding half of mode `contract`: (state, event, now) in, what to write, to ask and to publish out.
+//! The deciding half of mode `contract`: takes state, event and time, and returns what to write, to call and to
+//! publish.
 //!
-//! A round lists the licenses, and then takes, renews or merely tries a checkout. Invariants:
-//! - `CheckoutLicense` is never called with a client token that is not saved in the state folder, if there is a
-//!   folder and seats are held. After a lost answer the same token is used again before a new one.
-//! - Seats are in the state folder before the gate opens by them, and until they were given back.
-//! - In [`Model::Check`] nothing is held: a checkout is given back at once, and none is made while one waits for that.
-//! - The gate opens by a granted round, or by grace, which is counted from this pod's latest granted round and ends for
-//!   good; a refusal ends it at once.
-//! - A pod that was told to stop takes no seat.
+//! A round lists the licenses, and then takes seats, renews them, or makes a checkout that it gives back at once.
+//! Invariants:
+//! - With a state folder and [`Model::Floating`], a client token is saved before `CheckoutLicense` is called with it.
+//!   After a lost answer the call is repeated with the same token before a new one is used.
+//! - Seats are in the state folder before the gate opens because of them, and until they were given back.
+//! - [`Model::Check`] holds nothing: a checkout is given back at once, and no new one is made before that has
+//!   succeeded.
+//! - Only a granted round or grace opens the gate. Grace is counted from this pod's latest granted round; once it has
+//!   ended, only a granted round begins it again. A refusal ends it at once.
+//! - A pod that is stopping takes no seat.
 //!
-//! No clock, no socket, no file: [`Now`] is an argument.
+//! Pure: no clock, no socket, no file; [`Now`] is an argument.
 
 mod answers;
 mod outcome;
@@ -34,28 +37,29 @@ use tollgate_marketplace::license::{
 use tollgate_marketplace::{AHEAD_MAX, Fault, FaultClass, FaultCode, Place, Signing, schedule};
 use tollgate_time::Timestamp;
 
-/// What the seller chose.
+/// The seller's settings.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// What a license must have.
+    /// What the product requires of a license.
     pub terms: Terms,
-    /// How long the gate stays open after the latest granted round while License Manager cannot be asked; zero is
-    /// never.
+    /// How long the gate stays open after the latest granted round while License Manager cannot be reached; zero
+    /// means not at all.
     pub grace_period: Duration,
     /// The longest time between two rounds.
     pub renew_every: Duration,
-    /// How long transient faults may last before the state is `unavailable`.
+    /// How long faults may last before the state is `unavailable`.
     pub unavailable_after: Duration,
-    /// Leave instead of asking again after a refusal (`on_denied = "exit"`).
+    /// End the process after a refusal instead of trying again (`on_denied = "exit"`).
     pub exit_when_refused: bool,
-    /// Do not leave once the gate has been open: a command runs, and a gate that shuts later does not end it.
+    /// Do not end once the gate has been open: the command of `exec` runs, and a gate that shuts later does not end it.
     pub stays_once_open: bool,
 }
 
-/// How long a checkout lasts if neither the answer nor the license says so: AWS's default.
+/// How long a checkout lasts if neither the answer nor the license states it: AWS's default.
 pub const TIME_TO_LIVE: Duration = Duration::from_secs(3600);
 
-/// The second try of a pod that finds all seats taken: a pod that was replaced gives its own back in that time.
+/// The pause before the second try of a pod that finds all seats taken: long enough for the pod that it replaces to
+/// give its seats back.
 pub const SECOND_TRY: Duration = Duration::from_millis(1500);
 
 /// A call of License Manager.
@@ -63,11 +67,11 @@ pub const SECOND_TRY: Duration = Duration::from_millis(1500);
 pub enum Call {
     /// `ListReceivedLicenses`
     List,
-    /// `CheckoutLicense`, with this client token
+    /// `CheckoutLicense`
     CheckOut {
-        /// The same on every try.
+        /// The same for every repetition of one checkout.
         client_token: String,
-        /// What is taken.
+        /// What to take.
         take: Vec<EntitlementData>,
     },
     /// `ExtendLicenseConsumption`
@@ -91,7 +95,7 @@ pub enum Answer {
     CheckedIn(Result<CheckedIn, Fault>),
     /// Of [`Call::Look`].
     Looked(Result<LicenseUsage, Fault>),
-    /// Of any: it came from the emulator, which is not accepted here.
+    /// Of any call: the answer came from the emulator, which is not accepted here.
     Emulated(Reason),
 }
 
@@ -102,12 +106,12 @@ pub enum Event {
     Started,
     /// A call ended.
     Answered(Answer),
-    /// The record of [`Next::Write`] is in the state folder, or there is none; `false` where it could not be written.
+    /// The record of [`Next::Write`] was written, or there is no state folder; `false` if the write failed.
     Written(bool),
     /// The time of [`Next::WakeIn`] has come.
     Woke,
-    /// The process is to end: give everything back. The [`Next`] of the step before is dropped; a [`Next::Write`] is
-    /// done first.
+    /// The process will end: give all seats back. The shell drops the [`Next`] of the step before, but completes a
+    /// [`Next::Write`] first.
     Stopping,
 }
 
@@ -116,11 +120,11 @@ pub enum Event {
 pub enum Next {
     /// Call License Manager.
     Call(Call, Signing),
-    /// Write this to the state folder.
+    /// Write this record to the state folder.
     Write(Box<Record>),
-    /// Sleep, then say [`Event::Woke`].
+    /// Sleep, then send [`Event::Woke`].
     WakeIn(Duration),
-    /// Everything is given back.
+    /// All seats are given back.
     Stopped,
     /// End the process.
     Leave(Exit),
@@ -129,16 +133,17 @@ pub enum Next {
 /// For the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
-    /// A checkout's answer got lost, and is not asked for any more: its seats may stay taken until this time.
+    /// The answer to a checkout was lost, and the call is not repeated any more: its seats may stay taken until this
+    /// time.
     AnswerLost(Timestamp),
-    /// Seats could not be given back. They are tried again, unless AWS's answer is final; they end at this time.
+    /// Seats could not be given back. This is tried again, unless AWS's answer is final; they expire at this time.
     NotGivenBack(FaultCode, Timestamp),
 }
 
-/// The step that a round is at.
+/// The current step of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Give back what is not ours to hold, before anything is taken.
+    /// Give back what this pod must not hold, before anything is taken.
     ReturnFirst,
     List,
     Prove,
@@ -148,34 +153,34 @@ enum Step {
     Sleep,
 }
 
-/// What depends on the outcome of a write.
+/// What to do with the outcome of a write.
 #[derive(Debug)]
 enum Awaiting {
     Nothing,
     /// Whether the checkout may be called.
     Intent,
-    /// Whether the gate opens by the seats.
+    /// Whether the seats open the gate.
     Seat(Granted),
 }
 
-/// The pod's latest state, without what only time changes.
+/// The outcome of the latest round. The published state follows from it and from the time.
 #[derive(Debug)]
 enum Verdict {
     Unanswered,
-    /// The reason is what is wrong nevertheless.
+    /// With the reason to show although the license is granted, if any.
     Granted(Arc<Proof>, Option<Reason>),
     Refused(Refused),
     /// AWS rejects the request.
     Rejected(Reason),
     Emulated(Reason),
-    /// No answer; `access`: AWS does not accept the caller.
+    /// No answer, or with `access`: AWS does not accept the caller.
     Failing {
         access: bool,
         reason: Reason,
     },
 }
 
-/// Faults in a row of one kind, which the schedule counts.
+/// Consecutive faults of one kind; the schedule depends on their number and duration.
 #[derive(Debug, Clone, Copy, Default)]
 struct Run {
     access: bool,
@@ -193,42 +198,42 @@ pub struct Machine {
     dirty: bool,
     /// The latest write failed.
     unsaved: bool,
-    /// Since this pod's latest granted round, if none was refused since.
+    /// Grace since this pod's latest granted round, if no round was refused since.
     allowance: Option<Allowance>,
     verdict: Verdict,
     listing: Option<(Listing, Duration)>,
-    /// Why the role may not list licenses.
+    /// The fault that says that the role may not list licenses.
     hidden: Option<Fault>,
     known: Knowledge,
     step: Step,
     awaiting: Awaiting,
-    /// The intent is in the state folder, so the call may be made.
+    /// The intent is saved, so its call may be made.
     ready: bool,
-    /// The intent may have been processed.
+    /// AWS may have processed the intent.
     in_doubt: bool,
-    /// A larger checkout was refused in this round: what is held already is renewed instead.
+    /// A larger checkout was refused in this round: renew the seats that are held instead.
     keep_smaller: bool,
     /// The listing failed in this round.
     missed: Option<Fault>,
-    /// The listing came in this round: then look at the seats that are taken.
+    /// The listing succeeded in this round, so ask how many seats are taken.
     look: bool,
     seed: String,
     client_tokens: u64,
-    /// The service's time at its latest answer, and [`Now::running`] then.
+    /// AWS's time at its latest answer, and [`Now::running`] then.
     heard: Option<(Timestamp, Duration)>,
     run: Run,
-    /// When, in this process, faults began to follow each other.
+    /// [`Now::running`] at the first of the consecutive faults.
     failing_since: Option<Duration>,
     reload_credentials: bool,
     tried_clock_offset: bool,
-    /// Checkouts in a row that found all seats taken.
+    /// Consecutive checkouts that found all seats taken.
     exhausted: u32,
-    /// When giving back began to fail.
+    /// Since when giving back has failed.
     give_back_since: Option<Duration>,
-    /// The latest fault of giving back.
+    /// The latest fault of giving seats back.
     give_back_fault: Option<Fault>,
     give_back_at: Duration,
-    /// When the next round is due, by running time or by the wall clock, whichever comes first: seats end by the clock.
+    /// The next round is due at whichever of these comes first; the wall clock counts too because seats expire by it.
     round_at: Duration,
     round_wall: Timestamp,
     leaving: Option<Exit>,
@@ -240,11 +245,11 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine before its first call. `record` is this pod's ([`Record::adopted_by`]); `seed` is drawn for each
-    /// process, so that its client tokens are never used by another.
+    /// A machine before its first call. `record` must be this pod's ([`Record::adopted_by`]); `seed` must be random
+    /// for each process, so that no other process uses its client tokens.
     #[must_use]
     pub fn new(policy: Policy, record: Record, seed: String, now: Timestamp) -> Self {
-        // A round that is still to come was written by a clock that was wrong, or by hand.
+        // A round in the future was written by a wrong clock, or by hand.
         let granted = record.granted.filter(|round| !round.is_after(now.plus(AHEAD_MAX)));
         let known = granted.map(GrantedRound::known);
         Self {
@@ -286,7 +291,7 @@ impl Machine {
         }
     }
 
-    /// Handles an event and returns what to do.
+    /// Handles an event, and returns what to do next and what to log.
     pub fn step(&mut self, now: Now, event: Event) -> (Next, Vec<Note>) {
         if let Some(allowance) = &mut self.allowance {
             allowance.pass(now);
@@ -361,12 +366,12 @@ impl Machine {
         Next::Call(call, Signing { reload_credentials })
     }
 
-    /// The present, which never goes back.
+    /// The pod's time, which never goes back.
     fn time(&self, now: Now) -> Timestamp {
         self.allowance.as_ref().map_or(now.wall, |allowance| allowance.time(now))
     }
 
-    /// Whether a pod that waits for a seat may use the listing that it has.
+    /// Whether a pod that waits for a seat may still use its latest listing.
     fn listing_will_do(&self, now: Now) -> bool {
         let read_at = self.listing.as_ref().map(|(_, at)| at.saturating_add(self.policy.renew_every));
         self.exhausted > 0 && read_at.is_some_and(|until| now.running < until)
@@ -377,14 +382,14 @@ impl Machine {
         self.policy.terms.choose(listing, self.service_time(now))
     }
 
-    /// An answer has shown the service's clock minus the pod's, in seconds.
+    /// Takes note of AWS's clock minus the pod's, in seconds, as an answer has shown it.
     pub fn hear_clock(&mut self, now: Now, skew: i64) {
         let apart = Duration::from_secs(skew.unsigned_abs());
         let time = if skew < 0 { now.wall.minus(apart) } else { now.wall.plus(apart) };
         self.heard = Some((time, now.running));
     }
 
-    /// The service's time, once it has answered: contracts and seats end by it, so that setting the pod's clock, also
+    /// AWS's time, once an answer has shown it. Contracts and seats end by this clock, so setting the pod's clock, also
     /// between two answers, does not change when they end.
     fn service_time(&self, now: Now) -> Timestamp {
         let since = |(time, at): (Timestamp, Duration)| time.plus(now.running.saturating_sub(at));
@@ -393,7 +398,7 @@ impl Machine {
 
     // === calls ===
 
-    /// What proves the license in this round; `None` where the round continues without a call.
+    /// The call that proves the license in this round; `None` if the round continues without a call.
     fn prove(&mut self, now: Now) -> Option<Next> {
         if let Some(missed) = self.missed.clone().filter(|_| !self.stopping) {
             if let Some(seat) = self.record.seat.clone() {
@@ -435,7 +440,8 @@ impl Machine {
         let listed = choice.listed();
         let tried = !choice.holds && listed.is_ok() && !self.record.give_back.is_empty();
         if choice.take.is_empty() || tried {
-            // The listing is the proof: nothing can be taken that would come back, or a checkout is still out.
+            // The listing is the proof: nothing can be taken and given back, or an earlier checkout is not given back
+            // yet.
             match listed {
                 Ok(granted) => self.grant(now, &granted),
                 Err(refused) => self.refuse(now, refused),
@@ -460,7 +466,7 @@ impl Machine {
         Some(Next::Write(Box::new(self.image(now))))
     }
 
-    /// The checkout whose answer is not known, while AWS still tells it from a new one.
+    /// Repeats the checkout whose answer is unknown, while AWS still recognises its client token.
     fn ask_again(&mut self, now: Now) -> Option<Next> {
         let intent = self.record.intent.as_ref()?;
         let young = self.time(now).since(intent.asked_at) < CLIENT_TOKEN_LIFE;
@@ -472,7 +478,8 @@ impl Machine {
         None
     }
 
-    /// It was answered, or is not asked for any more. An answer that comes too late belongs to a checkout of its own.
+    /// Ends an intent that was answered, or is too old to repeat. After that time AWS would treat a repetition as a new
+    /// checkout, so an answer that was lost stays lost.
     fn forget_intent(&mut self, now: Now) {
         let intent = self.record.intent.take().filter(|_| self.in_doubt);
         if intent.is_some_and(|intent| self.time(now).since(intent.asked_at) >= CLIENT_TOKEN_LIFE) {
@@ -482,7 +489,7 @@ impl Machine {
         (self.ready, self.in_doubt) = (false, false);
     }
 
-    /// How long a checkout lasts where its answer does not say.
+    /// How long a checkout lasts if its answer does not state it.
     fn time_to_live(&self, arn: Option<&str>) -> Duration {
         let arn = arn.or(self.known.chosen.as_deref());
         let of = |license: &&ReceivedLicense| arn.is_none_or(|arn| license.arn == arn);
@@ -491,20 +498,20 @@ impl Machine {
     }
 }
 
-/// The code of a record that cannot be written while seats are held by it.
+/// The code for a record that must be written before seats are taken, and cannot be.
 const NOT_KEPT: &str = "LicenseStateNotKept";
 
 fn local(class: FaultClass, code: &'static str) -> Fault {
     Fault::local(class, code, "").at(Place::LicenseManager, None)
 }
 
-/// What a refusal tells the operator.
+/// The reason for a refusal.
 #[must_use]
 pub fn reason_of(refused: &Refused) -> Reason {
     Reason::of_fault(&local(FaultClass::Denied, refused.why.code()).seeing(refused.seen.clone()))
 }
 
-/// A usage has at most as many dimensions as a product.
+/// Cuts a listing of usage at the number of dimensions that a product can have.
 fn within_limit(mut usage: Vec<EntitlementUsage>) -> Vec<EntitlementUsage> {
     usage.truncate(tollgate_marketplace::license::ENTITLEMENTS_MAX);
     usage

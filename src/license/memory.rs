@@ -1,6 +1,6 @@
-//! What the state folder remembers of a contract: the seats that this pod holds, and when AWS last granted a round.
+//! What the state folder keeps in mode `contract`: the seats that this pod holds, and when AWS last granted a round.
 //!
-//! One JSON file ([`crate::state_file`]), mode 0600: who reads a consumption token can give its seats back.
+//! One JSON file ([`crate::state_file`]) with mode 0600, since a consumption token is enough to give its seats back.
 //!
 //! ```json
 //! {"schema":1,"pod":"…","granted":{"at":"2026-11-24T08:00:00Z","latest":"2026-11-24T08:00:00Z","ended":false},
@@ -12,18 +12,18 @@
 //! ```
 //!
 //! Invariants:
-//! - A client token is here before `CheckoutLicense` is called with it, and stays until AWS has answered or
-//!   [`CLIENT_TOKEN_LIFE`] is over: a crash in between is repaired by the same call, which takes no second seat.
-//! - A consumption token is here before the gate opens by it, and leaves only when its seats were given back, have
-//!   ended by themselves, or AWS does not know it any more.
-//! - The file belongs to the pod that it names. Of another pod it grants nothing: no grace, and no seat to hold. That
-//!   pod's seats are given back, and its unknown outcome is asked about in order to give it back, before this pod takes
-//!   seats of its own. So a replaced pod of a StatefulSet finds the seat free that its predecessor held. This is safe:
-//!   giving back never makes more seats than were sold, and were the other pod alive after all, its next renewal
-//!   would find the seat gone and take a new one. Taking the seat over would not be safe: pods that share a folder
-//!   would share one seat.
-//! - A pod without a name cannot be distinguished from the next one: for it, every file is another pod's.
-//! - A file that is there and cannot be read grants nothing either. Seats that it named stay taken until they end.
+//! - A client token is in the file before `CheckoutLicense` is called with it, and stays until AWS has answered or
+//!   [`CLIENT_TOKEN_LIFE`] is over. After a crash in between the same call is repeated, which takes no second seat.
+//! - A consumption token is in the file before its seats open the gate, and is removed only when the seats were given
+//!   back or have expired, or AWS does not know the token any more.
+//! - The file belongs to the pod that it names. Another pod gets no grace from it and holds none of its seats. Before
+//!   the other pod takes seats of its own, it gives those seats back, and repeats a checkout with an unknown answer
+//!   to give back what that took. So the replacement of a StatefulSet's pod finds its predecessor's seat free. This
+//!   is safe: giving back never makes more seats than were sold, and if the first pod is still alive, its next
+//!   renewal fails and it takes a new seat. Taking the seat over would not be safe: pods that share a folder would
+//!   share one seat.
+//! - A pod without a name cannot be distinguished from the next one, so every file counts as another pod's.
+//! - A file that cannot be read gives no grace. Seats that it named stay taken until they expire.
 
 use std::io;
 use std::path::PathBuf;
@@ -40,43 +40,43 @@ use tollgate_time::Timestamp;
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "license.json";
 
-/// So long AWS answers a repeated `CheckoutLicense` as it did before. AWS states it for `CreateToken` only; no more
-/// than that is assumed.
+/// How long AWS answers a repeated `CheckoutLicense` as it did the first time. AWS documents this time for
+/// `CreateToken` only; we assume no more than that.
 pub const CLIENT_TOKEN_LIFE: Duration = Duration::from_secs(600);
 
-/// Seats that wait to be given back: more are not taken while so many could not be. One is the rule; restarts between
-/// two attempts may add some.
+/// How many checkouts may wait to be given back; with this many, no seat is taken. Usually there is one; restarts
+/// between two attempts may add some.
 pub const GIVE_BACK_MAX: usize = 4;
 
-/// The tokens and the entitlements of [`GIVE_BACK_MAX`] checkouts and of two more, each at the limits of the vocabulary
-/// (16 KiB, and 200 names of 255 letters), need half of it.
+/// Twice what tokens and entitlements of [`GIVE_BACK_MAX`] checkouts and of two more need at the largest sizes that
+/// `tollgate_marketplace::license` accepts (16 KiB, and 200 names of 255 letters).
 const FILE_BYTES_MAX: usize = 1024 * 1024;
 
-/// What is written, and the only one that is read.
+/// The schema that is written; no other is read.
 const SCHEMA: u32 = 1;
 
 /// The file's content.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     schema: u32,
-    /// The pod or task whose seats these are.
+    /// The pod or task that the file belongs to.
     pub pod: String,
-    /// The latest granted round, if none was refused since.
+    /// The latest granted round, if no round was refused since.
     pub granted: Option<GrantedRound>,
-    /// A checkout whose answer is not known.
+    /// A checkout whose answer is unknown.
     pub intent: Option<Intent>,
-    /// What this pod holds.
+    /// The seats that this pod holds.
     pub seat: Option<Seat>,
-    /// What is to be given back.
+    /// The seats to give back.
     pub give_back: Vec<Seat>,
 }
 
-/// When AWS last granted a round, and what is left of the time that the gate stays open after it.
+/// When AWS last granted a round, and what is known of the grace that began then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantedRound {
     #[serde(with = "time")]
     at: Timestamp,
-    /// The latest time known.
+    /// The latest time that this pod has seen.
     #[serde(with = "time")]
     latest: Timestamp,
     /// Grace is over until AWS grants a round again.
@@ -84,7 +84,7 @@ pub struct GrantedRound {
 }
 
 impl GrantedRound {
-    /// As the allowance counts it: grace begins with the round.
+    /// For the allowance: grace begins with the round.
     #[must_use]
     pub const fn known(self) -> Known {
         Known {
@@ -95,7 +95,7 @@ impl GrantedRound {
         }
     }
 
-    /// Whether it is of a later time.
+    /// Whether it is later than `time`.
     #[must_use]
     pub fn is_after(self, time: Timestamp) -> bool {
         self.at.max(self.latest) > time
@@ -109,14 +109,14 @@ impl GrantedRound {
     }
 }
 
-/// A checkout that was asked for, or is about to be.
+/// A checkout that was sent, or is about to be.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
-    /// What tells it from any other.
+    /// The client token, by which AWS recognises a repetition.
     pub client_token: String,
-    /// What it takes.
+    /// What the checkout takes.
     pub taken: Vec<EntitlementData>,
-    /// When it was first asked for.
+    /// When it was first sent.
     #[serde(with = "time")]
     pub asked_at: Timestamp,
     /// Another pod made the call: if it took seats, they are given back.
@@ -124,7 +124,7 @@ pub struct Intent {
     pub foreign: bool,
 }
 
-/// The token is not shown.
+/// Without the token.
 impl std::fmt::Debug for Intent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Intent")
@@ -134,14 +134,14 @@ impl std::fmt::Debug for Intent {
     }
 }
 
-/// What a checkout took.
+/// The seats of one checkout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seat {
-    /// What holds it.
+    /// The consumption token, which renews and gives back.
     pub token: ConsumptionToken,
-    /// What it is.
+    /// What was taken.
     pub taken: Vec<EntitlementData>,
-    /// When it ends by itself.
+    /// When it expires.
     #[serde(with = "time")]
     pub expires: Timestamp,
     /// When it was taken, or last renewed.
@@ -150,14 +150,14 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// Whether AWS may still hold it for us. It may have been renewed once more by a process that died before it could
-    /// write so.
+    /// Whether the seats may still be taken. The expiry may be one renewal later than the file says, if the process
+    /// died before it could write that renewal.
     #[must_use]
     pub fn may_be_held(&self, now: Timestamp) -> bool {
         now < self.expires.plus(self.expires.since(self.renewed))
     }
 
-    /// Whether it is at least what is wanted.
+    /// Whether this is at least what is wanted.
     #[must_use]
     pub fn covers(&self, wanted: &[EntitlementData]) -> bool {
         wanted.iter().all(|wanted| {
@@ -168,7 +168,7 @@ impl Seat {
 }
 
 impl Record {
-    /// As `pod` may use it.
+    /// The record that `pod` may use: its own as it is, another pod's only to give seats back.
     #[must_use]
     pub fn adopted_by(mut self, pod: &str) -> Self {
         if self.pod != pod || pod.is_empty() {
@@ -188,7 +188,7 @@ impl Record {
 pub struct Store(StateFile);
 
 impl Store {
-    /// In `folder`, which exists.
+    /// The file in `folder`, which must exist.
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
         Self(StateFile::new(folder, FILE_NAME, FILE_BYTES_MAX))
@@ -200,7 +200,7 @@ impl Store {
         self.0.path()
     }
 
-    /// What the file holds, on a thread that may block.
+    /// As [`Store::load`], on a thread that may block.
     pub async fn recall(&self) -> Recalled<Record> {
         let store = self.clone();
         self.0.recall(move || store.load()).await
@@ -212,7 +212,7 @@ impl Store {
         self.0.off_thread(move || store.save(&record)).await
     }
 
-    /// What the file holds; an absent file is an empty record, and so is one that cannot be read.
+    /// The file's content; a file that is absent or unreadable is an empty record.
     #[must_use]
     pub fn load(&self) -> Record {
         self.read().unwrap_or_else(|problem| {
@@ -235,7 +235,7 @@ impl Store {
         }
     }
 
-    /// What keeps the file from being read or replaced, if anything; for `doctor`.
+    /// What prevents the file from being read or replaced, if anything; for `doctor`.
     #[must_use]
     pub fn obstacle(&self) -> Option<String> {
         match self.read() {
@@ -250,14 +250,14 @@ impl Store {
         self.0.replace(&serde_json::to_vec(&record)?)
     }
 
-    /// Has the disk be slow for as long as the guard lives.
+    /// Makes file operations wait until the guard is dropped.
     #[cfg(test)]
     pub(super) async fn hold(&self) -> tokio::sync::OwnedMutexGuard<()> {
         self.0.hold().await
     }
 }
 
-/// RFC 3339.
+/// Timestamps as RFC 3339.
 mod time {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 

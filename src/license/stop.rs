@@ -10,39 +10,39 @@ use crate::entitlement::Reason;
 use tollgate_clock as clock;
 use tollgate_marketplace::Fault;
 
-/// What is kept of the time to stop for the last log line.
+/// The part of the grace that is left for the last log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
 
-/// How far the loop is.
+/// What the loop is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Phase {
-    /// Nothing was asked yet.
+    /// No call was made yet.
     #[default]
     NotBegun,
     Running,
-    /// Everything that can be given back is.
+    /// All seats that could be given back are.
     Stopped,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct State {
     phase: Phase,
-    /// What is held or not given back.
+    /// The seats that are not given back.
     seats: Vec<Seat>,
     /// Why the latest try to give seats back failed.
     fault: Option<Fault>,
-    /// A checkout's answer is not known.
+    /// A checkout's answer is unknown.
     in_doubt: bool,
 }
 
-/// The loop's end: it receives the order to stop, and reports what it holds.
+/// The loop's side: receives the order to stop, and reports the seats that are not given back.
 #[derive(Debug)]
 pub struct Stop {
     order: watch::Receiver<bool>,
     state: watch::Sender<State>,
 }
 
-/// The other end: it orders, waits, and tells what remains.
+/// The other side: orders the stop, waits, and describes what remains.
 #[derive(Debug, Clone)]
 pub struct Drain {
     order: watch::Sender<bool>,
@@ -51,7 +51,7 @@ pub struct Drain {
 }
 
 impl Stop {
-    /// Both ends; giving back has to be done within `grace`.
+    /// Both sides; giving back must be done within `grace`.
     #[must_use]
     pub fn within(grace: Duration) -> (Self, Drain) {
         let (order, ordered) = watch::channel(false);
@@ -74,7 +74,7 @@ impl Stop {
         }
     }
 
-    /// What would be left if the process ended now.
+    /// Reports what would remain taken if the process ended now.
     pub(super) fn leaves(&self, machine: &Machine) {
         let seats: Vec<Seat> = machine.left().cloned().collect();
         let (fault, in_doubt) = (machine.not_given_back().cloned(), machine.in_doubt());
@@ -93,7 +93,7 @@ impl Stop {
 }
 
 impl Phase {
-    /// The same, or running where nothing was asked before.
+    /// `Running` instead of `NotBegun`.
     const fn max_running(self) -> Self {
         match self {
             Self::NotBegun | Self::Running => Self::Running,
@@ -103,17 +103,17 @@ impl Phase {
 }
 
 impl Drain {
-    /// Has everything given back that is held.
+    /// Orders the loop to give all seats back, and waits until it has or the grace is over.
     pub async fn run(&self) {
         let until = clock::monotonic() + self.grace.saturating_sub(LAST_MOMENT);
         self.order.send_replace(true);
         let mut state = self.state.clone();
         let stopped = state.wait_for(|state| state.phase != Phase::Running);
-        // Report what is not done by then. The loop may have ended; then nothing more is done either.
+        // What is not done by then is reported as remaining. If the loop has ended, waiting is of no use either.
         let _ = tokio::time::timeout_at(until, stopped).await;
     }
 
-    /// A sentence about what was not given back, and until when it stays taken.
+    /// A sentence about the seats that were not given back, and until when they stay taken; `None` if all were.
     #[must_use]
     pub fn what_remains(&self) -> Option<String> {
         let state = self.state.borrow();
@@ -125,7 +125,7 @@ impl Drain {
         });
         let doubt = state.in_doubt.then(|| "a checkout whose answer was lost".to_owned());
         let all: Vec<String> = seats.chain(doubt).collect();
-        // A refusal by policy names its action.
+        // The reason of an IAM refusal names the action.
         let why = state.fault.as_ref().map(Reason::of_fault);
         let why = why.map_or_else(String::new, |why| {
             format!("; the last try: {}: {}", why.code, why.message.trim_end_matches('.'))

@@ -9,7 +9,7 @@ use crate::metrics::{LicenseFigures, Metrics, SeatFigures};
 use tollgate_clock::WallClock;
 use tollgate_time::Timestamp;
 
-/// A round later than this after its time is overdue: two attempts that failed, with the pauses between them.
+/// A round is overdue this long after its time: enough for two failed attempts and the pauses between them.
 const OVERDUE_AFTER: Duration = Duration::from_secs(120);
 
 /// The settings that decide what is reported.
@@ -24,8 +24,9 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// When somebody should look if no round is granted before: after half of the time that the grant lasts, and never
-    /// before a round that is in time. Seats are renewed before half of their time has passed; jitter adds to the rest.
+    /// When to alert if no round is granted before: after half of the time for which the grant counts, and never
+    /// before the next regular round is overdue. Seats are renewed before half of their time has passed; other rounds
+    /// have jitter.
     fn alarm(&self, knowledge: &Knowledge) -> Option<Timestamp> {
         let granted = knowledge.granted_at?;
         let with_jitter = self.renew_every.saturating_add(self.renew_every / 4);
@@ -58,7 +59,7 @@ impl Rule {
     }
 }
 
-/// Keeps metrics and log current until the publisher is gone.
+/// Updates the metrics and logs notices until the publisher is dropped.
 pub async fn follow(mut held: Held, rule: Rule, clock: WallClock, metrics: Arc<Metrics>) {
     let mut ending = Ending::new(rule.end_grace);
     loop {
@@ -102,7 +103,7 @@ fn say(notice: Notice, end: Timestamp, grace: Duration, license: Option<&str>) {
     }
 }
 
-/// In hours on the last two days. Rounded, since the look at a stage comes a little after its time.
+/// In hours on the last two days; rounded, because a stage is noticed a little after its time.
 fn days(left: Duration) -> String {
     let hours = (left.as_secs() + 1800) / 3600;
     if hours < 48 { format!("{hours} h") } else { format!("{} days", hours / 24) }
@@ -126,7 +127,7 @@ mod tests {
         HeldSeats { name, unit, quantity: 1, expires: at(expires), renewed: at(renewed) }
     }
 
-    /// Renewals, grace and held seats in minutes; the alarm after the grant.
+    /// Renewals, grace and held seats in minutes; the alarm in minutes after the grant.
     #[test]
     fn the_alarm_is_after_half_of_the_grant_and_never_before_a_round_that_is_in_time() {
         for (renew_every, grace, held, alarm) in [

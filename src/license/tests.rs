@@ -1,4 +1,4 @@
-//! The loop over paused time, with a double of License Manager that counts seats.
+//! The loop with paused time and a double of License Manager that counts seats.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ async fn a_seat_opens_the_gate_is_published_and_is_given_back_at_the_end() {
     let (service, (_folder, store)) = (service(1, &clock), folder());
     let mut running = start(&service, config(Model::Floating), &clock, Some(store.clone()));
     until(&mut running.watch, State::Entitled).await;
-    // Published after it was written: who reads the fact may rely on the file.
+    // The fact is published after the write, so a reader of the fact may rely on the file.
     assert!(store.load().seat.is_some());
     let fact = Arc::clone(&running.watch.borrow());
     assert_eq!(fact.standing.proof().unwrap().name(), "license");
@@ -102,7 +102,7 @@ async fn what_cannot_be_given_back_in_time_is_told_with_its_end() {
     assert!(remains.contains("(users=1 until 2026-11-24T09:00:00Z)"), "{remains}");
 }
 
-/// A call that hangs and would change nothing holds up no stop.
+/// The stop does not wait for a call that hangs and cannot change which seats are held.
 #[tokio::test(start_paused = true)]
 async fn a_stop_does_not_wait_for_a_listing() {
     let clock = WallClock::fixed(START);
@@ -116,7 +116,7 @@ async fn a_stop_does_not_wait_for_a_listing() {
     assert!(clock::monotonic().duration_since(began) < Duration::from_millis(10));
 }
 
-/// The answer tells what was taken.
+/// Only the answer says what was taken.
 #[tokio::test(start_paused = true)]
 async fn a_stop_waits_for_a_checkout_and_gives_it_back() {
     let clock = WallClock::fixed(START);
@@ -185,7 +185,7 @@ async fn grace_ends_by_the_wall_clock_even_when_it_jumps() {
     running.watch.wait_for(|fact| !fact.standing.gate_open()).await.unwrap();
 }
 
-/// A restart would not know of it, so that it would never be used up; and a command of `exec` starts in a moment.
+/// A restart would begin such grace anew, and a command of `exec` would start at once.
 #[tokio::test(start_paused = true)]
 async fn grace_that_cannot_be_written_opens_for_no_moment() {
     let clock = WallClock::fixed(START);
@@ -201,7 +201,7 @@ async fn grace_that_cannot_be_written_opens_for_no_moment() {
     assert!(!seen.standing.gate_open(), "{:?}", seen.standing);
 }
 
-/// On a slow disk nothing is known of the seats that are held already.
+/// Until a slow disk has answered, the seats that this pod already holds are unknown.
 #[tokio::test(start_paused = true)]
 async fn floating_waits_for_a_slow_disk_and_check_does_not() {
     for (model, waits) in [(Model::Floating, true), (Model::Check, false)] {
@@ -220,7 +220,7 @@ async fn floating_waits_for_a_slow_disk_and_check_does_not() {
     }
 }
 
-/// A round waits for the disk twice at most, and giving back does not.
+/// A round waits for the disk at most twice, and giving back does not wait.
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_hangs_holds_up_neither_renewals_nor_the_end() {
     let clock = WallClock::fixed(START);

@@ -1,33 +1,33 @@
-//! Lines that many requests have in common: one a minute, with counts. Pure: time is an argument.
+//! Log lines that many requests would repeat: at most one a minute, with counts. Pure: time is an argument.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Between two lines of one kind. The first of a quiet time is written at once.
+/// The shortest time between two lines of one kind. After a quiet minute the next line is written at once.
 pub const EVERY: Duration = Duration::from_secs(60);
 
-/// Different things that one line counts; a caller may name any number of them. More are counted as `other`.
+/// How many labels one line counts separately; callers may send any number of labels. The rest is counted as `other`.
 const LABELS_MAX: usize = 16;
 
-/// What is to be done now.
+/// What to do now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NextLine {
-    /// Write this.
+    /// Write a line with these counts.
     Line(Counts),
-    /// Ask [`Limited::due`] at this time: nothing else will bring the counts out.
+    /// Call [`Limited::due`] again at this time, or the counts are not written.
     At(Instant),
-    /// Nothing: somebody asks already, or there is nothing to say.
+    /// Do nothing: another caller has been told to call again, or there is nothing to write.
     Nothing,
 }
 
-/// How often each thing happened since the line before.
+/// How often each label was counted since the previous line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Counts(BTreeMap<String, u64>);
 
 impl Counts {
-    /// All of them together.
+    /// The sum of all counts.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.values().sum()
@@ -44,30 +44,30 @@ impl std::fmt::Display for Counts {
     }
 }
 
-/// The lines of one kind.
+/// The state of one kind of line.
 #[derive(Debug, Default)]
 pub struct Limited {
     counts: Counts,
     written_at: Option<Instant>,
-    /// A caller was told to ask again.
+    /// A caller has been told to call again.
     promised: bool,
 }
 
 impl Limited {
-    /// Counts what happened; ask [`Limited::due`] afterwards.
+    /// Counts an occurrence; call [`Limited::due`] afterwards.
     pub fn count(&mut self, label: &str, count: u64) {
         let counts = &mut self.counts.0;
         let label = if counts.len() < LABELS_MAX || counts.contains_key(label) { label } else { "other" };
         *counts.entry(label.to_owned()).or_default() += count;
     }
 
-    /// What was counted since the last line, written early because the process ends.
+    /// What was counted since the previous line, for the end of the process.
     pub fn rest(&mut self) -> Option<Counts> {
         let rest = std::mem::take(&mut self.counts);
         (!rest.0.is_empty()).then_some(rest)
     }
 
-    /// What to do with what was counted.
+    /// Whether to write a line now or later.
     pub fn due(&mut self, now: Instant) -> NextLine {
         if self.counts.0.is_empty() {
             return NextLine::Nothing;

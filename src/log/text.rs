@@ -1,6 +1,6 @@
-//! Log lines for people: time, level, sentence, then what belongs to it.
+//! Log lines for people: time, level, message, remedy, then the other members.
 //!
-//! What comes from outside may hold characters that move a terminal's cursor: they are shown, not sent.
+//! Values from outside may contain control characters, which could move a terminal's cursor: they are replaced.
 
 use std::fmt::{self, Write as _};
 
@@ -13,10 +13,10 @@ use tracing_subscriber::registry::LookupSpan;
 use super::EVENT;
 use tollgate_clock as clock;
 
-/// The form of a line.
+/// The text format.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Text {
-    /// The reader is a terminal with colours, and they are not disabled.
+    /// Whether to write colours.
     pub(super) colours: bool,
 }
 
@@ -54,11 +54,11 @@ const fn tint(level: Level) -> &'static str {
     }
 }
 
-/// A line's sentence, and its members.
+/// The parts of a line.
 #[derive(Default)]
 struct Parts {
     message: String,
-    /// What to do: a sentence too, so it stands with the first.
+    /// A sentence too, so it follows the message.
     remedy: String,
     others: String,
 }
@@ -69,7 +69,7 @@ impl Parts {
         match field.name() {
             "message" => self.message = shown,
             "remedy" => self.remedy = format!(" {shown}"),
-            // The name is for programs; the sentence says the same.
+            // The event's name is for programs; the message says the same.
             EVENT => {}
             name => {
                 let _ = if shown.contains(' ') {

@@ -1,19 +1,19 @@
 //! The two formats in which metrics are scraped.
 
-/// How metrics are written: the samples are the same, their headings differ.
+/// The format of the scraped text: the samples are the same, the `# HELP` and `# TYPE` lines differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// OpenMetrics 1.0, which Prometheus asks for.
+    /// OpenMetrics 1.0, which Prometheus requests.
     OpenMetrics,
-    /// Prometheus' older text format, the default: `promtool check metrics` reads no other.
+    /// Prometheus' older text format, the default; `promtool check metrics` reads only this one.
     Text,
 }
 
 impl Format {
-    /// What an `Accept` header asks for.
+    /// The format that an `Accept` header requests.
     #[must_use]
     pub fn accepted(accept: &str) -> Self {
-        // Media types have no case (RFC 9110, section 8.3.1).
+        // Media types are case-insensitive (RFC 9110, section 8.3.1).
         if accept.to_ascii_lowercase().contains("application/openmetrics-text") {
             Self::OpenMetrics
         } else {
@@ -21,7 +21,7 @@ impl Format {
         }
     }
 
-    /// Its content type.
+    /// The format's content type.
     #[must_use]
     pub const fn content_type(self) -> &'static str {
         match self {
@@ -31,10 +31,11 @@ impl Format {
     }
 }
 
-/// OpenMetrics as the older text format: counters and infos are named as their samples are, and an info is a gauge.
+/// Converts OpenMetrics to the older text format: `# HELP` and `# TYPE` name counters and infos as their samples are
+/// named, and an info is a gauge.
 pub(super) fn plain(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len());
-    // HELP comes before TYPE, and its name depends on the type.
+    // HELP comes before TYPE, but the name in it depends on the type.
     let mut help = None;
     for line in openmetrics.lines() {
         if let Some(heading) = line.strip_prefix("# HELP ") {

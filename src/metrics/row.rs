@@ -1,13 +1,13 @@
-//! What a row of the table of metrics is made into.
+//! The macro that turns each row of the table of metrics into code and documentation.
 
 use prometheus_client::registry::{Metric, Registry};
 
-/// What is documented of a metric.
+/// The documentation of a metric.
 #[derive(Debug, Clone, Copy)]
 pub struct Spec {
-    /// The heading that it stands under in `docs/METRICS.md`.
+    /// Its heading in `docs/METRICS.md`.
     pub group: &'static str,
-    /// Its name, without what the encoder adds to counters.
+    /// Its name, without the suffix that the encoder adds to counters.
     pub name: &'static str,
     /// Type and unit.
     pub kind: &'static str,
@@ -15,11 +15,11 @@ pub struct Spec {
     pub labels: &'static str,
     /// `stable` or `experimental`.
     pub stability: &'static str,
-    /// What it says.
+    /// What the value means.
     pub says: &'static str,
 }
 
-/// Makes of each row a field, its registration and its row in `docs/METRICS.md`.
+/// Creates for each row a field, its registration and its [`Spec`].
 macro_rules! metrics {
     ($($group:literal {$(
         $field:ident: $type:ty = $make:expr => $name:literal {
@@ -41,7 +41,7 @@ macro_rules! metrics {
             }
         }
 
-        /// Every metric but `tollgate_build_info`.
+        /// Every metric except `tollgate_build_info`.
         pub const SPECS: &[Spec] = &[$($(Spec {
             group: $group,
             name: $name,

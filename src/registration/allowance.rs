@@ -1,10 +1,10 @@
 //! How long the gate may be open without AWS's answer: the seller's grace period, and the kept receipt's age.
 //!
 //! Invariants:
-//! - Time never goes back: it is the wall clock or, where that was set back, the latest time known plus the time that
+//! - Time never goes back: it is the wall clock or, if that was set back, the latest known time plus the time for which
 //!   the process has run since.
-//! - What has ended stays ended until AWS answers, whatever the clock does afterwards, in this process and in the next.
-//! - A restart does not extend either: while the gate is open by one of them, time is written ahead to the state
+//! - What has ended stays ended until AWS answers, in this process and in the next, whatever the clock does.
+//! - A restart extends neither: while one of them keeps the gate open, a time a little ahead is written to the state
 //!   folder. If that cannot be written, there is no grace period, and a kept receipt opens the gate for its first day
 //!   only.
 //!
@@ -16,12 +16,12 @@ use super::machine::Now;
 use super::memory::KEPT_RECEIPT_AGE_MAX;
 use tollgate_time::Timestamp;
 
-/// A kept receipt that is older than [`KEPT_RECEIPT_AGE_MAX`] opens the gate for this time, once between two answers of
-/// AWS: a product that ran for months survives its node's reboot in an outage.
+/// How long a kept receipt that is older than [`KEPT_RECEIPT_AGE_MAX`] opens the gate, once between two answers of
+/// AWS. So a product that has run for months survives its node's reboot during an outage.
 pub const OLD_RECEIPT_OPENS_FOR: Duration = Duration::from_secs(2 * 3600);
 
-/// How far ahead time is written while the gate is open by grace or by a kept receipt: what a restart costs of them,
-/// and how often the state folder is written then.
+/// How far ahead time is written while the gate is open by grace or by a kept receipt. A restart may cost this much of
+/// them, and the state folder is written this often.
 pub const WRITTEN_AHEAD: Duration = Duration::from_secs(15);
 
 /// What the state folder remembers.
@@ -33,39 +33,39 @@ pub struct Known {
     pub grace_ended: bool,
     /// The kept receipt opens nothing more until AWS answers.
     pub receipt_ended: bool,
-    /// The latest time known.
+    /// The latest known time.
     pub latest: Option<Timestamp>,
 }
 
 impl Known {
-    /// What is written whatever the time; [`Known::latest`] is written when it is due.
+    /// The fields whose change must be written at once; [`Known::latest`] is written when it is due.
     fn facts(self) -> (Option<Timestamp>, bool, bool) {
         (self.first_failed_at, self.grace_ended, self.receipt_ended)
     }
 }
 
-/// Both allowances of one process.
+/// The grace period and the kept receipt's age, as one process counts them.
 #[derive(Debug)]
 pub struct Allowance {
     grace_period: Duration,
     /// When AWS issued the kept receipt.
     issued_at: Option<Timestamp>,
     known: Known,
-    /// As the state folder has it.
+    /// What the state folder has.
     written: Known,
     /// The latest write to the state folder succeeded.
     counted: bool,
-    /// The latest time known, and [`Now::running`] then.
+    /// The latest known time, and [`Now::running`] then.
     anchor: (Timestamp, Duration),
 }
 
 impl Allowance {
-    /// What is left of them, by what the state folder remembers.
+    /// Continues from what the state folder has.
     #[must_use]
     pub fn new(grace_period: Duration, issued_at: Option<Timestamp>, known: Known, wall: Timestamp) -> Self {
         let written = known;
         let mut known = known;
-        // Written together, and never so by us: somebody has moved the beginning.
+        // Both are written together, and tollgate never writes this order: somebody has edited the beginning.
         let moved =
             matches!((known.first_failed_at, known.latest), (Some(first), Some(latest)) if first > latest);
         known.grace_ended |= moved;
@@ -74,27 +74,27 @@ impl Allowance {
         Self { grace_period, issued_at, known, written, counted: true, anchor }
     }
 
-    /// As of this [`Now::running`]: without it, of the beginning.
+    /// Sets the [`Now::running`] at which this begins; without it, the process's start.
     #[must_use]
     pub const fn as_of(mut self, running: Duration) -> Self {
         self.anchor.1 = running;
         self
     }
 
-    /// The present, which never goes back.
+    /// The current time, which never goes back.
     #[must_use]
     pub fn time(&self, now: Now) -> Timestamp {
         let (latest, at) = self.anchor;
         now.wall.max(latest.plus(now.running.saturating_sub(at)))
     }
 
-    /// What is to be remembered.
+    /// What the state folder should have.
     #[must_use]
     pub const fn known(&self) -> Known {
         self.known
     }
 
-    /// Takes note of the time: what ends by it has ended for good.
+    /// Takes note of the time: what has ended by now stays ended.
     pub fn pass(&mut self, now: Now) {
         let time = self.time(now);
         self.anchor = (time, now.running);
@@ -109,16 +109,16 @@ impl Allowance {
         self.pass(now);
     }
 
-    /// The state folder has what [`to_write`](Self::to_write) gave last, or could not be written.
+    /// Reports whether the latest result of [`to_write`](Self::to_write) was written.
     pub fn wrote(&mut self, done: bool) {
         self.counted = done;
         if !done {
-            // Differs from whatever there is to know now, so that the next attempt writes again.
+            // Different from `known`, so that the next attempt writes again.
             self.written = Known { first_failed_at: None, ..self.known };
         }
     }
 
-    /// Until when the grace period keeps the gate open, if it does.
+    /// The end of the grace period, if it keeps the gate open now.
     #[must_use]
     pub fn grace(&self, now: Now) -> Option<Timestamp> {
         if !self.counted {
@@ -142,12 +142,13 @@ impl Allowance {
         first.map(|first| first.plus(self.grace_period))
     }
 
-    /// A day after it was issued, and then the time for an old one, from the first failed attempt at the earliest.
+    /// Until two hours after the receipt became a day old or after the first failed attempt, whichever is later.
     fn receipt_until(&self) -> Option<Timestamp> {
         Some(self.known.first_failed_at?.max(self.old_from()?).plus(OLD_RECEIPT_OPENS_FOR))
     }
 
-    /// The same, and its day only for as long as the rest cannot be counted. That ends nothing for good.
+    /// The same; but only until the receipt is a day old while the state folder cannot be written. That limit is not
+    /// final.
     fn receipt_opens_until(&self) -> Option<Timestamp> {
         if self.counted { self.receipt_until() } else { self.old_from() }
     }
@@ -156,7 +157,7 @@ impl Allowance {
         Some(self.issued_at?.plus(KEPT_RECEIPT_AGE_MAX))
     }
 
-    /// What must be written to the state folder now, if anything; `open` says that the gate is open by one of the two.
+    /// What must be written to the state folder now, if anything; `open`: one of the two keeps the gate open.
     pub fn to_write(&mut self, now: Now, open: bool) -> Option<Known> {
         self.pass(now);
         let time = self.anchor.0;
@@ -168,12 +169,12 @@ impl Allowance {
         Some(self.known)
     }
 
-    /// The gate is open, and a restart would not know how late it is.
+    /// Whether the gate is open later than the state folder knows, so that a restart would gain time.
     fn uncovered(&self, time: Timestamp, open: bool) -> bool {
         open && self.written.latest.is_none_or(|latest| latest <= time)
     }
 
-    /// How long until time alone changes what it says or must write.
+    /// How long until time alone changes the answers or what must be written.
     #[must_use]
     pub fn changes_in(&self, now: Now, open: bool) -> Option<Duration> {
         let time = self.time(now);
@@ -227,7 +228,7 @@ mod tests {
         assert!(!tomorrow.receipt(after(Duration::ZERO)), "issued in the future");
     }
 
-    /// Otherwise each restart would start them again, and filling the disk would be a way to keep the gate open.
+    /// Otherwise each restart would begin both anew, and filling the disk would keep the gate open.
     #[test]
     fn what_the_state_folder_cannot_be_told_opens_nothing_that_it_limits() {
         let mut allowance = fresh(Some(23 * HOUR));
@@ -250,7 +251,7 @@ mod tests {
         assert_eq!(allowance.changes_in(after(4 * SECOND), true), Some(WRITTEN_AHEAD));
     }
 
-    /// A node's disks are slow while it starts: a write that came too late ended the two hours for good.
+    /// A node's disks are slow while it starts; one late write must not end the two hours for good.
     #[test]
     fn an_old_receipt_opens_again_once_it_can_be_counted() {
         let mut allowance = fresh(Some(100 * HOUR));
@@ -294,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Finding 2.6: a later `first_failed_at`, written by hand, reopened grace.
+    /// Moving `first_failed_at` by hand must not reopen grace.
     #[test]
     fn a_beginning_that_was_moved_ends_both() {
         let known =
@@ -304,7 +305,8 @@ mod tests {
         assert!(allowance.grace(after(SECOND)).is_none() && !allowance.receipt(after(SECOND)));
     }
 
-    /// A clock that stands still and a process that dies again and again: each life costs at least what it used.
+    /// With a stopped clock and a process that is killed again and again, each run uses up at least the time that it
+    /// was open.
     #[test]
     fn restarts_under_a_clock_that_stands_still_use_the_allowance_up() {
         let mut known = Known::default();
@@ -334,7 +336,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the wall clock jumps, grace is open for its period of running time at most.
+        /// However the wall clock jumps, grace lasts at most its period of running time.
         #[test]
         fn grace_never_lasts_longer_than_its_period(jumps in prop::collection::vec((0..600u64, -9_000_000i64..9_000_000), 0..60)) {
             let mut allowance = fresh(None);

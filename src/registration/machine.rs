@@ -1,15 +1,14 @@
-//! The deciding half of registration: (state, event, now) in, what to publish and what to do next out.
+//! The deciding half of registration: takes state, event and time, and returns what to publish and what to do next.
 //!
 //! Invariants:
-//! - The gate opens by a proof, by the kept receipt while AWS cannot be reached, or by the seller's grace period; by
-//!   nothing else.
+//! - Only three things open the gate: a proof, the kept receipt while AWS cannot be reached, or the seller's grace
+//!   period.
 //! - A refusal, a bad token or a misconfiguration ends grace, and only a proof undoes a refusal.
 //! - Every attempt has its own nonce (the loop draws it) and comes no earlier than the schedule allows.
-//! - While the gate is open AWS is not asked again (AWS: `RegisterUsage` once per pod), unless the proof is a report
-//!   of one hour. A refusal after the gate opened is a lapse, and a lapse shuts the gate only if the seller
-//!   configured that.
+//! - After a proof AWS is not called again (AWS: `RegisterUsage` once per pod), unless the proof is a report for one
+//!   hour. A refusal after a proof is a lapse, and a lapse shuts the gate only if the seller configured that.
 //!
-//! No clock, no socket, no file: `Now` is an argument, and so is the random draw that spreads the retries.
+//! Pure: no clock, no socket, no file; [`Now`] is an argument, with the random draw that spreads the retries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,37 +22,38 @@ use tollgate_marketplace::schedule::{self, Draw};
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, PublicKeyVersion, exceptions};
 use tollgate_time::Timestamp;
 
-/// What the seller chose.
+/// The seller's settings.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// How long transient faults may last before the state is `unavailable`.
     pub unavailable_after: Duration,
-    /// How long the gate is open from the first failed attempt while AWS cannot be reached; zero is never.
+    /// How long the gate stays open while AWS cannot be reached, counted from the first failed attempt; zero means
+    /// not at all.
     pub grace_period: Duration,
-    /// Leave instead of asking again after a refusal (`on_denied = "exit"`).
+    /// End the process after a refusal instead of trying again (`on_denied = "exit"`).
     pub exit_when_refused: bool,
-    /// Do not leave once the gate has been open: a command runs, and a gate that shuts later does not end it.
+    /// Do not end once the gate has been open: the command of `exec` runs, and a gate that shuts later does not end it.
     pub stays_once_open: bool,
-    /// Versions of the keys at hand, ascending; never empty.
+    /// The versions of the seller's public keys, ascending; never empty.
     pub versions: Vec<PublicKeyVersion>,
-    /// The version that the configuration names, if it does; then no other is tried.
+    /// The configured version, if there is one; then no other is tried.
     pub stated_version: Option<PublicKeyVersion>,
-    /// The proof is a report of this hour only, and is asked for again in each.
+    /// The proof is a report for one hour, and is renewed each hour.
     pub renewed_hourly: bool,
-    /// How long after a refusal an open gate is shut; `None`: never.
+    /// How long after a lapse the gate shuts; `None`: never.
     pub close_lapsed_after: Option<Duration>,
-    /// Whether a pod that AWS called not entitled asks again; otherwise only a new pod does.
+    /// Whether a pod that AWS called not entitled tries again; otherwise only a new pod does.
     pub ask_after_denial: bool,
 }
 
 /// The current time, as the machine needs it.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
-    /// Wall time: receipt age, grace, what people read.
+    /// Wall time, for the receipt's age, grace, and times that people read.
     pub wall: Timestamp,
-    /// Monotonic time since the machine was made: retries and `unavailable_after`.
+    /// Monotonic time since the machine was created, for retries and `unavailable_after`.
     pub running: Duration,
-    /// Fresh for this event.
+    /// A random draw for this event.
     pub draw: Draw,
 }
 
@@ -64,9 +64,9 @@ pub struct Remembered<P> {
     pub kept: Option<(Arc<P>, Timestamp)>,
     /// What is left of grace and of the kept receipt's age.
     pub known: Known,
-    /// AWS refused, or a token was bad, and no attempt has succeeded since: no grace period.
+    /// AWS refused, or a token failed verification, and no attempt has succeeded since: there is no grace period.
     pub refused: bool,
-    /// AWS called this pod not entitled, and has not entitled it since.
+    /// AWS called this pod not entitled, and no attempt has succeeded since.
     pub denied: bool,
 }
 
@@ -79,16 +79,16 @@ impl<P> Default for Remembered<P> {
 /// The result of one attempt.
 #[derive(Debug)]
 pub enum Answer<P> {
-    /// A verified token.
+    /// A proof.
     Verified {
-        /// The receipt.
+        /// The proof.
         proof: P,
-        /// When the key version expires, if AWS says so.
+        /// AWS's `PublicKeyRotationTimestamp`, if there is one.
         rotation: Option<Timestamp>,
     },
     /// A token that is not AWS's, or does not answer this attempt.
     Unverified(Reason),
-    /// No token.
+    /// No proof.
     Fault(Fault),
 }
 
@@ -97,7 +97,7 @@ pub enum Answer<P> {
 pub enum Event<P> {
     /// The process started.
     Started,
-    /// The attempt was answered, or failed.
+    /// An attempt ended.
     Answered(Answer<P>),
     /// The time of [`Next::AskIn`] has come.
     Woke,
@@ -106,7 +106,7 @@ pub enum Event<P> {
 /// One attempt: a call to AWS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question {
-    /// The key version to ask for.
+    /// The public key version to request.
     pub version: PublicKeyVersion,
     /// Reload the credentials first.
     pub reload_credentials: bool,
@@ -115,22 +115,22 @@ pub struct Question {
 /// What the shell does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Ask now.
+    /// Call AWS now.
     Ask(Question),
-    /// Sleep, then say [`Event::Woke`].
+    /// Sleep, then send [`Event::Woke`].
     AskIn(Duration),
-    /// Sleep until this wall time, then say [`Event::Woke`].
+    /// Sleep until this wall time, then send [`Event::Woke`].
     AskAt(Timestamp),
-    /// Nothing more to ask.
+    /// No further attempt.
     Rest,
     /// End the process.
     Leave(Exit),
 }
 
-/// What the state folder should remember from now on.
+/// What to write to the state folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remember {
-    /// Attempts fail: since when, what has ended by it, and whether a refusal has been among them.
+    /// Attempts fail.
     Failing {
         /// See [`Remembered::known`].
         known: Known,
@@ -143,7 +143,7 @@ pub enum Remember {
     Succeeded,
 }
 
-/// The machine. `P` is the proof; tests use a stand-in.
+/// The machine. `P` is the proof; tests use a substitute.
 #[derive(Debug)]
 pub struct Machine<P> {
     policy: Policy,
@@ -151,9 +151,9 @@ pub struct Machine<P> {
     allowance: Allowance,
     verdict: Verdict<P>,
     question: Question,
-    /// Faults in a row of one kind, which the schedule counts.
+    /// Consecutive faults of one kind; the schedule depends on their number and duration.
     run: Run,
-    /// When, in this process, transient faults began to follow each other.
+    /// [`Now::running`] at the first of the consecutive faults.
     failing_since: Option<Duration>,
     tried_lower_version: bool,
     tried_clock_offset: bool,
@@ -161,17 +161,17 @@ pub struct Machine<P> {
     next_attempt_at: Option<Timestamp>,
     shown: Shown,
     rotation: Option<Timestamp>,
-    /// AWS has not accepted this pod's usage for longer than the seller allows.
+    /// Why usage has not been billed for longer than the seller allows, if so.
     unreported: Option<Unreported>,
 }
 
-/// The pod's latest state, without what only time changes.
+/// The outcome of the latest attempts. The published state follows from it and from the time.
 #[derive(Debug)]
 enum Verdict<P> {
     Unanswered(Option<Reason>),
-    /// The reason is what has been wrong since, short of a refusal.
+    /// With what has been wrong since, if anything, except for a refusal.
     Proven(Arc<P>, Option<Reason>),
-    /// AWS refused at [`Now::running`] after it had been proven.
+    /// AWS refused after a proof, at this [`Now::running`].
     Lapsed(Arc<P>, Reason, Duration),
     Denied(Reason),
     Rejected(Reason),
@@ -190,19 +190,19 @@ enum RunKind {
 #[derive(Debug, Clone, Copy)]
 struct Run {
     kind: RunKind,
-    /// Faults of this kind in a row, the present one included.
+    /// The number of these faults, including the latest one.
     faults: u32,
     /// [`Now::running`] at the first of them.
     since: Duration,
 }
 
-/// What a step changed besides the standing, for the log and the metrics.
+/// What a step changed besides the standing: for the state folder, the log and the metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Notes {
-    /// For the state folder.
+    /// What to write to the state folder.
     pub remember: Option<Remember>,
-    /// A success after AWS had called this pod not entitled (AWS may not repeat that; see the facts on first calls).
-    /// After any other fault a success proves what it always proves.
+    /// A success after AWS had called this pod not entitled, which needs investigation: AWS may not repeat a refusal.
+    /// After any other fault a success needs none.
     pub entitled_after_refusal: bool,
 }
 
@@ -237,7 +237,7 @@ impl<P> Machine<P> {
         }
     }
 
-    /// Handles an event and returns what to do.
+    /// Handles an event, and returns what to do next and what has changed.
     pub fn step(&mut self, now: Now, event: Event<P>) -> (Next, Notes) {
         let mut notes = Notes::default();
         let next = match event {
@@ -260,7 +260,7 @@ impl<P> Machine<P> {
                 next
             }
             Event::Answered(Answer::Fault(fault)) => {
-                // It is signed once more with AWS's clock first: that answer counts.
+                // The request is signed once more with AWS's clock first, and that answer decides.
                 let signed_again = fault.clock_is_off() && !self.tried_clock_offset;
                 let definite = !matches!(fault.class, FaultClass::Transient | FaultClass::ExpiredSession);
                 let definite = definite && !signed_again;
@@ -295,7 +295,7 @@ impl<P> Machine<P> {
         written.or_else(|| changed.then(|| self.failing(self.allowance.known())))
     }
 
-    /// The latest [`Remember`] is in the state folder, or could not be written there.
+    /// Reports whether the latest [`Remember`] was written.
     pub fn remembered(&mut self, done: bool) {
         self.allowance.wrote(done);
     }
@@ -304,19 +304,19 @@ impl<P> Machine<P> {
         Remember::Failing { known, refused: self.memory.refused, denied: self.memory.denied }
     }
 
-    /// What time alone gives the state folder to remember; call it whenever [`Machine::changes_in`] has passed.
+    /// What to write because time alone has changed it; call this whenever [`Machine::changes_in`] has passed.
     pub fn remember(&mut self, now: Now) -> Option<Remember> {
         let open = self.open_without_answer(now);
         self.allowance.to_write(now, open).map(|known| self.failing(known))
     }
 
-    /// The latest time known, which never goes back.
+    /// The current time, which never goes back.
     #[must_use]
     pub fn time(&self, now: Now) -> Timestamp {
         self.allowance.time(now)
     }
 
-    /// Whether grace or the kept receipt holds the gate open.
+    /// Whether grace or the kept receipt keeps the gate open.
     fn open_without_answer(&self, now: Now) -> bool {
         matches!(self.verdict, Verdict::Unanswered(Some(_))) && self.answered_standing(now).gate_open()
     }
@@ -331,7 +331,7 @@ impl<P> Machine<P> {
         Next::AskIn(schedule::unverified(now.running.saturating_sub(run.since), now.draw))
     }
 
-    /// An answer of AWS from outside registration, about a gate that is or was open: a refusal, or its end.
+    /// Handles AWS's answers to usage reports: a refusal after a proof, or its end.
     pub fn hear(&mut self, now: Now, refusal: Option<&FaultCode>) {
         self.verdict = match (std::mem::replace(&mut self.verdict, Verdict::Unanswered(None)), refusal) {
             (Verdict::Proven(proof, _), Some(code)) => {
@@ -342,14 +342,15 @@ impl<P> Machine<P> {
         };
     }
 
-    /// An answer came from the emulator, which the seller does not accept.
+    /// Handles an answer from the emulator, which is not accepted here.
     pub fn hear_emulated(&mut self, code: &'static str) {
         if matches!(self.verdict, Verdict::Proven(..) | Verdict::Lapsed(..)) {
             self.verdict = Verdict::BadToken(reason::unverified(code, None));
         }
     }
 
-    /// What the state folder remembers, read late. Whether it counts: a definite answer of AWS is newer.
+    /// Takes over the state folder's content when it arrives late. Returns whether it counts: a definite answer of
+    /// AWS is newer.
     pub fn recall(&mut self, remembered: Remembered<P>, now: Now) -> bool {
         if self.memory.refused || !matches!(self.verdict, Verdict::Unanswered(_)) {
             return false;
@@ -367,7 +368,7 @@ impl<P> Machine<P> {
         true
     }
 
-    /// Usage is unbilled for longer than the seller allows, or no longer is.
+    /// Takes note of whether usage has not been billed for longer than the seller allows.
     pub const fn hear_unreported(&mut self, unreported: Option<Unreported>) {
         self.unreported = unreported;
     }
@@ -383,7 +384,7 @@ impl<P> Machine<P> {
         }
     }
 
-    /// A renewal failed. Only a refusal says anything about the entitlement.
+    /// Handles the failure of a renewal. Only a refusal says anything about the entitlement.
     fn on_renewal_fault(&mut self, now: Now, fault: &Fault, proof: Arc<P>) -> Next {
         let reason = Reason::of_fault(fault);
         if fault.class == FaultClass::Denied {
@@ -489,7 +490,7 @@ impl<P> Machine<P> {
         Next::AskIn(schedule::refused(now.draw))
     }
 
-    /// A fault that says nothing about the entitlement: an earlier refusal still counts.
+    /// Handles a fault that says nothing about the entitlement: an earlier refusal still counts.
     fn unanswered(&mut self, now: Now, reason: Reason) {
         self.failing_since.get_or_insert(now.running);
         let refusal_stands =
@@ -521,18 +522,18 @@ impl<P> Machine<P> {
         after.is_some_and(|after| now.running.saturating_sub(since) >= after)
     }
 
-    /// The pod's state at `now`.
+    /// The standing at `now`.
     #[must_use]
     pub fn standing(&self, now: Now) -> Standing<P> {
         let standing = self.answered_standing(now);
-        // A reason that shuts the gate anyway is closer to the cause.
+        // If the gate is shut anyway, that reason is closer to the cause.
         match self.unreported {
             Some(why) if standing.gate_open() => Standing::Unreported(reason::unreported(why)),
             _ => standing,
         }
     }
 
-    /// The state by AWS's answers alone.
+    /// The standing without regard to unreported usage.
     fn answered_standing(&self, now: Now) -> Standing<P> {
         let reason = match &self.verdict {
             Verdict::Proven(proof, reason) => return Standing::Entitled(Arc::clone(proof), reason.clone()),
@@ -561,8 +562,8 @@ impl<P> Machine<P> {
         }
     }
 
-    /// The whole fact at `now`, without what only the shell knows (region, emulated); call it after each step and
-    /// whenever [`Machine::changes_in`] has passed.
+    /// The fact to publish at `now`, without what only the shell knows (region, emulated). Call this after each step
+    /// and whenever [`Machine::changes_in`] has passed.
     pub fn entitlement(&mut self, now: Now) -> Entitlement<P> {
         self.allowance.pass(now);
         let standing = self.standing(now);
@@ -575,7 +576,7 @@ impl<P> Machine<P> {
         }
     }
 
-    /// How long until time alone may change the standing. A jump of the wall clock may change it too.
+    /// How long until time alone may change the standing; a jump of the wall clock may change it earlier.
     #[must_use]
     pub fn changes_in(&self, now: Now) -> Option<Duration> {
         if let (Verdict::Lapsed(_, _, since), Some(after)) = (&self.verdict, self.policy.close_lapsed_after) {
@@ -591,13 +592,13 @@ impl<P> Machine<P> {
     }
 }
 
-/// In the next hour, after a random part of the ten minutes over which an account's pods are spread.
+/// When to renew an hourly proof: in the next hour, spread at random over its first ten minutes.
 fn renewal(now: Now) -> Timestamp {
     let spread = Duration::from_secs_f64(now.draw.fraction() * RENEWAL_SPREAD.as_secs_f64());
     Hour::of(now.wall).end().plus(spread)
 }
 
-/// AWS takes ten reports a second for each account and region: six thousand pods in this time.
+/// AWS accepts ten reports a second for each account and region, which is six thousand pods in this time.
 const RENEWAL_SPREAD: Duration = Duration::from_secs(600);
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! What the state folder remembers of registration: the kept receipt, and since when attempts have failed.
 //!
-//! One JSON file ([`crate::state_file`]), mode 0600 since the token could be replayed. The receipt is verified again
-//! before it is used; without a receipt AWS is asked. A file that exists and cannot be read (torn, foreign, too
-//! large, not a file) may have said that the grace period is over. So it is treated as if it did until AWS answers;
-//! otherwise each restart would start the grace period again.
+//! One JSON file ([`crate::state_file`]) with mode 0600, since the token could be replayed. The receipt is verified
+//! again before it is used; without a receipt AWS is called. A file that exists and cannot be read (torn, foreign,
+//! too large, not a file) may have said that the grace period is over. It is treated as if it did until AWS answers;
+//! otherwise each restart would begin the grace period again.
 //!
 //! ```json
 //! {"schema":2,"pod":"…","first_failed_at":"2026-11-24T08:00:00Z","refused":false,"denied":false,
@@ -12,8 +12,9 @@
 //!             "stored_at":"2026-11-24T07:00:00Z"}}
 //! ```
 //!
-//! The receipt names its own pod: another pod that writes the file does not change that. Schema 1 (version 0.1.0) had
-//! one name for both; there the receipt counts only while no attempt has failed since, as only a success wrote both.
+//! The receipt has a `pod` of its own, which does not change when another pod writes the file. Schema 1 (version
+//! 0.1.0) had one `pod` for both. There the receipt counts only if no attempt has failed since, because only a
+//! success wrote both.
 
 use std::io;
 use std::path::PathBuf;
@@ -34,24 +35,24 @@ pub const FILE_NAME: &str = "registration.json";
 /// [`OLD_RECEIPT_OPENS_FOR`](super::allowance::OLD_RECEIPT_OPENS_FOR).
 pub const KEPT_RECEIPT_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// A token has at most 8 KiB; anything far above is not our file.
+/// A token has at most 8 KiB; a file that is much larger was not written by tollgate.
 const FILE_BYTES_MAX: usize = 64 * 1024;
 
-/// What is written.
+/// The schema that is written.
 const SCHEMA: u32 = 2;
 
-/// What is read; another one counts as absent.
+/// The schemas that are read; a file with another one counts as unreadable.
 const SCHEMAS_READ: std::ops::RangeInclusive<u32> = 1..=SCHEMA;
 
 /// The file's content.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct Record {
     schema: u32,
-    /// The pod or task that wrote it.
+    /// The pod or task that wrote the file last.
     pub pod: String,
     /// RFC 3339.
     first_failed_at: Option<String>,
-    /// AWS refused this pod or a token was bad, and no attempt has succeeded since.
+    /// AWS refused this pod or a token failed verification, and no attempt has succeeded since.
     pub refused: bool,
     /// AWS called this pod not entitled, and no attempt has succeeded since.
     #[serde(default)]
@@ -72,18 +73,18 @@ pub struct Record {
 /// A receipt in the file: everything needed to verify it again.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct KeptReceipt {
-    /// The pod or task that AWS gave it to.
+    /// The pod or task that AWS issued it to.
     #[serde(default)]
     pod: Option<String>,
     token: String,
     nonce: String,
     product_code: String,
     public_key_version: i64,
-    /// RFC 3339; stands in for `iat` where the token has none.
+    /// RFC 3339; used instead of `iat` if the token has none.
     stored_at: String,
 }
 
-/// Neither token nor nonce is shown.
+/// Without token and nonce.
 impl std::fmt::Debug for KeptReceipt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeptReceipt").field("stored_at", &self.stored_at).finish_non_exhaustive()
@@ -102,7 +103,7 @@ impl KeptReceipt {
         }
     }
 
-    /// The parts, parsed; `None` when the file was written by something else.
+    /// The parsed parts; `None` if one of them is not valid.
     #[must_use]
     pub fn parts(&self) -> Option<(&str, Nonce, ProductCode, PublicKeyVersion, Timestamp)> {
         Some((
@@ -116,13 +117,13 @@ impl KeptReceipt {
 }
 
 impl Record {
-    /// Of a file that is there and cannot be read, or was not read yet.
+    /// The record for a file that exists and cannot be read, or was not read yet.
     #[must_use]
     pub fn unknown() -> Self {
         Self { grace_ended: true, receipt_ended: true, ..Self::default() }
     }
 
-    /// What is left of grace and of the receipt's age.
+    /// What is known of grace and of the receipt's age.
     #[must_use]
     pub fn known(&self) -> Known {
         let time = |text: &Option<String>| text.as_deref().and_then(Timestamp::parse);
@@ -134,7 +135,8 @@ impl Record {
         }
     }
 
-    /// The receipt of `pod`, if it is kept here. A pod without a name cannot be distinguished from the next one.
+    /// The receipt of `pod`, if the file has it. A pod without a name cannot be distinguished from the next one, so
+    /// it has none.
     #[must_use]
     pub fn receipt_of(&self, pod: &str) -> Option<&KeptReceipt> {
         let receipt = self.receipt.as_ref()?;
@@ -145,9 +147,9 @@ impl Record {
         (!pod.is_empty() && owner == Some(pod)).then_some(receipt)
     }
 
-    /// Attempts have failed since.
+    /// Attempts have failed since the latest success.
     pub fn failing(&mut self, pod: &str, known: Known, refused: bool, denied: bool) {
-        // From here on the file is ours: what schema 1 left unsaid must be said before its owner's name is gone.
+        // `pod` is overwritten below, so the receipt's owner, which schema 1 did not write separately, is noted first.
         if self.schema == 1 {
             let owner = Some(self.pod.clone()).filter(|_| self.first_failed_at.is_none());
             self.receipt = self.receipt.take().map(|receipt| KeptReceipt { pod: owner, ..receipt });
@@ -162,12 +164,12 @@ impl Record {
         self.denied = denied;
     }
 
-    /// Time has passed.
+    /// Notes the latest known time.
     pub fn passed(&mut self, latest: Timestamp) {
         self.latest = Some(latest.to_string());
     }
 
-    /// The latest attempt succeeded; `receipt` is kept if the seller wants so.
+    /// The latest attempt succeeded; `receipt` is the receipt to keep, if any.
     pub fn succeeded(&mut self, pod: &str, receipt: Option<&Receipt>, now: Timestamp) {
         *self = Self {
             schema: SCHEMA,
@@ -179,7 +181,7 @@ impl Record {
     }
 }
 
-/// What came of reading the file.
+/// The outcome of reading the file.
 pub type Recalled = state_file::Recalled<Record>;
 
 /// The file in one state folder.
@@ -187,7 +189,7 @@ pub type Recalled = state_file::Recalled<Record>;
 pub struct Store(StateFile);
 
 impl Store {
-    /// In `folder`, which exists.
+    /// The file in `folder`, which must exist.
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
         Self(StateFile::new(folder, FILE_NAME, FILE_BYTES_MAX))
@@ -199,7 +201,7 @@ impl Store {
         let recalled = self.0.recall(move || store.load()).await;
         match &recalled {
             Recalled::Read(Some(_)) => {}
-            Recalled::Read(None) => return Recalled::Read(Some(self.unreadable("the reading broke off"))),
+            Recalled::Read(None) => return Recalled::Read(Some(self.unreadable("the read was aborted"))),
             Recalled::Late(_) => {
                 tracing::warn!(
                     event = "kept_registration_late",
@@ -222,7 +224,7 @@ impl Store {
         Record::unknown()
     }
 
-    /// Has the disk be slow for as long as the guard lives.
+    /// Makes file operations wait until the guard is dropped.
     #[cfg(test)]
     pub(super) async fn hold(&self) -> tokio::sync::OwnedMutexGuard<()> {
         self.0.hold().await
@@ -234,7 +236,7 @@ impl Store {
         self.0.off_thread(move || store.save(&record)).await
     }
 
-    /// What the file holds; an absent file is an empty record.
+    /// The file's content; an absent file is an empty record, an unreadable one [`Record::unknown`].
     #[must_use]
     pub fn load(&self) -> Record {
         self.read().unwrap_or_else(|problem| self.unreadable(&problem))
@@ -249,7 +251,7 @@ impl Store {
         }
     }
 
-    /// What keeps the file from being read or replaced, if anything; for `doctor`.
+    /// What prevents the file from being read or replaced, if anything; for `doctor`.
     #[must_use]
     pub fn obstacle(&self) -> Option<String> {
         match self.read() {
@@ -325,7 +327,7 @@ mod tests {
         assert_eq!((store.load().known(), store.obstacle()), (Known::default(), None));
     }
 
-    /// Before, each start began the grace period again, and the only log line about it did not name the file.
+    /// Otherwise each start would begin the grace period again, and no log line would name the file.
     #[test]
     fn a_folder_or_a_link_in_the_files_place_is_named() {
         let folder = tempfile::tempdir().unwrap();
@@ -357,7 +359,7 @@ mod tests {
 
     const RECEIPT: &str = r#""token":"t","nonce":"n","product_code":"p","public_key_version":1,"stored_at":"2026-11-24T08:00:00Z""#;
 
-    /// Finding 2.1: the second start of another pod on the volume found its own name beside the first one's receipt.
+    /// A pod that starts twice on another pod's volume must not get that pod's receipt.
     #[test]
     fn another_pod_that_writes_the_file_leaves_the_receipt_to_its_owner() {
         let first =

@@ -1,12 +1,12 @@
-//! The requests of the modes that report usage, whose answers open the gate (`entitlement::proof`).
+//! The requests whose answers open the gate in the modes that report usage (see `entitlement::proof`).
 
 use tollgate_marketplace::{HourUsage, MeterUsage, ProductCode};
 use tollgate_time::Timestamp;
 
-/// Asked about when no dimension is configured: a dry run is not stated to look at it.
+/// The dimension of a dry run when none is configured; AWS does not document that a dry run checks the dimension.
 pub const ANY_DIMENSION: &str = "tollgate";
 
-/// The question whose answer is a `Permission`.
+/// The request whose answer becomes a `Permission`.
 #[must_use]
 pub fn dry_run(
     product_code: &ProductCode,
@@ -17,7 +17,7 @@ pub fn dry_run(
     MeterUsage { dry_run: true, ..zero_report(product_code, dimension, now, client_token) }
 }
 
-/// The question whose answer is a `ZeroReport`.
+/// The request whose answer becomes a `ZeroReport`.
 #[must_use]
 pub fn zero_report(
     product_code: &ProductCode,

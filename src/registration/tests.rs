@@ -1,4 +1,4 @@
-//! The loop over paused time, with a metering service that signs as AWS does.
+//! The loop with paused time and a metering service that signs as AWS does.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,7 +18,7 @@ const PUBLIC: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-onl
 const PRIVATE: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pem");
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 
-/// A service that does these first, and then signs what it is asked to.
+/// A service that performs `acts` first and then signs every request.
 fn scripted(acts: impl IntoIterator<Item = Act>) -> Arc<Scripted> {
     let der = rustls_pki_types::PrivatePkcs8KeyDer::from_pem_slice(PRIVATE).unwrap();
     let pair = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).unwrap();
@@ -38,7 +38,7 @@ fn sign(pair: &RsaKeyPair, request: &RegisterUsage) -> String {
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// The dimensions of all reports, dry runs too.
+/// The dimensions of all reports, including dry runs.
 fn reported(service: &Scripted) -> Vec<String> {
     service.reports().into_iter().map(|report| report.dimension).collect()
 }
@@ -87,7 +87,7 @@ fn start_with(
     (watch, clock)
 }
 
-/// One process of `pod` on the volume, whose clock says `at`.
+/// One process of `pod` on the volume, with its clock at `at`.
 fn start_pod(
     service: &Arc<Scripted>,
     pod: &str,
@@ -162,7 +162,7 @@ async fn grace_ends_by_the_wall_clock_even_when_it_jumps() {
     assert!(watch.borrow().has_opened);
 }
 
-/// A folder of that name stands for every reason why nothing can be kept: each start would begin grace anew.
+/// A folder with the file's name stands for every reason why nothing can be kept; each start would begin grace anew.
 #[tokio::test(start_paused = true)]
 async fn there_is_no_grace_where_it_cannot_be_counted() {
     let folder = tempfile::tempdir().unwrap();
@@ -189,7 +189,7 @@ async fn a_success_is_remembered_and_forgets_the_failures_before() {
     let store = Store::new(folder.path().to_owned());
     let (mut watch, _) = start(&service, Duration::ZERO, Some(store.clone()));
     until(&mut watch, State::Entitled).await;
-    // Published after it was written: who reads the fact may rely on the file.
+    // The fact is published after the write, so a reader of the fact may rely on the file.
     let record = store.load();
     assert!(record.receipt_of("pod-1").is_some() && record.known().first_failed_at.is_none());
 }
@@ -253,7 +253,7 @@ fn away() -> Arc<Scripted> {
     scripted((0..1000).map(|_| Act::Fail(FaultClass::Transient, "Connection")))
 }
 
-/// Runs one process until AWS has entitled its pod, and ends it: the receipt is on the volume.
+/// Runs one process until AWS has entitled its pod, and ends it; the receipt is then on the volume.
 async fn entitle(pod: &str, at: Timestamp, store: &Store) {
     let (mut watch, task, _) = start_pod(&scripted([]), pod, at, store);
     until(&mut watch, State::Entitled).await;
@@ -270,7 +270,7 @@ async fn first_state(pod: &str, at: Timestamp, store: &Store) -> State {
     state
 }
 
-/// Finding 2.1: at its second start on the volume another pod found its own name beside the first one's receipt.
+/// A pod that starts twice on another pod's volume must not get that pod's receipt.
 #[tokio::test(start_paused = true)]
 async fn a_kept_receipt_opens_for_its_own_pod_however_often_another_starts() {
     let folder = tempfile::tempdir().unwrap();
@@ -283,7 +283,7 @@ async fn a_kept_receipt_opens_for_its_own_pod_however_often_another_starts() {
     assert_eq!(first_state("pod-b", START, &store).await, State::Pending);
 }
 
-/// Finding 1.21, and 2.6: once for two hours, and neither a restart nor a clock that is set back begins them anew.
+/// Neither a restart nor a clock that is set back begins the two hours anew.
 #[tokio::test(start_paused = true)]
 async fn an_old_receipt_opens_for_two_hours_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -306,14 +306,14 @@ async fn an_old_receipt_opens_for_two_hours_once() {
     assert_eq!(first_state("pod-a", minutes(201), &store).await, State::Entitled, "AWS has answered");
 }
 
-/// Finding 2.6: the age of a kept receipt counts the time that the process has run, too.
+/// The age of a kept receipt includes the time for which the process has run.
 #[tokio::test(start_paused = true)]
 async fn a_clock_set_back_before_a_restart_does_not_make_a_receipt_young() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path().to_owned());
     let (mut watch, task, _) = start_pod(&scripted([]), "pod-a", START, &store);
     until(&mut watch, State::Entitled).await;
-    // The clock of this test stands still: only running time passes.
+    // The wall clock of this test does not move; only running time passes.
     while store.load().known().latest.is_none_or(|latest| latest < START.plus(Duration::from_secs(27 * 3600)))
     {
         tokio::time::sleep(Duration::from_secs(1800)).await;
@@ -324,7 +324,7 @@ async fn a_clock_set_back_before_a_restart_does_not_make_a_receipt_young() {
     assert!(known.first_failed_at.unwrap() >= START.plus(Duration::from_secs(27 * 3600)), "{known:?}");
 }
 
-/// Finding 2.11: the metric never returned to 0.
+/// The metric must return to 0 with the clock.
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_off_is_a_reason_until_it_is_right() {
     let folder = tempfile::tempdir().unwrap();
@@ -459,7 +459,7 @@ async fn dimensions_are_tried_behind_the_gate_and_within_the_quota() {
     assert_eq!(text.matches("tollgate_usage_dimension_unknown{").count(), 1, "{text}");
 }
 
-/// A volume that takes longer than others to answer: the receipt is on it, and AWS is unreachable.
+/// A slow volume holds the receipt while AWS cannot be reached.
 #[tokio::test(start_paused = true)]
 async fn what_a_slow_disk_holds_counts_when_it_arrives() {
     let folder = tempfile::tempdir().unwrap();
@@ -472,7 +472,7 @@ async fn what_a_slow_disk_holds_counts_when_it_arrives() {
     drop(slow);
     until(&mut watch, State::Entitled).await;
     task.abort();
-    // What failed meanwhile was written behind it, and replaced nothing of it.
+    // The failures meanwhile were added to the record, and replaced nothing in it.
     let record = store.load();
     assert!(record.receipt_of("pod-a").is_some() && record.known().first_failed_at.is_some());
 }
@@ -490,7 +490,7 @@ async fn what_a_slow_disk_holds_is_older_than_awss_answer() {
         let (mut watch, task, _) = start_pod(&scripted([act, Act::Hang]), "pod-a", START, &store);
         until(&mut watch, state).await;
         drop(slow);
-        // The answer is written once the disk answers, and nothing changes what it says.
+        // The answer is written once the disk responds, and the old content changes nothing.
         while store.load().refused != (state == State::Denied) {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -499,7 +499,7 @@ async fn what_a_slow_disk_holds_is_older_than_awss_answer() {
     }
 }
 
-/// What stood in for AWS did not answer when the gate opened, or became the emulator later.
+/// The emulator may show itself only after the gate has opened.
 #[tokio::test(start_paused = true)]
 async fn an_emulated_answer_shuts_a_gate_that_opened_before_it() {
     for proof in [Asking::Seller, Asking::Permission(vec!["requests".into()])] {
@@ -519,7 +519,7 @@ async fn an_emulated_answer_shuts_a_gate_that_opened_before_it() {
     assert_eq!(watch.borrow().standing.state(), State::Entitled);
 }
 
-/// The folder became unwritable: counted each time, told once a minute.
+/// Each failed write is counted; the log has one line a minute.
 #[tokio::test(start_paused = true)]
 async fn a_state_folder_that_takes_no_writes_is_counted() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,20 +1,20 @@
-//! The deciding half of the supervisor: (state, event, now) in, what to do to the command's processes out.
+//! The deciding half of the supervisor: takes state, event and time, and returns what to do to the command's processes.
 //!
 //! Invariants:
-//! - A signal goes to the command, which decides. SIGTERM and SIGINT ask for its end, as a failure of tollgate does,
-//!   and start `command_grace`, once; a repeated signal does not prolong it.
-//! - What is left of the command's process group when the command has ended is asked to end too, within the same grace.
-//!   Nothing of the group is left when usage is sent, unless the kernel cannot end it.
-//! - The command's end is reported with its exit code or its signal, and a SIGKILL of ours as ours.
+//! - A signal is passed to the command, which decides what to do. SIGTERM, SIGINT and a failure of tollgate ask the
+//!   command to end, and start `command_grace`; a repeated signal does not extend it.
+//! - When the command has ended, the rest of its process group is asked to end too, within the same grace. No process
+//!   of the group is left when usage is sent, unless the kernel cannot end it.
+//! - The command's end is reported with its exit code or its signal; a SIGKILL by tollgate is reported as such.
 //!
-//! No clock and no process: `now` is the time since the command was started.
+//! Pure: `now` is the time since the command was started.
 
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-/// How long the kernel may take to end a process after SIGKILL. One that waits for a dead disk must not keep usage from
-/// being sent.
+/// How long to wait for a process to end after SIGKILL. A process that waits for a dead disk must not prevent usage
+/// from being sent.
 const KILLED_WITHIN: Duration = Duration::from_secs(2);
 
 /// How a command ended.
@@ -27,7 +27,7 @@ pub enum End {
 }
 
 impl End {
-    /// The exit code, as a shell tells it.
+    /// The exit code, as a shell reports it.
     #[must_use]
     pub const fn code(self) -> u8 {
         match self {
@@ -37,40 +37,40 @@ impl End {
     }
 }
 
-/// What the kernel says of the command.
+/// A change of the command, as the kernel reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// It ended.
+    /// The command ended.
     Ended(End),
-    /// A signal stopped it.
+    /// A signal stopped the command.
     Stopped(Stop),
-    /// It runs again.
+    /// The command runs again.
     Continued,
 }
 
 /// What stopped the command, and who could continue it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// Its terminal, with a shell above that takes the terminal while tollgate is stopped, too.
+    /// The terminal, with a shell above that takes the terminal while tollgate is stopped too.
     BelowShell,
-    /// Ctrl-Z, where no shell could continue it.
+    /// Ctrl-Z, without a shell that could continue it.
     Alone,
-    /// Somebody who can continue it.
+    /// Another process, which can continue it.
     ByOther,
 }
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// Send this to the command alone.
+    /// Send this signal to the command alone.
     Tell(Signal),
-    /// Send this to the command's process group.
+    /// Send this signal to the command's process group.
     TellGroup(Signal),
-    /// Stop tollgate, as the command is stopped.
+    /// Stop tollgate too.
     StopToo,
 }
 
-/// The command, as far as it is known.
+/// The machine.
 #[derive(Debug)]
 pub struct Machine {
     grace: Duration,
@@ -84,7 +84,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A command that has just been started, and has `grace` to end once it is asked to.
+    /// The machine of a command that has just been started, with `grace` to end after it was asked to.
     #[must_use]
     pub const fn new(grace: Duration) -> Self {
         Self {
@@ -99,12 +99,12 @@ impl Machine {
         }
     }
 
-    /// tollgate was given `signal`.
+    /// tollgate received `signal`.
     pub fn signal(&mut self, signal: Signal, now: Duration) -> Vec<Act> {
         if matches!(signal, Signal::TERM | Signal::INT) {
             return self.ask(signal, now);
         }
-        // The terminal's signals stop and continue a whole group.
+        // The terminal's signals are for a whole group.
         let to_group = self.end.is_some() || matches!(signal, Signal::TSTP | Signal::CONT);
         vec![if to_group { Act::TellGroup(signal) } else { Act::Tell(signal) }]
     }
@@ -123,7 +123,7 @@ impl Machine {
         acts
     }
 
-    /// The kernel tells something of the command.
+    /// The command has changed.
     pub fn changed(&mut self, change: Change) -> Vec<Act> {
         match change {
             Change::Ended(end) => {
@@ -147,7 +147,7 @@ impl Machine {
         }
     }
 
-    /// After every change: whether processes are left in the command's group.
+    /// After every change: `left` says whether processes are left in the command's group.
     pub fn group(&mut self, left: bool, now: Duration) -> Vec<Act> {
         if self.end.is_none() {
             return Vec::new();
@@ -180,18 +180,18 @@ impl Machine {
             return Vec::new();
         }
         self.deadline = Some(now + KILLED_WITHIN);
-        // It may have left its group.
+        // The command may have moved to another group.
         let command = self.end.is_none().then_some(Act::Tell(Signal::KILL));
         command.into_iter().chain([Act::TellGroup(Signal::KILL)]).collect()
     }
 
-    /// How the command ended, once nothing is left to wait for.
+    /// How the command ended, once there is nothing left to wait for.
     #[must_use]
     pub fn over(&self) -> Option<End> {
         self.over.then(|| self.end.unwrap_or(End::Signal(KILL)))
     }
 
-    /// The command did not end in its grace, and was killed for it.
+    /// Whether tollgate killed the command because it did not end within its grace.
     #[must_use]
     pub const fn killed_by_us(&self) -> bool {
         self.killed_by_us

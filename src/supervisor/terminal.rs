@@ -1,8 +1,8 @@
-//! The terminal that tollgate was started on, where there is one: the command gets it, and gives it back.
+//! The terminal that tollgate was started on, if there is one: the command gets it, and tollgate takes it back.
 //!
-//! A terminal's keys (Ctrl-C, Ctrl-Z) go to one process group, and only that group may read. Linux stops a process of
-//! another group that asks for the terminal, unless it ignores the signal, which this program cannot do without unsafe
-//! code. So the terminal is taken back by a process in the command's group.
+//! A terminal's keys (Ctrl-C, Ctrl-Z) go to one process group, and only that group may read from it. Linux stops a
+//! process of another group that tries to take the terminal, unless the process ignores the signal, which needs
+//! unsafe code here. So a helper process in the command's group gives the terminal back.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -14,13 +14,13 @@ use rustix::termios::{tcgetpgrp, tcsetpgrp};
 use crate::config::OWN_PROGRAM;
 use crate::process_status::ProcessStatus;
 
-/// The subcommand that gives the terminal to a process group. Only [`Terminal::take_back`] calls it.
+/// The hidden subcommand that gives the terminal to a process group. Only [`Terminal::take_back`] calls it.
 pub(crate) const TAKE: &str = "take-terminal";
 
-/// Linux's name for the terminal of a process's session.
+/// The controlling terminal of the calling process.
 const CONTROLLING: &str = "/dev/tty";
 
-/// More processes than stand between any shell and a command.
+/// More processes than there ever are between a shell and a command.
 const ANCESTORS_MAX: usize = 64;
 
 /// The controlling terminal.
@@ -28,12 +28,12 @@ const ANCESTORS_MAX: usize = 64;
 pub(super) struct Terminal(File);
 
 impl Terminal {
-    /// `None` in a container without one.
+    /// Opens it; `None` if there is none, as in most containers.
     pub(super) fn controlling() -> Option<Self> {
         File::open(CONTROLLING).ok().map(Self)
     }
 
-    /// Gives it to the command's group, where tollgate has it.
+    /// Gives it to the command's group if tollgate owns it.
     pub(super) fn give(&self, group: Pid) {
         if own_group().is_some_and(|own| self.belongs_to(own))
             && let Err(error) = tcsetpgrp(&self.0, group)
@@ -42,7 +42,8 @@ impl Terminal {
         }
     }
 
-    /// Takes it back from a command that has ended and is not reaped yet.
+    /// Takes it back from a command that has ended and is not reaped yet. As long as it is not, its process group
+    /// exists.
     pub(super) fn take_back(&self, command: Pid) {
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let ended = matches!(waitid(WaitId::Pid(command), look), Ok(Some(_)));
@@ -67,14 +68,14 @@ pub fn take(group: i32) -> bool {
     taken.is_some_and(|(group, terminal)| tcsetpgrp(&terminal.0, group).is_ok())
 }
 
-/// Whether a shell of this session can continue tollgate's process group once it has stopped. The kernel calls a group
-/// without one orphaned.
+/// Whether a shell of this session can continue tollgate's process group after it was stopped. The kernel calls a group
+/// without such a parent orphaned.
 pub(super) fn is_below_a_shell() -> bool {
     let Some(own) = ProcessStatus::of("self") else { return false };
     let (group, session) = (first(&own, GROUP), first(&own, SESSION));
     let mut below = own;
     for _ in 0..ANCESTORS_MAX {
-        // 0 is outside the PID namespace.
+        // 0 stands for a parent outside the PID namespace.
         let parent = first(&below, PARENT).filter(|pid| *pid > 0);
         let Some(ancestor) = parent.and_then(|pid| ProcessStatus::of(&pid.to_string())) else { return false };
         if first(&ancestor, GROUP) != group {
@@ -85,7 +86,7 @@ pub(super) fn is_below_a_shell() -> bool {
     false
 }
 
-/// `None` where it was made outside the PID namespace, in which it has no number.
+/// Tollgate's process group; `None` if it was created outside the PID namespace and so has no number inside.
 fn own_group() -> Option<Pid> {
     Pid::from_raw(numbers(&ProcessStatus::of("self")?, GROUP).next_back()?)
 }
@@ -94,8 +95,8 @@ const PARENT: &str = "PPid";
 const GROUP: &str = "NSpgid";
 const SESSION: &str = "NSsid";
 
-/// The numbers in a line: from those of the PID namespace that `/proc` shows down to those of the process's own.
-/// `rustix` asks the same by system calls, but takes 0 for impossible there, which is the number of what was made
+/// The numbers in a line of `/proc/PID/status`: one for each PID namespace, from that of `/proc` to the process's
+/// own. `rustix` reads the same by system calls, but does not allow 0, which stands for a group or session from
 /// outside the PID namespace.
 fn numbers(status: &ProcessStatus, name: &str) -> impl DoubleEndedIterator<Item = i32> {
     status.value(name).split_whitespace().filter_map(|number| number.parse().ok())

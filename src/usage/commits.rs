@@ -9,7 +9,7 @@ use tollgate_clock as clock;
 use tollgate_ledger::LedgerError;
 use tollgate_ledger::writer::Observer;
 
-/// Counts and tells. A clone tells in the same lines.
+/// The ledger's observer. Clones share their counts and log lines.
 #[derive(Debug, Clone)]
 pub struct Commits {
     metrics: Arc<Metrics>,
@@ -17,14 +17,14 @@ pub struct Commits {
 }
 
 impl Commits {
-    /// Of a ledger that takes so many bytes; none yet.
+    /// For a ledger with the limit `bytes_max`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, bytes_max: u64) -> Self {
         metrics.ledger_bytes_max(bytes_max);
         Self { metrics, failures: Arc::default() }
     }
 
-    /// Tells of failures that wait for their line: the process ends.
+    /// Logs the failures that no line has reported yet, at the end of the process.
     pub fn tell_the_rest(&self) {
         if let Some(errors) = self.failures.lock().expect("held for counting and a line only").rest() {
             write(&errors);
@@ -41,7 +41,7 @@ impl Observer for Commits {
         self.metrics.commit_failed();
         let mut failures = self.failures.lock().expect("held for counting and a line only");
         failures.count(&error.to_string(), 1);
-        // Failures that come before the next line are in the line of the first one after it.
+        // Failures in between are counted, and the next line reports them.
         if let NextLine::Line(errors) = failures.due(clock::monotonic()) {
             write(&errors);
         }

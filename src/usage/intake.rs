@@ -1,6 +1,7 @@
-//! From a request's body to acknowledged events: read it, reject wrong events, commit the others, answer for each.
+//! From a request's body to acknowledged events: reads it, rejects wrong events, commits the others, and answers for
+//! each.
 //!
-//! It knows the ledger and nothing of what sends from it.
+//! It knows the ledger, but not the sender.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -19,33 +20,33 @@ use tollgate_ledger::{Ledger, LedgerError, Taken};
 use tollgate_marketplace::Quantity;
 use tollgate_metering::event::{self, BadRequest, Event, Rejected, Rules};
 
-/// What became of one event, in the order of the request.
+/// The result for one event; results are in the order of the request.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub struct Outcome {
-    /// The application's key, where it gave one.
+    /// The event's `id`, if it has one.
     pub id: Option<String>,
-    /// `accepted`, `duplicate` or `rejected`; of a request that is refused as a whole, `rejected` or `not_counted`.
+    /// `accepted`, `duplicate` or `rejected`; in a request that is refused as a whole, `rejected` or `not_counted`.
     pub status: &'static str,
     /// Why it was rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// Why nothing of a request was taken.
+/// Why a request was refused as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum IntakeError {
-    /// The body.
+    /// The body is invalid.
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
-    /// The disk, or its limit: nothing was acknowledged, the application sends it again.
+    /// The ledger failed or is full: nothing was acknowledged, and the application must send the request again.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// `strict_usage` is set, and an event was rejected: what would have become of each.
+    /// `strict_usage` is set, and an event was rejected; with the result for each event.
     #[error("an event of the request is rejected and strict_usage is set; nothing of the request is counted")]
     Strict(Vec<Outcome>),
 }
 
-/// The way in.
+/// The intake.
 #[derive(Debug, Clone)]
 pub struct Intake {
     rules: Arc<Rules>,
@@ -56,27 +57,27 @@ pub struct Intake {
     memory: Arc<Semaphore>,
 }
 
-/// All events between their body and their commit, together, as [`memory_of`] counts them: with the bodies, the ledger
-/// and the rest it stays within the container's 32 MiB. What does not fit waits.
+/// The limit for all events that are read and not committed yet, as [`memory_of`] counts them; more events wait. With
+/// the bodies, the ledger and the rest, the process stays within the container's 32 MiB.
 const MEMORY_BYTES_MAX: usize = 6 << 20;
 
-/// At most what an event costs in memory beside its texts: itself, what its answer needs, its tags, and what the
-/// allocator adds to each of its texts.
+/// An upper bound of an event's memory without its texts: the event, what its answer needs, its tags, and the
+/// allocator's overhead for each text.
 const EVENT_BYTES: usize = 1024;
 
-/// The largest request has 1,000 events in 1 MiB: 2 MiB, so that even three of them pass at once.
+/// The memory of a request's events. The largest request, 1,000 events in 1 MiB, counts 2 MiB, so three of them fit.
 const fn memory_of(events: usize, body_bytes: usize) -> usize {
     let bytes = events.saturating_mul(EVENT_BYTES).saturating_add(body_bytes);
     if bytes < MEMORY_BYTES_MAX { bytes } else { MEMORY_BYTES_MAX }
 }
 
-/// An event of a request on its way through the ledger.
+/// An event while its request is processed.
 enum Step {
-    /// At the ledger, with what its answer needs of it.
+    /// Passed to the ledger; with what the answer needs.
     Valid {
         id: Option<String>,
         dimension: String,
-        /// Its quantity is not 0.
+        /// The quantity is not 0.
         is_usage: bool,
     },
     Rejected {
@@ -99,10 +100,11 @@ impl Intake {
         Self { rules: Arc::new(rules), writer, clock, metrics, notices, memory }
     }
 
-    /// Takes a request's body; on return every accepted event is on disk. The body is dropped when it has been read.
+    /// Processes a request's body; on return every accepted event is on disk. The body is dropped after it has been
+    /// read.
     ///
-    /// Who stops waiting for the answer changes nothing: events that are on their way to the disk keep their part of
-    /// the memory until they are there.
+    /// If the caller drops the future, events that were passed to the ledger are still committed, and keep their part
+    /// of the memory until then.
     pub async fn take(&self, body: impl Deref<Target = [u8]> + Send) -> Result<Vec<Outcome>, IntakeError> {
         let texts = event::split(&body)?;
         let bytes = u32::try_from(memory_of(texts.len(), body.len())).expect("a few MiB");
@@ -121,7 +123,7 @@ impl Intake {
         Ok(self.outcomes(steps, &taken))
     }
 
-    /// What goes to the ledger, and what the answer needs of each event.
+    /// The events for the ledger, and what the answer needs of each event.
     fn read(&self, texts: Vec<&RawValue>) -> (Vec<Event>, Vec<Step>) {
         let now = self.clock.now();
         let mut valid = Vec::with_capacity(texts.len());
@@ -140,7 +142,7 @@ impl Intake {
         (valid, steps)
     }
 
-    /// Commits events; they hold `memory` until they are on disk, even if the client has gone.
+    /// Commits events; they hold `memory` until they are on disk, even if the client has disconnected.
     async fn commit(
         &self,
         events: Vec<Event>,
@@ -155,7 +157,7 @@ impl Intake {
             drop(memory);
             taken
         };
-        // Rare: its state would be part of every request.
+        // Boxed, since this path is rare and its state would enlarge the future of every request.
         Box::pin(self.writer.with(whole)).await
     }
 
@@ -184,7 +186,7 @@ impl Intake {
         outcomes
     }
 
-    /// The answer to a request of which nothing is counted.
+    /// The answer to a request that is refused as a whole.
     fn refuse(&self, steps: Vec<Step>) -> IntakeError {
         self.tell(&steps);
         let mut tally = Tally { metrics: &self.metrics, run: None };
@@ -206,7 +208,7 @@ impl Intake {
     }
 }
 
-/// Turns what the ledger did not count into rejections.
+/// Turns events that the ledger did not count into rejections.
 fn reject(steps: &mut [Step], taken: &[Taken]) {
     let valid = steps.iter_mut().filter(|step| matches!(step, Step::Valid { .. }));
     let mut taken = taken.iter();
@@ -230,7 +232,7 @@ fn reject(steps: &mut [Step], taken: &[Taken]) {
     }
 }
 
-/// Counts events of one kind that follow each other at once: a thousand of a kind are the usual request.
+/// Counts consecutive events of one kind in one call: usually all events of a request are of one kind.
 struct Tally<'a> {
     metrics: &'a Metrics,
     run: Option<(String, &'static str, u64)>,
@@ -260,25 +262,25 @@ impl Drop for Tally<'_> {
     }
 }
 
-/// When usage was last under way, for a shutdown that must not come between an application and its last report.
+/// Whether and when usage requests were running, for a shutdown that waits for the application's last report.
 #[derive(Debug, Clone)]
 pub struct Activity(Arc<watch::Sender<(usize, Instant)>>);
 
 impl Activity {
-    /// None yet.
+    /// No request yet.
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(watch::Sender::new((0, clock::monotonic()))))
     }
 
-    /// A request begins; it ends when the answer is dropped.
+    /// A request begins; it ends when the result is dropped.
     #[must_use]
     pub fn begin(&self) -> Busy {
         self.0.send_modify(|(busy, at)| (*busy, *at) = (*busy + 1, clock::monotonic()));
         Busy(self.clone())
     }
 
-    /// Waits until no request has been under way for `quiet`.
+    /// Waits until no request has been running for `quiet`.
     pub async fn quiet_for(&self, quiet: Duration) {
         let mut changes = self.0.subscribe();
         let mut from = clock::monotonic();
@@ -299,7 +301,7 @@ impl Default for Activity {
     }
 }
 
-/// A request under way.
+/// A running request.
 #[derive(Debug)]
 pub struct Busy(Activity);
 
@@ -364,7 +366,7 @@ mod tests {
         let (_folder, intake) = intake(false);
         let (release, held) = std::sync::mpsc::channel::<()>();
         let writer = intake.writer.clone();
-        // The ledger's thread is at something that takes its time.
+        // The ledger's thread is busy.
         let busy = tokio::spawn(async move {
             writer
                 .with(move |_| {
@@ -416,7 +418,7 @@ mod tests {
                 r#"[{"id":"c","dimension":"d","quantity":4},{"id":"d","dimension":"d","quantity":-1}]"#,
                 ["not_counted", "rejected"],
             ),
-            // Only the ledger knows that the key was used for other content.
+            // Only the ledger knows that the `id` was used for other content.
             (
                 r#"[{"id":"c","dimension":"d","quantity":4},{"id":"a","dimension":"d","quantity":9}]"#,
                 ["not_counted", "rejected"],
@@ -427,14 +429,14 @@ mod tests {
         }
         let accepted = async || intake.writer.with(|ledger| ledger.totals()).await.unwrap()["d"].accepted;
         assert_eq!(accepted().await, 3_000_000);
-        // The key of the event that was not counted is free.
+        // The id of the event that was not counted is free.
         let again =
             take(r#"[{"id":"a","dimension":"d","quantity":1},{"id":"c","dimension":"d","quantity":5}]"#);
         assert_eq!(statuses(&again.await.unwrap()), ["duplicate", "accepted"]);
         assert_eq!(accepted().await, 8_000_000);
     }
 
-    /// Who may report could end the age of what the ledger refuses, and pay nothing for it.
+    /// Otherwise an application could end the age of usage that the ledger refuses, at no cost.
     #[tokio::test]
     async fn only_new_usage_says_that_the_ledger_takes_usage() {
         for strict in [false, true] {

@@ -1,4 +1,4 @@
-//! Usage that was not taken: each answer to the caller is also counted and, at most once a minute, logged.
+//! Usage that was not accepted: each such answer is also counted and, at most once a minute, logged.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::runbook;
 use tollgate_clock as clock;
 use tollgate_metering::event::Rejected;
 
-/// Why nothing of a request was taken.
+/// Why a request was refused as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// The body holds no events.
+    /// The body contains no events.
     BadRequest,
-    /// Too much is being worked on at once.
+    /// Too many requests are being processed at once.
     Busy,
     /// The ledger reached `ledger_bytes_max`.
     LedgerFull,
@@ -24,17 +24,17 @@ pub enum Refused {
     LedgerUnavailable,
     /// The ledger is being opened.
     LedgerStarting,
-    /// One of its events is rejected, and `strict_usage` is set.
+    /// An event was rejected, and `strict_usage` is set.
     Strict,
-    /// It was not answered: it took too long, or the client has gone. Its events may be counted all the same.
+    /// It was not answered: it took too long, or the client has disconnected. Its events may be counted all the same.
     Unanswered,
     /// AWS door: the call names another product.
     DoorProduct,
-    /// AWS door: more calls than it passes on.
+    /// AWS door: the limit of calls is exceeded.
     DoorRate,
 }
 
-/// What can be wrong with an event, as [`Rejected::reason`] names it.
+/// All values of [`Rejected::reason`].
 const REJECTED: [&str; 9] =
     ["form", "id", "dimension", "quantity", "timestamp", "tags", "customer", "conflict", "limit"];
 
@@ -67,7 +67,7 @@ impl Refused {
 }
 
 impl Refused {
-    /// The entry of the runbook.
+    /// The code of the runbook's entry.
     const fn code(self) -> &'static str {
         match self {
             Self::LedgerFull | Self::LedgerUnavailable | Self::LedgerStarting => "LedgerUnavailable",
@@ -78,25 +78,25 @@ impl Refused {
     }
 }
 
-/// Requests with usage that the ledger refused since it last took some.
+/// The usage requests that the ledger has refused since it last accepted usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Untaken {
     since: Instant,
-    /// How many.
+    /// Their number.
     pub requests: u64,
-    /// Why the latest was refused.
+    /// Why the latest one was refused.
     pub latest: Refused,
 }
 
 impl Untaken {
-    /// For how long this process has known of them.
+    /// The time since this process refused the first of them.
     #[must_use]
     pub fn age(&self) -> Duration {
         clock::monotonic().duration_since(self.since)
     }
 }
 
-/// Counts and tells. A clone tells in the same lines.
+/// Counts and logs. Clones share their counts and log lines.
 #[derive(Debug, Clone)]
 pub struct Notices {
     metrics: Arc<Metrics>,
@@ -104,7 +104,7 @@ pub struct Notices {
     untaken: Arc<Mutex<Option<Untaken>>>,
 }
 
-/// What one line counts, and the answer to the latest caller.
+/// The counts of one kind of line, and the latest answer.
 #[derive(Debug, Default)]
 struct Line {
     limited: Limited,
@@ -123,12 +123,12 @@ impl Kind {
     const ALL: [Self; 2] = [Self::Rejected, Self::Refused];
 }
 
-/// Characters of a caller's text in a line.
+/// How many characters of a caller's text a line shows.
 const NAME_SHOWN: usize = 64;
 const TEXT_SHOWN: usize = 300;
 
 impl Notices {
-    /// Nothing to tell yet. Every series begins at 0: an alert by `increase` misses one that begins at 1.
+    /// Begins every series at 0, because an alert by `increase` misses a series that begins at 1.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
         REJECTED.into_iter().for_each(|reason| metrics.usage_event_rejected(reason, 0));
@@ -136,7 +136,7 @@ impl Notices {
         Self { metrics, lines: Arc::default(), untaken: Arc::default() }
     }
 
-    /// A request that was not taken, and the answer to its caller.
+    /// A request was refused with this answer.
     pub fn refused(&self, refused: Refused, error: &str) {
         if matches!(refused, Refused::LedgerFull | Refused::LedgerUnavailable) {
             let mut untaken = self.untaken.lock().expect("held for counting only");
@@ -147,26 +147,26 @@ impl Notices {
         self.count(Kind::Refused, [(refused.as_str().to_owned(), refused.code(), error)]);
     }
 
-    /// The ledger took usage: more than 0, and more than it held before. Who may report could else end at no cost the
-    /// age of what it refuses.
+    /// The ledger accepted new usage above 0. Usage of 0 or a duplicate must not count, or an application could end
+    /// the age of refused usage at no cost.
     pub fn taken(&self) {
         *self.untaken.lock().expect("held for counting only") = None;
     }
 
-    /// The same for usage that the application reported through the AWS door. That is taken by a full ledger too, and
-    /// says nothing of what such a ledger refuses.
+    /// The ledger accepted a report through the AWS door. A full ledger accepts those too, so this says nothing about
+    /// the usage that a full ledger refuses.
     pub fn reported(&self) {
         let mut untaken = self.untaken.lock().expect("held for counting only");
         untaken.take_if(|untaken| untaken.latest != Refused::LedgerFull);
     }
 
-    /// What the ledger has refused since it last took usage.
+    /// What the ledger has refused since it last accepted usage.
     #[must_use]
     pub fn untaken(&self) -> Option<Untaken> {
         *self.untaken.lock().expect("held for counting only")
     }
 
-    /// Events of a request that were rejected, each with its reason.
+    /// Events were rejected.
     pub(crate) fn rejected<'a>(&self, events: impl IntoIterator<Item = &'a Rejected>) {
         let said = events.into_iter().map(|event| {
             self.metrics.usage_event_rejected(event.reason, 1);
@@ -175,7 +175,7 @@ impl Notices {
         self.count(Kind::Rejected, said);
     }
 
-    /// Tells what waits for its line: the process ends.
+    /// Logs the counts that no line has reported yet, at the end of the process.
     pub fn tell_the_rest(&self) {
         for kind in Kind::ALL {
             let mut line = self.lines[kind as usize].lock().expect("held for counting only");
@@ -206,7 +206,8 @@ impl Notices {
     }
 }
 
-/// What is counted together. The text of an event that cannot be read may repeat what it holds; its name is enough.
+/// The label under which an event is counted. The error text of `form` and `tags` may repeat values of the event, so
+/// it is left out.
 fn label(event: &Rejected) -> String {
     let dimension = shortened(event.dimension.as_deref().unwrap_or_default(), NAME_SHOWN);
     match event.reason {
@@ -253,7 +254,7 @@ mod tests {
         assert_eq!(label(&form), "form of dimension \"reqests\"");
     }
 
-    /// It takes claims beyond its limit.
+    /// A full ledger still accepts reports through the AWS door.
     #[tokio::test]
     async fn a_report_through_the_aws_door_ends_nothing_that_a_full_ledger_refuses() {
         for (refused, ended) in [(Refused::LedgerFull, false), (Refused::LedgerUnavailable, true)] {

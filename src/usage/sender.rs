@@ -1,10 +1,9 @@
-//! Sends sealed records until AWS has answered. It performs what `policy`, `pace`, `health` and `queue` decide, and
-//! keeps nothing in memory that the ledger does not hold: it can be killed at any moment, and the next process
-//! continues.
+//! Sends sealed records until AWS has answered. It performs what `policy`, `pace`, `health` and `queue` decide. All
+//! state that must survive is in the ledger, so the process can be killed at any moment and the next one continues.
 //!
-//! - No record waits for another: each has its own back-off, on disk; calls overlap, within AWS's quota.
-//! - An attempt is on disk before its call leaves.
-//! - What concerns every record (the caller, the quota, an outage) pauses or slows all of them.
+//! - No record waits for another: each has its own back-off on disk, and calls overlap within AWS's quota.
+//! - An attempt is on disk before its call is made.
+//! - Faults that concern every record (of the caller, the quota, an outage) pause or slow all of them.
 
 mod alarm;
 mod call;
@@ -37,26 +36,26 @@ use tollgate_metering::queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, RISKY_PAUSE, Ri
 use tollgate_metering::record::{Answered, Due, Noted, Record};
 use tollgate_time::Timestamp;
 
-/// Calls in flight at once: at ten calls a second, enough for answers that take 800 ms, and few enough that a service
-/// that stops answering leaves few records in doubt.
+/// The limit of calls in flight: at ten calls a second, enough for answers that take 800 ms, and few enough that few
+/// records are in doubt when AWS stops answering.
 const CALLS_MAX: usize = 8;
 
-/// How long before its turn a call is noted on disk, so that a slow disk or other work does not slow the pace.
+/// How long before its turn an attempt is written to disk, so that a slow disk or other work does not slow the pace.
 /// Shorter than the pace's interval, so that at most one call waits for its turn.
 const AHEAD: Duration = Duration::from_millis(90);
 
 /// How often hours are checked; a jump of the clock is handled at once.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The same while nothing waits to be sent and the ledger is not used: a sidecar of an idle application should cost
-/// nothing, so the ledger is read only if something is new (see [`Seen`]). An hour is sealed later by this time, well
-/// within the time that its records wait for their turn.
+/// The same while nothing waits to be sent and the ledger is not used, so that the sidecar of an idle application
+/// costs almost nothing; the ledger is then read only if something has changed (see [`Seen`]). An hour is sealed
+/// later by up to this time, which is well within the time that its records wait for their turn.
 const LOOK_AT_REST: Duration = Duration::from_secs(60);
 
-/// Corrections of the wall clock up to this are ignored; a larger gain is time for which the machine slept.
+/// Corrections of the wall clock up to this are ignored; a larger gain counts as time for which the machine slept.
 const SLEPT_MIN: Duration = Duration::from_secs(5);
 
-/// How often records whose window closes are looked for: twice in the minute that is kept of each window.
+/// How often to look for records whose window has closed: twice in the last minute of each window, which is kept free.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// How often, at most, a shutdown reads due records from the ledger.
@@ -65,67 +64,68 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 /// How often the ledger's figures are read if nothing changed.
 const SHOW_EVERY: Duration = Duration::from_secs(15);
 
-/// After a fault of the disk.
+/// The pause after a fault of the disk.
 const DISK_PAUSE: Duration = Duration::from_secs(5);
 
-/// The same while an order is carried out: a shutdown may have two seconds in all.
+/// The same during a flush order: a shutdown may have two seconds in all.
 const DISK_PAUSE_IN_ORDER: Duration = Duration::from_millis(500);
 
-/// Records read from the ledger at once, without their allocations: more than are in flight (200) and in a short line.
+/// How many records are read from the ledger at once, without their allocations: more than fit in flight (200) and in a
+/// short queue.
 const RECORDS_AT_ONCE: usize = 500;
 
-/// The line is filled up when it is shorter than this: while many wait, nothing is read.
+/// The queue is refilled when it is shorter than this.
 const LINE_LOW: usize = RECORDS_AT_ONCE / 2;
 
-/// Records that a flush, or the end of an outage, makes due at once: more than the quota serves in a minute.
+/// How many records a flush, or the end of an outage, makes due at once: more than the quota allows in a minute.
 const RELEASED_MAX: usize = 20_000;
 
-/// An order to send what there is until a deadline, with an answer when that is done.
+/// An order to send records until a deadline.
 #[derive(Debug)]
 pub struct FlushOrder {
-    /// What is sent.
+    /// What to send.
     pub flush: Flush,
-    /// No call starts after it.
+    /// No call starts after this.
     pub until: Instant,
-    /// Answered at the end.
+    /// Notified when nothing more can be sent in this time.
     pub done: oneshot::Sender<()>,
 }
 
-/// What is sent, and how soon.
+/// What to send, and how soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flush {
-    /// Closed hours, each record after its phase.
+    /// Closed hours, each record after its random delay.
     Scheduled,
     /// Closed hours at once.
     Immediate,
-    /// The open hour too, which is sealed first.
+    /// Closed hours at once, and the open hour, which is sealed first.
     Final,
 }
 
-/// Which operation takes the records.
+/// Which operation reports the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outlet {
-    /// One record a call, of this pod's own account.
+    /// One record per call, for this pod's own account.
     MeterUsage,
-    /// 25 records a call, of the seller's customers.
+    /// Up to 25 records per call, for the seller's customers.
     BatchMeterUsage,
 }
 
-/// What the sender needs to know.
+/// The sender's settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The product whose usage it is.
+    /// The product whose usage is reported.
     pub product_code: ProductCode,
-    /// Where it goes.
+    /// The operation.
     pub outlet: Outlet,
-    /// When, and what answers mean.
+    /// When to send, and what answers mean.
     pub policy: Policy,
 }
 
-/// A call on its way: it is noted on disk, waits for its turn, and is asked.
+/// A call in flight: its attempt is written to disk, it waits for its turn, and it is made.
 struct Flight {
     load: Load,
-    /// Its turn.
+    /// When its turn is.
     starts_at: Duration,
 }
 
@@ -135,21 +135,20 @@ impl Flight {
     }
 }
 
-/// The result of a call: its records, and AWS's answer about them. `None` if all records were settled meanwhile, and
-/// no call was made.
+/// The result of a call: its records, and AWS's answer about them. `None` if all records were settled meanwhile, so
+/// that no call was made.
 type Landed = (u64, Result<Option<(Vec<Record>, Result<Answer, Fault>)>, LedgerError>);
 
-/// What decides the result of a check while nothing waits to be sent: while it is unchanged, another check finds the
-/// same.
+/// What a check depends on while nothing waits to be sent: while this is unchanged, another check would find nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
-    /// Transactions that had changed the ledger before it.
+    /// How many transactions had changed the ledger before the check.
     written: u64,
     closed: Hour,
     present: Hour,
 }
 
-/// The sender with what it talks to.
+/// The sender.
 pub struct Sender {
     settings: Settings,
     aws: Arc<dyn Meter>,
@@ -160,7 +159,7 @@ pub struct Sender {
     orders: mpsc::Receiver<FlushOrder>,
     began: Instant,
     began_wall: Timestamp,
-    /// Time that passed by the wall clock only.
+    /// Time that has passed by the wall clock only, while the machine slept.
     skipped: Duration,
     pace: Pace,
     health: Health,
@@ -170,33 +169,35 @@ pub struct Sender {
     calls_made: u64,
     /// Answers that are not on disk yet.
     notes: Vec<Outcome>,
-    /// The ledger may hold due records that are not in line.
+    /// The ledger may have due records that are not in the queue.
     stale: bool,
     look_at: Duration,
-    /// What the latest look saw, if nothing was left to do.
+    /// What the latest check saw, if it left nothing to do.
     at_rest: Option<Seen>,
-    /// Others use the ledger.
+    /// Changes when other parts use the ledger.
     uses: watch::Receiver<()>,
-    /// Records waited when the figures were last read.
+    /// Whether records waited when the figures were last read.
     any_unsent: bool,
-    /// Closed hours are not sealed whole yet.
+    /// Closed hours are not completely sealed yet.
     is_sealing: bool,
     /// Records made since sealing began.
     sealed: usize,
     sweep_at: Duration,
-    /// The latest hour for whose last moments a pause was ended.
+    /// The latest hour for whose last try a pause was ended.
     last_tried: Option<Hour>,
     show_at: Duration,
     changed: bool,
     alarm: Alarm,
-    /// How the next call is signed: after a fault of access with new credentials, and once with AWS's clock.
+    /// How to sign the next call: with new credentials after the caller was not accepted, and once with AWS's clock.
     signing: Signing,
     tried_clock_offset: bool,
-    /// AWS's latest answer is that the pod's own customer is not entitled; `None` until the ledger was asked.
+    /// Whether AWS's latest answer is that the pod's own customer is not entitled; `None` until it was read from the
+    /// ledger.
     unsubscribed: Option<bool>,
-    /// How many waiting records are sent now: AWS answers again after an outage, or a shutdown wants them sent.
+    /// How many waiting records may still be made due: AWS answers again after an outage, or a shutdown wants them
+    /// sent.
     to_release: usize,
-    /// The order that is carried out.
+    /// The current flush order.
     order: Option<FlushOrder>,
 }
 
@@ -257,7 +258,7 @@ impl Sender {
         loop {
             let wake = match self.turn().await {
                 Ok(wake) => wake,
-                // A disk that is full or slow may recover; an answer that was not noted is kept, and is noted then.
+                // A disk that is full or slow may recover; an answer that was not written is kept, and written then.
                 Err(LedgerError::Io(error)) => {
                     self.disk_failed(&error).await;
                     continue;
@@ -279,7 +280,7 @@ impl Sender {
         }
     }
 
-    /// A disk that is full or slow may recover. An order ends the pause: its time runs.
+    /// Waits for a disk that is full or slow. A flush order ends the pause, since its time is limited.
     async fn disk_failed(&mut self, error: &str) {
         tracing::error!(event = "ledger_unwritable", error, "the ledger cannot be written; will retry");
         let in_order = self.order.as_ref().is_some_and(|order| clock::monotonic() < order.until);
@@ -296,8 +297,8 @@ impl Sender {
         (self.look_at, self.sweep_at) = (Duration::ZERO, Duration::ZERO);
     }
 
-    /// Counts time that passed for AWS's windows and not for the monotonic clock, which stands while the machine
-    /// sleeps: a pause is over when its time has passed by either clock.
+    /// Adds time during which the machine slept: the monotonic clock stops then, but AWS's windows go on. So a pause
+    /// is over when its time has passed by either clock.
     fn keep_up(&mut self) {
         let running = clock::monotonic().duration_since(self.began);
         let slept = self.clock.now().since(self.began_wall.plus(running));
@@ -306,18 +307,18 @@ impl Sender {
         }
     }
 
-    /// No pause of the whole sender holds any longer.
+    /// Ends every pause of the whole sender.
     fn ask_now(&mut self) {
         self.pace.resume();
         self.health.ask_now();
     }
 
-    /// Time since the sender began, with that which the machine slept.
+    /// Time since the sender began, including the time that the machine slept.
     fn uptime(&self) -> Duration {
         clock::monotonic().duration_since(self.began) + self.skipped
     }
 
-    /// When the uptime will be, or was, this.
+    /// The instant of this uptime.
     fn instant(&self, uptime: Duration) -> Instant {
         self.began + uptime.saturating_sub(self.skipped)
     }
@@ -326,7 +327,7 @@ impl Sender {
         self.order.as_ref().map_or(Flush::Scheduled, |order| order.flush)
     }
 
-    /// Does what can be done now; returns when there is more to do.
+    /// Does what can be done now; returns the uptime at which there is more to do.
     async fn turn(&mut self) -> Result<Duration, LedgerError> {
         self.keep_up();
         self.write_notes().await?;
@@ -337,15 +338,15 @@ impl Sender {
             self.release().await?;
         }
         let next = self.start_calls().await?;
-        // What was decided on the way, without a call.
+        // Decisions that were made without a call.
         self.write_notes().await?;
         let retry = self.retry_in_this_order(next).await?;
         let wake = [next, retry].into_iter().flatten().min().unwrap_or(Duration::MAX);
         Ok(if self.to_release > 0 { Duration::ZERO } else { wake.min(self.look_at) })
     }
 
-    /// Begins to carry out an order: the next turn seals the open hour and makes due what waits. A disk that refuses it
-    /// is tried again for as long as the order has time.
+    /// Begins a flush order: the next turn makes waiting records due and, for [`Flush::Final`], seals the open hour.
+    /// A disk that fails is tried again while the order has time.
     fn take_order(&mut self, order: FlushOrder) {
         self.order = Some(order);
         self.ask_now();
@@ -353,7 +354,7 @@ impl Sender {
         self.to_release = RELEASED_MAX;
     }
 
-    /// What waits is due. A piece at a time, between which acknowledgements are given and calls begin.
+    /// Makes waiting records due, in pieces, so that acknowledgements and calls are not delayed.
     async fn release(&mut self) -> Result<(), LedgerError> {
         let (now, most) = (self.clock.now(), self.to_release);
         let released = self.writer.with(move |ledger| ledger.release(now, most)).await?;
@@ -362,7 +363,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Ends the order where nothing more can be sent in its time. Else: when a record that waits is due again.
+    /// Ends the order if nothing more can be sent in its time; otherwise returns when a waiting record is due again.
     async fn retry_in_this_order(&mut self, next: Option<Duration>) -> Result<Option<Duration>, LedgerError> {
         let Some(order) = &self.order else { return Ok(None) };
         let until = order.until.duration_since(self.began) + self.skipped;
@@ -391,7 +392,7 @@ impl Sender {
         Ok(None)
     }
 
-    /// Seals what is due, gives up what has expired, and shows how things stand.
+    /// Seals closed hours, gives up expired records, and updates the metrics.
     async fn look(&mut self) -> Result<(), LedgerError> {
         let now = self.clock.now();
         self.uses.mark_unchanged();
@@ -406,7 +407,7 @@ impl Sender {
         }
         self.end_pause_for_last_try(now).await?;
         let seal_open_hour = self.flush() == Flush::Final;
-        // A piece at a time, between which acknowledgements are given and calls begin.
+        // In pieces, so that acknowledgements and calls are not delayed.
         let seal = move |ledger: &mut Ledger| {
             if seal_open_hour { ledger.seal_now(now) } else { ledger.seal_closed(now) }
         };
@@ -425,7 +426,7 @@ impl Sender {
         self.stale = true;
         let look_in = if sealing.more { Duration::ZERO } else { LOOK_EVERY };
         self.look_at = self.uptime() + look_in;
-        // Before an alarm, so that the figures are current when it is read.
+        // Before an alarm, so that the metrics are current when it is read.
         self.show().await?;
         if sweeps {
             self.alarm.look(&self.settings.policy, &self.writer, now, self.uptime()).await?;
@@ -433,14 +434,14 @@ impl Sender {
         let busy = self.any_unsent || self.changed || self.order.is_some() || !self.calls.is_empty();
         if !sealing.more && !busy {
             self.look_at = self.uptime() + LOOK_AT_REST;
-            // A look that was not whole, or wrote something, is followed by one more.
+            // Only a complete check that changed nothing is a reason to skip the next one.
             self.at_rest = sweeps.then_some(seen);
         }
         Ok(())
     }
 
-    /// No pause of the whole sender lets a record miss its window: the records of each hour that is about to close
-    /// are tried once more.
+    /// Ends a pause of the whole sender when the records of an hour are about to miss their window, so that they are
+    /// tried once more.
     async fn end_pause_for_last_try(&mut self, now: Timestamp) -> Result<(), LedgerError> {
         if self.pace.ready_at().max(self.health.ask_at()) <= self.uptime() + LOOK_EVERY {
             return Ok(());
@@ -489,7 +490,7 @@ impl Sender {
             || self.notes.iter().any(|note| note.record.id == id)
     }
 
-    /// Backlog, dead letters and size, for the metrics: after a change, at most once a look.
+    /// Updates backlog, dead letters and size in the metrics: after a change, at most once per check.
     async fn show(&mut self) -> Result<(), LedgerError> {
         let now = self.uptime();
         if !self.changed && now < self.show_at {
@@ -508,8 +509,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Starts calls as long as pace, memory and health allow, each a little before its turn; returns when to try again,
-    /// unless an answer or the next look comes first.
+    /// Starts calls as far as pace, memory and health allow, each a little before its turn; returns when to try
+    /// again, unless an answer or the next check comes first.
     async fn start_calls(&mut self) -> Result<Option<Duration>, LedgerError> {
         loop {
             let now = self.uptime();
@@ -549,14 +550,15 @@ impl Sender {
         self.queue.take(wanted, room, &risky, &self.health, self.aws.region().as_ref())
     }
 
-    /// A fresh record, unless one is in flight; beside it those that are in doubt already.
+    /// A fresh record, unless one is in flight; otherwise one that is in doubt already.
     fn take_one(&mut self) -> Option<Load> {
         let fresh = !self.flights.values().any(Flight::is_fresh);
         let taken = if fresh { self.queue_take(Wanted::OneFresh) } else { None };
         taken.or_else(|| self.queue_take(Wanted::OneInDoubt))
     }
 
-    /// A record that is in doubt already, whenever it is due; a fresh one where none is, or at its turn.
+    /// During an outage: a record that is in doubt already, due or not; a fresh one if there is none, or if it is
+    /// time for one.
     async fn take_for_outage(&mut self, now: Duration) -> Result<Option<Load>, LedgerError> {
         if self.health.wants_fresh(now)
             && let Some(load) = self.queue_take(Wanted::OneFresh)
@@ -572,7 +574,7 @@ impl Sender {
         Ok(self.queue_take(Wanted::OneInDoubt).or_else(|| self.queue_take(Wanted::OneFresh)))
     }
 
-    /// Reads due records from the ledger into the line; those whose window is over are noted.
+    /// Reads due records from the ledger into the queue, and gives up those whose window has closed.
     async fn refill(&mut self) -> Result<(), LedgerError> {
         if !self.stale || self.queue.ready(&self.health) >= LINE_LOW {
             return Ok(());
@@ -598,7 +600,7 @@ impl Sender {
                 Todo::Give(answered) => self.decide(due.record, answered),
             }
         }
-        // There is more behind these.
+        // The ledger may have more.
         self.stale = full && (self.queue.len() > before || !waiting.is_empty() || !self.notes.is_empty());
         if !waiting.is_empty() {
             self.writer.with(move |ledger| ledger.defer(&waiting)).await?;
@@ -606,8 +608,8 @@ impl Sender {
         self.write_notes().await
     }
 
-    /// Starts a task that notes the attempt on disk, waits for the call's turn, and makes it. The sender's loop waits
-    /// for none of these.
+    /// Starts a task that writes the attempt to disk, waits for the call's turn, and makes the call. The sender's
+    /// loop does not wait for any of these.
     fn start(&mut self, load: Load) {
         let starts_at = self.pace.ready_at().max(self.uptime());
         self.pace.started(starts_at);
@@ -622,12 +624,12 @@ impl Sender {
         self.calls.spawn(async move {
             let begun =
                 writer.with(move |ledger| ledger.begin(&ids, region.as_ref(), now, batch::fits())).await;
-            // The ledger may be closed, and opened by another, while the call lasts.
+            // Dropped so that the ledger can be closed, and opened by another process, while the call lasts.
             drop(writer);
             let landed = match begun {
                 Ok(records) if records.is_empty() => Ok(None),
                 Ok(records) => {
-                    // The request is built at once and the records are dropped; then it waits for its turn.
+                    // The request is built before it waits for its turn, so that the whole records can be dropped.
                     let (records, call) = call::call(&settings, aws, records, signing);
                     tokio::time::sleep_until(at).await;
                     Ok(Some((records, call.await)))
@@ -638,7 +640,7 @@ impl Sender {
         });
     }
 
-    /// An answer, or none, has come.
+    /// Handles the end of a call.
     fn landed(&mut self, landed: Result<Landed, JoinError>) -> Result<(), LedgerError> {
         let (number, landed) = match landed {
             Ok(landed) => landed,
@@ -647,7 +649,7 @@ impl Sender {
             Err(_) => return Ok(()),
         };
         let Some(flight) = self.flights.remove(&number) else { return Ok(()) };
-        // Records that could not be noted, were settled meanwhile, or had no room are read again.
+        // Some records could not be written, were settled meanwhile, or did not fit: read the ledger again.
         let asked = landed.as_ref().ok().and_then(Option::as_ref).map_or(0, |(records, _)| records.len());
         self.stale |= asked < flight.load.ids.len();
         let Some((records, outcome)) = landed? else { return Ok(()) };
@@ -724,7 +726,7 @@ impl Sender {
         }
     }
 
-    /// AWS does not accept the caller, or the account: no other call would succeed.
+    /// AWS does not accept the caller or the account, so no other call would succeed.
     fn caller_refused(&mut self, fault: &Fault, started: Duration, now: Duration, draw: Draw) {
         self.health.unsure();
         if fault.class == FaultClass::Denied {
@@ -732,7 +734,7 @@ impl Sender {
             self.heard(Some(fault.code.clone()), fault.emulated);
         }
         if fault.clock_is_off() && !self.tried_clock_offset {
-            // The next call is signed by AWS's clock. It is made at once, as the registration's is.
+            // The next call is signed with AWS's clock, and made at once, as in registration.
             self.tried_clock_offset = true;
             return;
         }
@@ -740,7 +742,7 @@ impl Sender {
         self.pace.failed(started, now, refused, draw);
     }
 
-    /// AWS answered about the entitlement; only a pod that reports for itself gets this answer.
+    /// Passes AWS's answer on to the gate; only a pod that reports for its own account receives such answers.
     fn heard(&mut self, refusal: Option<FaultCode>, emulated: bool) {
         self.tell.send_if_modified(|word| {
             let before = word.clone();
@@ -750,14 +752,14 @@ impl Sender {
         });
     }
 
-    /// An answer about a record, to be written down.
+    /// Notes an answer about a record, to be written to disk.
     fn note(&mut self, record: Record, answered: Answered, pause: Pause) {
         let due_at = self.settings.policy.again(&record, pause, self.clock.now(), random::draw());
         self.stale |= due_at.is_none() && matches!(answered, Answered::Refused(_) | Answered::Unknown(_));
         self.notes.push(Outcome { record, answered, due_at });
     }
 
-    /// A decision about a record, without a call.
+    /// Notes a decision about a record that was made without a call.
     fn decide(&mut self, record: Record, answered: Answered) {
         self.notes.push(Outcome { record, answered, due_at: None });
     }

@@ -1,11 +1,11 @@
-//! Watches for usage that AWS does not accept, or that the ledger does not take, in mode `metered`: performs what
+//! Watches for usage that AWS does not accept, or that the ledger refuses, in mode `metered`. It performs what
 //! [`tollgate_metering::unsent`] decides.
 //!
-//! What the ledger refused has no row in it, so its age is this process' own. A new process does not open the gate onto
-//! a ledger that is full.
+//! Usage that the ledger refused has no row in it, so only this process knows its age. Therefore a new process does not
+//! open the gate while the ledger is full.
 //!
-//! It reads the ledger beside the sender and knows nothing of how records are sent: whatever keeps usage from being
-//! accepted, a cut network, a wrong clock, another's report or a fault of ours, it only sees that usage grow old.
+//! It reads the ledger independently of the sender and does not know how records are sent. Whatever prevents
+//! acceptance (a cut network, a wrong clock, another report for the hour, a bug), it sees that usage grows old.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use tollgate_ledger::{Ledger, LedgerError};
 use tollgate_metering::record::Oldest;
 use tollgate_metering::unsent::{self, Rule, Verdict};
 
-/// An answer of AWS opens the gate again within this time.
+/// How often to check while usage is overdue: AWS's acceptance opens the gate again within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The same while nothing is overdue: an alarm and a gate that shuts are hours away, and may be so much later.
+/// The same while nothing is overdue: an alarm is hours away, and may be late by this time.
 const LOOK_WHILE_TIMELY: Duration = Duration::from_secs(30);
 
-/// The watch's surroundings.
+/// The watch.
 pub struct Unsent {
     rule: Rule,
     writer: Writer,
@@ -35,21 +35,21 @@ pub struct Unsent {
     notices: Notices,
     before: Verdict,
     seen: Option<Seen>,
-    /// No usage waited when this many transactions had changed the ledger: until another does, none waits.
+    /// The number of transactions at which the ledger had no waiting usage: none waits until there are more.
     empty_at: Option<u64>,
 }
 
-/// What a look has seen of the ledger.
+/// What a check has seen of the ledger.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     oldest: Oldest,
     full: bool,
-    /// It was full when this process began, and has been since.
+    /// The ledger has been full since this process began.
     full_from_start: bool,
 }
 
 impl Unsent {
-    /// Joins the parts; nothing is looked at yet. `notices` is told about usage that the ledger does not take.
+    /// Joins the parts; nothing is checked yet. `notices` knows which usage the ledger has refused.
     #[must_use]
     pub fn new(
         rule: Rule,
@@ -74,10 +74,10 @@ impl Unsent {
         }
     }
 
-    /// Looks once. Do so before the gate may open: what was overdue before a restart still is, and a ledger that is
-    /// full takes nothing of what a gate would let through.
+    /// Checks once. Call this before the gate may open: usage that was overdue before a restart still is, and a full
+    /// ledger would refuse the usage of an application that the gate lets start.
     pub async fn look(&mut self) -> Result<(), LedgerError> {
-        // Before the question: what is written meanwhile is looked at again.
+        // Read before the query, so that a write in between leads to another query.
         let written = self.writer.written();
         let rests = self.empty_at == Some(written) && self.notices.untaken().is_none();
         let seen = match self.seen.filter(|seen| rests && !seen.full) {
@@ -112,16 +112,18 @@ impl Unsent {
                 let full_from_start = full && before.is_none_or(|before| before.full_from_start);
                 Ok(Seen { oldest: waiting.unwrap_or_default(), full, full_from_start })
             }
-            // The sender says so. What was seen before stands until the disk can be read.
+            // The sender logs this fault. What was seen before counts until the disk can be read.
             (Err(LedgerError::Io(_)), Some(before)) => Ok(before),
             (Err(error), _) => Err(error),
         }
     }
 
-    /// For how long the ledger has taken no usage.
+    /// For how long the ledger has refused all usage.
     fn untaken(&self, seen: Seen) -> Duration {
         let Some(untaken) = self.notices.untaken() else { return Duration::ZERO };
-        // An application that waits for the gate reports nothing, so the gate would never open.
+        // An overdue age ends once the ledger has space again: an application behind a shut gate reports nothing to
+        // end it.
+        // end it.
         let room = untaken.latest == Refused::LedgerFull && !seen.full;
         if room && self.rule.judge(untaken.age()) > Verdict::Timely {
             self.notices.taken();
@@ -130,7 +132,7 @@ impl Unsent {
         untaken.age()
     }
 
-    /// Looks until it is dropped; ends only when the ledger fails.
+    /// Checks until it is dropped; ends only when the ledger fails.
     pub async fn run(mut self) -> LedgerError {
         let mut jumps = self.clock.jumps();
         loop {
@@ -149,9 +151,11 @@ impl Unsent {
 fn say(verdict: Verdict, why: Unreported, age: Duration, oldest: Oldest) {
     let (seconds, hour) = (age.as_secs(), oldest.hour.map(|hour| hour.to_string()));
     let what = match why {
-        Unreported::NotAccepted => "AWS has not accepted usage for long; `tollgate ledger list` shows why",
+        Unreported::NotAccepted => {
+            "AWS has not accepted usage for a long time; `tollgate ledger list` shows why"
+        }
         Unreported::NotTaken => {
-            "the ledger has taken no usage for long; the lines usage_not_taken and ledger_unusable say why"
+            "the ledger has accepted no usage for a long time; the lines usage_not_taken and ledger_unusable say why"
         }
     };
     match verdict {

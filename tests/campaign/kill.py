@@ -1,16 +1,16 @@
-"""The kill campaign: the real binary under load dies again and again, and the bill is what was acknowledged.
+"""The kill campaign: the real binary is killed again and again under load, and the bill must equal the acknowledged usage.
 
 Usage: kill.py PROGRAM MODE KILLS [SEED]
 
 PROGRAM is a build with the feature fail-points, MODE metered or saas. Half of the deaths are kill -9 at a random
 moment, some of them in the middle of a shutdown or after it, or after the two seconds that a kubelet leaves on eviction;
 half are at a named step, several times each. Meanwhile the emulator throttles, loses answers, resets connections and
-leaves records unprocessed, and its clock goes through the hours; in mode saas it answers the repeat of a record in turns
-with Success and with DuplicateRecord. One dimension, in mode saas one customer's, is a bad neighbour: every call with its usage
-fails, by a 500, a time-out, a proxy's page, or a refusal of the whole call. The application sends each event under an id
-until it is acknowledged, as documented; in mode metered some reports go through the AWS door, in mode saas usage is that
-of several customers. In the end the bill of every customer and dimension must equal what was acknowledged, to the
-millionth, and the neighbour's usage must be accounted for: none billed, all of it pending or dead.
+leaves records unprocessed, and its clock goes through the hours; in mode saas it answers the repeat of a record in turns with Success and with
+DuplicateRecord. One dimension, in mode saas that of one customer, is a bad neighbour: every call with its usage fails,
+by a 500, a time-out, a proxy's page, or a refusal of the whole call. The application repeats each event under its id
+until it is acknowledged, as documented. In mode metered some reports go through the AWS door; in mode saas several
+customers have usage. At the end the bill of every customer and dimension must equal the acknowledged usage, to the
+millionth. The neighbour's usage must be complete, too: none billed, all of it pending or dead.
 """
 
 import datetime
@@ -32,17 +32,19 @@ STEPS = [
     "settle-before-commit", "settle-after-commit", "open-before-commit", "open-after-commit",
 ]
 UNSENT = ("sealed", "in_doubt", "claimed")
-# A shutdown waits for two seconds of quiet, seals the open hour and sends it. The bad neighbour's usage is never sent: with that it
-# ends by itself when its grace is over, which must be soon for some shutdowns to end before they are killed.
+# A shutdown waits for two seconds without usage, seals the open hour and sends it. The bad neighbour's usage is never
+# sent, so the shutdown ends only when its grace is over. That must be soon, so that some shutdowns end before they are
+# killed.
 SHUTDOWN_SECONDS = 3.0
 GRACES = ["3s", "25s"]
-# What a kubelet leaves between SIGTERM and SIGKILL when the node is short of something.
+# The time between SIGTERM and SIGKILL when a kubelet evicts a pod.
 EVICTION_SECONDS = 2.0
-# A campaign of so many kills dies at every step.
+# With this number of kills a campaign must have died at every step.
 LONG = 150
 DIMENSIONS = ["requests", "gigabytes"]
 OPERATION = {"metered": "MeterUsage", "saas": "BatchMeterUsage"}
-# The pod's own account, which a license names too, and one of before Concurrent Agreements: never in one batch.
+# The pod's own account, which also has a license, and a customer from before Concurrent Agreements; they are
+# never in one batch.
 OWN, LEGACY = "111122223333", "222233334444"
 # The bad neighbour, of the legacy kind: it is in LEGACY's batches.
 NEIGHBOUR = "333344445555"
@@ -50,7 +52,7 @@ CUSTOMERS = {
     OWN: {"account_id": OWN, "license_arn": f"arn:aws:license-manager::{OWN}:license:l-demo"},
     LEGACY: {"account_id": LEGACY},
 }
-# How its calls fail, and how often. A time-out takes ten seconds of the sidecar's, so it is rare.
+# How its calls fail, and how often. A time-out costs the sidecar ten seconds, so it is rare.
 POISONS = {"metered": (["500", "page", "hang"], [5, 4, 1]), "saas": (["500", "page", "customer", "hang"], [4, 3, 2, 1])}
 SWITCH = "identical_batch_record"
 FAULTS = [
@@ -62,18 +64,18 @@ FAULTS = [
 
 
 class Hours:
-    """The emulator's clock, moved no further ahead of the last settling than AWS's window allows.
+    """The emulator's clock, which moves no further ahead of the last settling than AWS's window allows.
 
-    A report in doubt must be asked about again inside six hours of its timestamp, or nobody will ever know. A settling
-    leaves only the open hour, which is up to 60 minutes old; three hours later the next one adds at most 87: the oldest
-    is five and a half hours old.
+    A report in doubt must be sent again within six hours of its timestamp, or its result stays unknown. A settling
+    leaves only the open hour, which is up to 60 minutes old. Three hours later the next settling adds at most 87
+    minutes, so the oldest report is five and a half hours old.
     """
 
     HOUR_CLOSES = 75
     # An hour is sealed two minutes after its end, and sent up to ten minutes later.
     HOUR_IS_SENT = 12
     UNSETTLED_MAX = 180
-    # From here on a whole hour would not fit any more.
+    # From here on a whole hour does not fit.
     SETTLE_AFTER = UNSETTLED_MAX - HOUR_CLOSES
 
     def __init__(self, emulator):
@@ -86,7 +88,7 @@ class Hours:
         return int(datetime.datetime.fromisoformat(moment).timestamp())
 
     def advance(self, minutes):
-        """Moves the clock; False, and no move, when that were too far."""
+        """Moves the clock; returns False without a move if that is too far."""
         if self.unsettled() + minutes > self.UNSETTLED_MAX:
             return False
         self.emulator.admin("clock", {"advance": f"{minutes}m"})
@@ -97,24 +99,24 @@ class Hours:
         return (self.now() - self.settled_at) / 60
 
     def close(self):
-        """Goes on until the hour is closed and its records may be sent."""
+        """Moves on until the hour is closed and its records may be sent."""
         minute = (self.now() // 60 + self.HOUR_CLOSES) % 60
         patience = max(0, self.HOUR_IS_SENT - minute)
         self.emulator.admin("clock", {"advance": f"{self.HOUR_CLOSES + patience}m"})
 
     def settled(self):
-        """Nothing that was closed is unsent."""
+        """No record of a closed hour is unsent."""
         self.settled_at = self.now()
 
 
 class Application:
-    """Sends events one by one; one without an answer is sent again, under its id, by the next process too."""
+    """Sends events one by one. An event without an answer is sent again under its id, to the next process too."""
 
     def __init__(self, mode, rng):
         self.rng = rng
         self.customers = [OWN] if mode == "metered" else list(CUSTOMERS)
         self.names_customers = mode == "saas"
-        # What it was told, by account and dimension.
+        # The acknowledged quantities, by account and dimension.
         self.acknowledged = {(account, dimension): Decimal(0) for account in self.customers for dimension in DIMENSIONS}
         self.neighbour = (NEIGHBOUR if self.names_customers else OWN, POISON)
         self.acknowledged[self.neighbour] = Decimal(0)
@@ -139,7 +141,7 @@ class Application:
         return self.event
 
     def report_by_sdk(self, app, now):
-        """One report through the AWS door, the same until it is answered; False when the process is gone."""
+        """Repeats one report through the AWS door until it is answered; returns False if the process has ended."""
         if self.own_report is None:
             self.sent += 1
             self.own_report = {
@@ -161,7 +163,7 @@ class Application:
         return True
 
     def report(self, app):
-        """One event; False when the process is gone."""
+        """Sends one event; returns False if the process has ended."""
         event = self.next_event()
         status, answer = post(app, "/v1/usage", event)
         if status is None:
@@ -174,7 +176,7 @@ class Application:
         return True
 
     def finish(self, app):
-        """Until all that it has begun is answered."""
+        """Repeats unanswered events until all are answered."""
         while self.own_report is not None:
             self.report_by_sdk(app, None)
         while self.event is not None:
@@ -182,7 +184,7 @@ class Application:
 
 
 def post(app, path, document, headers=None):
-    """Status and answer, or None and None when the connection breaks."""
+    """Status and answer, or None and None if the connection breaks."""
     import http.client
 
     host, port = app.split(":")
@@ -236,11 +238,11 @@ class Sidecar:
                 self.app = parsed["app_addr"]
             if parsed.get("event") == "state" and parsed["state"] == "entitled":
                 break
-        # From here on nobody reads the log: it goes where it cannot fill a pipe.
+        # From here on the log is not read, so it goes to a file, which cannot fill up like a pipe.
         self.drain = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
 
     def shut_down(self, seconds):
-        """Asks it to end, and waits no longer than this."""
+        """Asks the process to end, and waits at most this time."""
         self.process.terminate()
         try:
             self.process.wait(seconds)
@@ -256,25 +258,25 @@ class Sidecar:
 
 
 def settle(start, hours, application):
-    """Closes the hour and runs until no record is unsent; usage that goes on meanwhile is in the next hour."""
+    """Closes the hour and runs until no record is unsent; usage that continues meanwhile counts to the next hour."""
     hours.close()
     sidecar = start()
     try:
         application.finish(sidecar.app)
         application.report(sidecar.app)
-        wait("the records", lambda: unsent(sidecar))
+        wait("the records", lambda: unsent(sidecar), hours)
     finally:
         sidecar.end()
     hours.settled()
 
 
 def reconcile(start, hours, application):
-    """The last hour: returns the figures when nothing is left to send, and the letters that are dead."""
+    """The last hour: returns the figures when no record is left to send, and the dead letters."""
     sidecar = start()
     try:
         application.finish(sidecar.app)
         hours.close()
-        wait("an empty open hour", lambda: pending(sidecar))
+        wait("an empty open hour", lambda: pending(sidecar), hours)
         letters = [record for record in records(sidecar) if record["state"] == "dead" and record["dimension"] != POISON]
         return figures(sidecar), letters
     finally:
@@ -286,7 +288,7 @@ def figures(sidecar):
 
 
 def records(sidecar):
-    """All of them; a page says before which record the next one begins."""
+    """All records; each page names the record at which the next page starts."""
     found, before = [], ""
     while True:
         page = get(sidecar.app, f"/v1/records{before}")
@@ -297,7 +299,7 @@ def records(sidecar):
 
 
 def unsent(sidecar):
-    """Those that should be sent: the bad neighbour's wait for ever, and nobody may wait for them."""
+    """The records that must be sent. Those of the bad neighbour stay unsent for ever, and must not delay others."""
     return [record for record in records(sidecar) if record["state"] in UNSENT and record["dimension"] != POISON]
 
 
@@ -305,11 +307,20 @@ def pending(sidecar):
     return [row for row in figures(sidecar) if Decimal(row["pending"]) != 0 and row["dimension"] != POISON]
 
 
-def wait(what, unfinished):
-    """Until there is nothing unfinished any more."""
-    deadline = time.monotonic() + 120
+def wait(what, unfinished, hours):
+    """Waits until no record is unfinished.
+
+    Meanwhile the emulator's clock runs 16 times as fast: after several attempts a record pauses for up to 78 seconds, and faults still
+    happen, so a few pauses in a row would otherwise look like a hang.
+    """
+    begun = time.monotonic()
+    passed = 0
     while left := unfinished():
-        assert time.monotonic() < deadline, f"timed out waiting for {what}: {left}"
+        seconds = int(time.monotonic() - begun)
+        assert seconds < 120, f"timed out waiting for {what}: {left}"
+        if seconds > passed:
+            hours.emulator.admin("clock", {"advance": f"{15 * (seconds - passed)}s"})
+            passed = seconds
         time.sleep(0.02)
 
 
@@ -318,7 +329,7 @@ def emulator_knows(emulator, switch):
 
 
 def passes(step):
-    """Steps of usage are passed often, those of records a few times, the opening once."""
+    """How often a step may be passed before the death there, at most: steps of usage are frequent, those of the opening come once."""
     return 20 if step.startswith("take") else 0 if step.startswith("open") else 1
 
 
@@ -334,7 +345,7 @@ def main():
     shutdowns = {"whole": 0, "killed": 0}
     evictions = {"whole": 0, "killed": 0}
     failures = 0
-    # Its own randomness: calls come from several connections, in no certain order.
+    # A random generator of its own, because calls come from several connections in no fixed order.
     moods = random.Random(seed)
 
     def spoil(call):
@@ -347,7 +358,7 @@ def main():
         emulator.admin("products", {"product_code": f"demo{mode}", "dimensions": [*DIMENSIONS, POISON]})
         repeats = ["success", "duplicate-record"] if mode == "saas" else []
         if repeats and not emulator_knows(emulator, SWITCH):
-            # Louder than a line that scrolls by: a campaign that leaves something out has not held.
+            # It counts as a failure, because without these answers the campaign proves less.
             print(f"ERROR: the emulator has no switch {SWITCH}; no repeat is answered with DuplicateRecord")
             failures, repeats = failures + 1, []
         emulator.admin("faults", {"seed": seed})
@@ -360,7 +371,8 @@ def main():
         def start(fail_point=None):
             if repeats:
                 emulator.admin("switches", {SWITCH: rng.choice(repeats)})
-            # As the native and the ECS forms have it, where the application has ended by then, and as by default.
+            # Without a wait as in the native and the ECS forms, where the application has ended by then; or the
+            # default.
             settings = {"TOLLGATE_DRAIN_QUIET": rng.choice(["0s", "2s"]), "TOLLGATE_SHUTDOWN_GRACE": rng.choice(GRACES)}
             return Sidecar(program, mode, emulator, folder, fail_point, relay.endpoint, **settings)
 
@@ -418,8 +430,8 @@ def main():
     for letter in letters:
         print(f"dead letter: {letter}")
     print(f"events {application.sent}, deaths at named steps {died_at}, shutdowns {shutdowns}, evictions {evictions}")
-    # A campaign that is long enough has been everywhere; else it proves less than it says.
-    # Opening writes only after a death in the middle of a call, so that chance may pass it by.
+    # A campaign that is long enough must have died at every step but those of the opening: opening writes only after a death during a
+    # call, which chance may leave out.
     missed = [step for step, deaths in died_at.items() if deaths == 0 and not step.startswith("open")]
     missed += [f"{end} shutdowns" for end, count in shutdowns.items() if count == 0]
     if missed and kills >= LONG:

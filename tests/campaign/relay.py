@@ -1,6 +1,6 @@
-"""Stands between the sidecar and the emulator, reads each call, and serves it, late, or not at all, by what is in it.
+"""A relay between the sidecar and the emulator. It reads each call, and by the call's content passes it on, delays it, or lets it fail.
 
-The emulator's own faults hit operations and pods. A bad neighbour is a dimension or a customer: that is in the body.
+The emulator's own faults hit operations and pods. A bad neighbour is a dimension or a customer, which only the body names.
 """
 
 import http.client
@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-# The usage that never gets through: a dimension, and in mode saas the customer who alone uses it.
+# The usage whose calls always fail: a dimension, and in mode saas the only customer that uses it.
 POISON = "poison"
 # Longer than the sidecar waits for an answer.
 HANG_SECONDS = 12
@@ -22,7 +22,7 @@ def internal_error(handler):
 
 
 def page(handler):
-    """A proxy that dislikes what it reads."""
+    """A proxy that refuses the request's content."""
     handler.answer(400, b"<html><body>Bad Request</body></html>", "text/html")
 
 
@@ -40,18 +40,19 @@ FAULTS = {"500": internal_error, "page": page, "customer": wrong_customer, "hang
 
 
 def of_poison(call):
-    """Whether a call reports poison. Asking by DryRun is no report."""
+    """Whether a call reports poison. A DryRun is no report."""
     records = call.get("UsageRecords", [{"Dimension": call.get("UsageDimension")}])
     return not call.get("DryRun") and any(record.get("Dimension") == POISON for record in records)
 
 
 class Relay:
-    """Serves until the `with` block ends; `fault(call)` names one of FAULTS or nothing, `delay` is added to each call, in seconds."""
+    """Serves until the `with` block ends; `fault(call)` returns one of FAULTS or None, and each call is delayed by `delay` seconds."""
 
     def __init__(self, upstream, fault=lambda call: None, delay=0.0):
         self.fault, self.delay = fault, delay
         self.address = upstream.removeprefix("http://")
-        # The seconds at which reports of usage came in, of those that were passed on and of all others; what was answered to the first.
+        # The times of usage reports in seconds, of those that were passed on and of all others; the answers to the
+        # first.
         self.passed, self.spoilt, self.statuses = [], [], Counter()
         self.server = Server(("127.0.0.1", 0), Handler)
         self.server.relay, self.server.ended = self, threading.Event()
@@ -71,7 +72,7 @@ class Relay:
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
-    # Whoever is killed in the middle of a call leaves a broken connection: nothing to tell.
+    # A client that is killed during a call leaves a broken connection, which is no error here.
     def handle_error(self, request, client_address):
         pass
 
@@ -103,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.server.ended.wait(relay.delay)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
-        # The signature is over the host that the sidecar asked.
+        # The signature covers the host that the sidecar asked.
         self.upstream.request(self.command, self.path, body, {"host": self.headers["host"], **headers})
         answer = self.upstream.getresponse()
         kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP]

@@ -1,16 +1,16 @@
-"""The kill campaign of mode contract: pods that hold seats die again and again, and no seat is ever lost.
+"""The kill campaign of mode contract: pods that hold seats are killed again and again, and no seat is ever lost.
 
 Usage: seats.py PROGRAM KILLS [SEED]
 
 PROGRAM is a build with the feature fail-points. As many pods as the contract has seats share one license, each with a
 state folder that outlives it; one of them dies at a time: half of the deaths are kill -9 at a random moment, in a
-shutdown too, half are at a named step. Meanwhile License Manager, played by the emulator, throttles, resets connections
+shutdown too, half are at a named step. Meanwhile the emulator's License Manager throttles, resets connections
 before and after it has taken a seat, and answers 500. A pod starts again within ten minutes of the emulator's clock, the
 time for which a repeated client token is known (`repeated_client_token = same-token`). After each death:
 
-- the seats that the pod holds at License Manager are at most those that its folder knows of;
-- after a whole shutdown it holds none there, or its last line says which seat could not be given back;
-- the pod that starts again gets its seat: since there are as many pods as seats, one lost seat would lock it out.
+- the pod holds no seat at License Manager that its folder does not record;
+- after a complete shutdown it holds none there, or its last line names the seat that could not be given back;
+- the pod that starts again gets its seat: there are as many pods as seats, so one lost seat would lock it out.
 """
 
 import datetime
@@ -28,15 +28,16 @@ from processes import Emulator  # noqa: E402
 STEPS = ["before-checkout", "after-checkout", "after-keep", "before-check-in"]
 PODS = ["pod-a", "pod-b", "pod-c"]
 DIMENSION = "users"
-# Of the emulator's clock. A client token is known for ten minutes, a seat lasts 60, and is renewed every 15.
+# By the emulator's clock. A client token is known for ten minutes, a seat lasts 60, and is renewed every 15.
 DEAD_MINUTES_MAX = 8
 RENEWAL_MINUTES = 16
 LIFE_MINUTES_MAX = 25
 RENEWED_MINUTES_MAX = 30
-# Of real time: how long a pod may need while the service fails at random, and then without faults.
+# In real time: how long a pod may need while the service fails at random, and then without faults.
 CALM_AFTER, CALM_SECONDS = 5, 60
 GRACE_SECONDS = 25
-# What takes and gives back seats fails often; each failure costs a pause of seconds, so the rest fails now and then.
+# Calls that take and give back seats fail often. Each failure costs a pause of seconds, so other calls fail less
+# often.
 FAULTS = [
     {"fault": "reset-after", "probability": 0.2},
     {"fault": "reset-before", "probability": 0.05},
@@ -48,7 +49,7 @@ RARE_FAULTS = [
     {"fault": fault, "probability": 0.02, "operation": operation}
     for fault in ("reset-after", "throttle") for operation in ("ListReceivedLicenses", "GetLicenseUsage")
 ]
-# A campaign of so many kills dies at every step.
+# With this number of kills a campaign must have died at every step.
 LONG = 150
 
 
@@ -89,7 +90,7 @@ class Pod:
         self.reader.start()
 
     def read(self, pipe):
-        """The log; on a thread of its own, so that it cannot fill the pipe."""
+        """Reads the log on a thread of its own, so that it cannot fill the pipe."""
         for line in pipe:
             self.lines.append(json.loads(line))
 
@@ -97,23 +98,23 @@ class Pod:
         return [line["state"] for line in list(self.lines) if line.get("event") == "state"]
 
     def settled(self):
-        """No checkout's outcome is unknown: the clock may go on without a seat's being forgotten."""
+        """Whether every checkout's result is known, so that the clock may move and no seat is forgotten."""
         record = self.record()
         return record is not None and record["intent"] is None and record["seat"] is not None
 
     def intent_minutes(self, now):
-        """How long a checkout's outcome has been unknown."""
+        """How long a checkout's result has been unknown."""
         record = self.record()
         intent = record and record["intent"]
         return int((now - moment(intent["asked_at"])).total_seconds() / 60) + 1 if intent else 0
 
     def renewed(self, now):
-        """It has renewed its seat since the clock went on."""
+        """Whether it has renewed its seat since the clock moved."""
         record = self.record()
         return (now - moment(record["seat"]["renewed"])).total_seconds() <= 60 * RENEWED_MINUTES_MAX
 
     def shut_down(self, seconds):
-        """Asks it to end; whether it has, in this time."""
+        """Asks it to end; returns whether it has within this time."""
         self.process.terminate()
         try:
             self.process.wait(seconds)
@@ -136,7 +137,7 @@ class Pod:
             return None
 
     def known(self):
-        """Seats that the folder knows of: held, to be given back, and asked for with an unknown outcome."""
+        """Seats that the folder records: held, to be given back, and requested with an unknown result."""
         record = self.record()
         if record is None:
             return 0
@@ -181,7 +182,7 @@ class Campaign:
             print("  ", line)
 
     def until(self, pod, done):
-        """Waits for something that a pod does by itself; false where it does not, or ends."""
+        """Waits for a condition of a pod; returns False if it does not come true, or the pod ends."""
         for seconds in (CALM_AFTER, CALM_SECONDS):
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
@@ -195,9 +196,9 @@ class Campaign:
         return False
 
     def start(self, pod):
-        """Starts a dead pod until it is open: it may die at a step on the way."""
+        """Starts a dead pod until its gate is open; it may die at a step meanwhile."""
         while True:
-            # A pod that knows of a seat checks none out.
+            # A pod that has recorded a seat checks none out.
             steps, chance = (STEPS[3:], 0.25) if pod.known() else (STEPS[:3], 0.75)
             pod.step = self.rng.choice(steps) if self.rng.random() < chance else None
             pod.start(pod.step)
@@ -211,7 +212,7 @@ class Campaign:
             self.buried(pod)
 
     def buried(self, pod):
-        """What holds of a pod that has just died."""
+        """Checks a pod that has just died."""
         code = pod.end()
         self.deaths += 1
         if pod.step and code == -6:
@@ -223,7 +224,7 @@ class Campaign:
             self.fail(pod, "all seats were taken, and there are as many as pods: one is lost")
         if self.held_max() > len(PODS):
             self.fail(pod, "more seats were held than there are")
-        # Sooner than a client token is forgotten, of this pod's and of one that is asking just now.
+        # Before a client token is forgotten, this pod's or that of a pod with a call in flight.
         most = DEAD_MINUTES_MAX - pod.intent_minutes(self.now())
         if most > 0 and self.all_settled(pod):
             self.emulator.admin("clock", {"advance": f"{self.rng.randint(0, most)}m"})
@@ -238,12 +239,12 @@ class Campaign:
         if pod.step is None and chance < 0.5:
             self.ends["kill -9"] += 1
             if chance < 0.25 and self.all_settled():
-                # In the middle of a renewal.
+                # During a renewal.
                 self.emulator.admin("clock", {"advance": f"{RENEWAL_MINUTES}m"})
                 time.sleep(self.rng.uniform(0, 0.15))
             self.buried(pod)
             return
-        # A service that answers leaves no excuse.
+        # Without faults every seat must be given back.
         quiet = self.rng.random() < 0.5
         if quiet:
             self.calm()
@@ -260,7 +261,7 @@ class Campaign:
                 self.fail(pod, f"it holds a seat after a whole shutdown, exit {code}")
 
     def let_time_pass(self):
-        """Until every pod has renewed its seat, or need not."""
+        """Waits until every pod has renewed its seat, or need not."""
         self.emulator.admin("clock", {"advance": f"{self.rng.randint(0, LIFE_MINUTES_MAX)}m"})
         for pod in self.pods:
             if not self.until(pod, lambda pod=pod: pod.settled() and pod.renewed(self.now())):
@@ -287,7 +288,7 @@ class Campaign:
         self.calm()
         for pod in self.pods:
             while not pod.shut_down(GRACE_SECONDS + 10) or pod.end() == -6:
-                # At its step, or never.
+                # It dies at its step, or never.
                 if pod.process.poll() is None:
                     self.fail(pod, "it does not end")
                 self.start(pod)
@@ -315,7 +316,7 @@ def main():
                     pod.end()
     print(f"deaths {campaign.deaths}, at named steps {campaign.died_at}, other ends {campaign.ends}, most seats held {most} of {len(PODS)}; "
           f"whole shutdowns that say which seat was not given back {campaign.told}")
-    # A campaign that is long enough has been everywhere; else it proves less than it says.
+    # A campaign that is long enough must have died at every step.
     missed = [end for counts in (campaign.died_at, campaign.ends) for end, count in counts.items() if count == 0]
     if missed and kills >= LONG:
         print(f"never happened: {missed}")

@@ -1,10 +1,11 @@
-"""The soak: simulated days of metering on the emulator's clock, with restarts; memory and files stay flat, the bill exact.
+"""The soak: simulated days of metering on the emulator's clock, with restarts. Memory and files must not grow, and the bill must be exact.
 
 Usage: soak.py PROGRAM [DAYS]
 
 Each hour the application reports some events in two dimensions, by id; every seventh hour the sidecar is restarted, by kill -9 or by
-SIGTERM in turns. Every call with a third dimension's usage gets a 500: that bad neighbour must hold nothing up. Resident memory and
-the ledger's size are read each day: memory must stay within a quarter of the second day's, files of the third's. In the end the bill equals what was acknowledged, to the millionth, and of the neighbour's usage nothing is billed or lost.
+SIGTERM in turns. Every call with a third dimension's usage gets a 500; that bad neighbour must not delay other usage. Resident
+memory and the ledger's size are read each day: memory may grow by a quarter of the second day's, files by a quarter of the third's. At the
+end the bill equals the acknowledged usage, to the millionth, and none of the neighbour's usage is billed or lost.
 """
 
 import os
@@ -22,8 +23,8 @@ from relay import POISON, Relay, of_poison  # noqa: E402
 DIMENSIONS = ["requests", "gigabytes"]
 EVENTS_AN_HOUR = 400
 NEIGHBOURS_EVENTS = 5
-# Keys grow old by the time for which processes ran, which is not simulated: seconds for each hour here, and an hour for each restart.
-# So the shortest window there is comes to a simulated day.
+# The age of keys is counted by the running time of processes, which is not simulated: seconds for each hour here, and
+# an hour for each restart. So the shortest possible window is about a simulated day.
 WINDOW = "2h"
 
 
@@ -42,7 +43,8 @@ def main():
     memory, sizes = [], []
     with Emulator(program) as emulator, Relay(emulator.endpoint, lambda call: "500" if of_poison(call) else None) as relay:
         emulator.admin("products", {"product_code": "demometered", "dimensions": list(acknowledged)})
-        # Twenty past: an hour's record is due by then, its settling time and the pod's delay included.
+        # Twenty past the hour: the record of the ended hour is due by then, including settling time
+        # and the pod's delay.
         emulator.admin("clock", {"now": "2026-11-24T00:20:00Z"})
         folder = os.path.join(emulator.folder.name, "sidecar")
         os.mkdir(folder)
@@ -65,13 +67,14 @@ def main():
                 if hour % 14 == 6:
                     sidecar.end()
                 else:
-                    # Half of the restarts are shutdowns: the open hour is sealed, and later usage of what was reported counts to the next.
+                    # Half of the restarts are shutdowns: the open hour is sealed, and later usage of the reported
+                    # dimensions counts to the next hour.
                     sidecar.process.send_signal(signal.SIGTERM)
                     sidecar.process.wait()
                     sidecar.end()
                 sidecar = start()
             emulator.admin("clock", {"advance": "1h"})
-            # A real hour leaves time enough to send its record; a simulated one must wait for it.
+            # A real hour is long enough to send a record; a simulated hour must wait for it.
             wait("the hour's records", lambda: unsent(sidecar)
                  or get(sidecar.app, "/v1/reconciliation")["at"] < emulator.admin("clock")["now"][:14])
             if hour % 24 == 23:
@@ -86,7 +89,7 @@ def main():
         rows = {row["dimension"]: row for row in get(sidecar.app, "/v1/reconciliation")["dimensions"]}
         sidecar.end()
         billed = {key[2]: Decimal(quantity) for key, quantity in emulator.billed().items()}
-    # The first two days fill what is kept.
+    # The first two days fill the ledger's retention.
     flat = max(memory[2:], default=0) <= 1.25 * memory[1] and max(sizes[2:], default=0) <= 1.25 * sizes[2]
     exact = all(billed[name] == acknowledged[name] and Decimal(rows[name]["dead"]) == 0 for name in DIMENSIONS)
     bad = rows[POISON]

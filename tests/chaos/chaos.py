@@ -1,9 +1,9 @@
-"""Chaos: the sidecar against the emulator behind real faults; each row of the table is a fault, a promise, and what was measured.
+"""Chaos: the sidecar against the emulator with real faults between them. Each row is a fault, a promise, and the measured result.
 
 Usage: chaos.py PROGRAM [short] [ROW…]
 
 Needs root: it runs in a network and a mount namespace of its own, with nft, a name server on port 53 and a small disk of its own.
-`short` leaves out the rows that wait long by nature. A promise that does not hold ends the run with code 1.
+`short` leaves out the rows that take long. If a promise is broken, the run ends with code 1.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ def row(fault, promise, long=False):
 
 
 class Stand:
-    """An emulator, a folder, and what a row starts beside them; all end with the row."""
+    """An emulator, a folder, and the processes of a row; all end with the row."""
 
     def __init__(self, keys):
         self.stack = contextlib.ExitStack()
@@ -63,7 +63,7 @@ class Stand:
 
 
 def heals(stand, fault, *codes):
-    """A fault before the gate opens: it is named, the prober never waits, and the gate opens once it is gone."""
+    """A fault before the gate opens: the reason names it, probes are answered at once, and the gate opens when the fault ends."""
     proxy = stand.proxy(*fault)
     sidecar = stand.sidecar("hourly", endpoint=proxy.endpoint)
     with stand.kubelet(sidecar) as kubelet:
@@ -87,12 +87,12 @@ def slow_answers(stand):
     return str(kubelet)
 
 
-@row("answers are reset after 40 bytes", "named, asked again, open after the repair")
+@row("answers are reset after 40 bytes", "named, retried, open after the repair")
 def cut_answers(stand):
     return heals(stand, ("cut", 40), "Connection", "InvalidAnswer")
 
 
-@row("requests arrive, answers are lost", "named, asked again, open after the repair")
+@row("requests arrive, answers are lost", "named, retried, open after the repair")
 def lost_answers(stand):
     return heals(stand, ("lose", 0), "Connection", "InvalidAnswer")
 
@@ -102,7 +102,7 @@ def trickled_answers(stand):
     return heals(stand, ("trickle", 0.5), "Timeout")
 
 
-@row("connections are taken and never answered", "given up after 10 s, open after the repair", long=True)
+@row("connections are accepted and never answered", "given up after 10 s, open after the repair", long=True)
 def silence(stand):
     return heals(stand, ("hang", 0), "Timeout")
 
@@ -113,14 +113,14 @@ def nft(*rules):
     subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
 
 
-@row("every third packet to AWS is answered with a reset (nft)", "the gate opens; the bill is what was acknowledged")
+@row("every third packet to AWS is answered with a reset (nft)", "the gate opens; the bill equals the acknowledged usage")
 def resets(stand):
     proxy = stand.proxy()
     nft(f"tcp dport {proxy.port} numgen random mod 3 == 0 reject with tcp reset")
     stand.stack.callback(nft)
     sidecar, application = stand.sidecar("metered", endpoint=proxy.endpoint), Application()
     with stand.kubelet(sidecar) as kubelet:
-        # About every fourth attempt gets through, and attempts are up to 28 s apart.
+        # About every fourth attempt succeeds, and attempts are up to 28 s apart.
         sidecar.wait_for("entitled", patience=300)
         for _ in range(3):
             application.report(sidecar, 50)
@@ -186,7 +186,7 @@ def broken_tls(stand):
     return f"{', '.join(seen)}; with the right AWS_CA_BUNDLE open"
 
 
-# === clients from hell ===
+# === hostile clients ===
 
 
 def connect(address, wanted=True):
@@ -195,7 +195,7 @@ def connect(address, wanted=True):
 
 
 class Loris:
-    """So many connections that send a header, a byte at a time, and come back when they are closed."""
+    """This number of connections, which send a header byte by byte, and connect again when they are closed."""
 
     def __init__(self, address, count):
         self.address, self.count, self.closed = address, count, 0
@@ -243,7 +243,7 @@ def slow_loris(stand):
 
 
 def nonsense(rng):
-    """Raw bytes that are no request, or nearly one."""
+    """Raw bytes that are no request, or almost one."""
     usage = b'[{"id":"x","dimension":"requests","quantity":1}]'
     head = b"POST /v1/usage HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     return rng.choice([
@@ -266,7 +266,7 @@ def nonsense(rng):
     ])()
 
 
-@row("4,000 garbage connections on both servers", "nobody crashes; what was not acknowledged is not billed")
+@row("4,000 garbage connections on both servers", "no crash; unacknowledged usage is not billed")
 def garbage(stand):
     sidecar, application, rng = stand.sidecar("metered"), Application(), random.Random(7)
     sidecar.wait_for("entitled")
@@ -283,7 +283,7 @@ def garbage(stand):
     return f"{application.settle(stand.emulator, sidecar)}; {kubelet}"
 
 
-@row("two contradicting lengths, and a length beside chunks, as request smuggling has it", "one answer to one request, or 400")
+@row("two contradicting lengths, and a length beside chunks, as in request smuggling", "one answer to one request, or 400")
 def smuggling(stand):
     sidecar = stand.sidecar("metered")
     sidecar.wait_for("entitled")
@@ -319,7 +319,7 @@ def idle(stand):
     sidecar, application = stand.sidecar("metered"), Application()
     sidecar.wait_for("entitled")
     with stand.kubelet(sidecar) as kubelet:
-        # The application's last, so that what is measured holds the most of both.
+        # The application's connections last, so that the measurement has the most of both.
         for address in (sidecar.probe, sidecar.app):
             held = [connect(address) for _ in range(10_000)]
             application.report(sidecar, 5)
@@ -348,7 +348,7 @@ def descriptors(stand):
     return f"{most} descriptors in use; {result}; {kubelet}"
 
 
-@row("32 MiB of memory, 100 requests of 1,000 events at once, 300 bodies that never end", "nobody kills it; the bill is exact")
+@row("32 MiB of memory, 100 requests of 1,000 events at once, 300 bodies that never end", "it is not killed; the bill is exact")
 def memory(stand):
     cgroup = Cgroup(MEMORY_MAX)
     stand.stack.callback(cgroup.close)
@@ -381,7 +381,7 @@ def memory(stand):
     return f"at most {cgroup.most() / MEBIBYTE:.1f} MiB, page cache included; {result}; {put_off} put off by 503; {kubelet}"
 
 
-@row("stopped for 15 s (SIGSTOP), continued", "the gate stands as it stood; nothing acknowledged is lost")
+@row("stopped for 15 s (SIGSTOP), continued", "the gate is unchanged; no acknowledged usage is lost")
 def stopped(stand):
     sidecar, application = stand.sidecar("metered"), Application()
     sidecar.wait_for("entitled")
@@ -395,7 +395,7 @@ def stopped(stand):
     return application.settle(stand.emulator, sidecar)
 
 
-@row("the clock jumps: 5 h ahead, 2 h back, 90 s to and fro", "no hour is billed twice or lost")
+@row("the clock jumps: 5 h ahead, 2 h back, 90 s ahead and back", "no hour is billed twice or lost")
 def jumps(stand):
     sidecar, application = stand.sidecar("metered"), Application()
     sidecar.wait_for("entitled")
@@ -408,7 +408,7 @@ def jumps(stand):
     return application.settle(stand.emulator, sidecar)
 
 
-@row("the disk of the ledger is full, then has room", "503 with Retry-After, nothing acknowledged is lost, it goes on by itself")
+@row("the disk of the ledger is full, then has room", "503 with Retry-After, no acknowledged usage is lost, it continues by itself")
 def full_disk(stand):
     disk = os.path.join(stand.folder, "disk")
     os.mkdir(disk)
@@ -436,7 +436,7 @@ def full_disk(stand):
 
 
 def prepare(folder):
-    """Loopback, and names by our own server: all in namespaces of this run's own."""
+    """Sets up loopback and an own name server, in namespaces of this run."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     resolver = os.path.join(folder, "resolv.conf")
@@ -464,7 +464,7 @@ def main():
             stand = Stand(keys)
             try:
                 measured = function(stand)
-            # Whatever a row stumbles over, the others are still worth running.
+            # A row that fails does not stop the others.
             except Exception as error:  # noqa: BLE001
                 failed += 1
                 measured = f"**NOT HELD**: {error!r}"

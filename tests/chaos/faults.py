@@ -1,4 +1,4 @@
-"""What can go wrong between the sidecar and AWS, made on purpose: a proxy that delays, cuts and trickles, a TLS front, a name server."""
+"""Faults between the sidecar and AWS: a proxy that delays, cuts and trickles, a TLS front, a name server."""
 
 import socket
 import ssl
@@ -16,17 +16,17 @@ def listening(address=("127.0.0.1", 0)):
 
 
 def reset(connection):
-    """Closes with RST. Whoever reads from it in another thread is woken: until then the kernel keeps it open."""
+    """Closes with RST. It wakes a reader in another thread, because until then the kernel keeps the socket open."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.shutdown(socket.SHUT_RD)
     connection.close()
 
 
 class Proxy:
-    """Carries bytes to `upstream` and does to them what `fault` says at the moment: a name and a number.
+    """Passes bytes to `upstream` with the current `fault`, a name and a number.
 
-    delay: the answer waits so many seconds. cut: the answer is reset after so many bytes. trickle: one byte of the answer every so many
-    seconds. hang: nothing comes back. lose: the request arrives, its answer does not. plain: nothing is done.
+    delay: the answer waits that many seconds. cut: the answer is reset after that many bytes. trickle: one byte of the answer each time
+    after that many seconds. hang: no answer. lose: the request arrives, its answer does not. plain: no fault.
     """
 
     def __init__(self, upstream, fault=("plain", 0), context=None):
@@ -106,7 +106,7 @@ def tls(certificate, key):
 
 
 class NameServer:
-    """Answers every question by what `mode` says: `address`, `refuse`, `fail`, or `silent`."""
+    """Answers every question according to `mode`: `address`, `refuse`, `fail`, or `silent`."""
 
     def __init__(self, mode):
         self.mode = mode
@@ -125,7 +125,7 @@ class NameServer:
                 self.socket.sendto(answer, client)
 
     def answer(self, question):
-        """RFC 1035, section 4: identifier, flags, counts; the question repeated; one A record where it asks for one."""
+        """RFC 1035, section 4: identifier, flags, counts; the question repeated; one A record if it asks for one."""
         if self.mode == "silent":
             return None
         end = question.index(0, 12) + 5

@@ -1,4 +1,4 @@
-"""The sidecar under chaos: started with limits, watched by a prober that stands for the kubelet, fed by an application that keeps books."""
+"""The sidecar under chaos: started with limits, probed like a kubelet does, with an application that counts its acknowledged usage."""
 
 import datetime
 import http.client
@@ -17,16 +17,16 @@ from decimal import Decimal
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "witness"))
 from processes import Emulator  # noqa: E402, F401
 
-# Anything that should happen at once or after a few retries has happened by then, on a loaded machine too.
+# Enough time for everything that happens at once or after a few retries, also on a loaded machine.
 PATIENCE = 120
-# An hour's record is due so many minutes after the hour: settling, and the pod's delay.
+# An hour's record is due this number of minutes after the hour: settling, and the pod's delay.
 DUE_AFTER = 13
 # How long a record that is due may stay unsent while AWS answers: longer than the longest pause after a fault (28 s).
 PAUSE_MAX = 40
-# States of a record that AWS has not answered for good.
+# States of a record without a final answer of AWS.
 UNSENT = ("sealed", "in_doubt", "claimed")
 MEBIBYTE = 1 << 20
-# What deploy/ and helm/ give the container, and what the security review promises.
+# The memory limit of deploy/ and helm/, which the security review promises.
 MEMORY_MAX = 32 * MEBIBYTE
 
 
@@ -40,7 +40,7 @@ def wait(what, condition, patience=PATIENCE):
 
 
 def exchange(address, method, path, body=None, headers=None, timeout=30):
-    """Status, headers and bytes of one request, or None where the connection broke."""
+    """Status, headers and bytes of one request, or None if the connection broke."""
     host, port = address.rsplit(":", 1)
     connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
     try:
@@ -54,7 +54,7 @@ def exchange(address, method, path, body=None, headers=None, timeout=30):
 
 
 class Sidecar:
-    """`tollgate run`; its log is read by a thread, so that it never waits for us."""
+    """`tollgate run`; a thread reads its log, so that a full pipe does not block it."""
 
     def __init__(self, program, emulator, mode, folder, endpoint=None, files=None, cgroup=None, **settings):
         environment = {
@@ -88,7 +88,7 @@ class Sidecar:
         try:
             started = self.log(lambda line: line.get("event") == "started")
         except BaseException:
-            # Nobody has it yet who could end it.
+            # The caller does not have the process yet, so it must be ended here.
             self.__exit__()
             raise
         self.app, self.probe = started["app_addr"], started["probe_addr"]
@@ -103,7 +103,7 @@ class Sidecar:
             self.changed.notify_all()
 
     def log(self, wanted):
-        """The first line, past or to come, that is wanted."""
+        """The first matching line, earlier or later."""
         until, read = time.monotonic() + PATIENCE, 0
         with self.changed:
             while True:
@@ -164,7 +164,7 @@ class Sidecar:
 
 
 class Cgroup:
-    """32 MiB and no more, by whichever cgroup interface the kernel offers."""
+    """A limit of 32 MiB, by the cgroup interface that the kernel has."""
 
     def __init__(self, bytes_max):
         two = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
@@ -182,9 +182,9 @@ class Cgroup:
 
 
 class Kubelet:
-    """Asks /livez every tenth of a second, as a kubelet with little patience; remembers the slowest answer and the failures.
+    """Asks /livez every tenth of a second, more often than a kubelet does; records the slowest answer and the failures.
 
-    A process of its own: what is measured is the sidecar, not what the rest of a row does in this one.
+    It is a process of its own, so that it measures only the sidecar and not the work of the row in this process.
     """
 
     def __init__(self, sidecar):
@@ -207,7 +207,7 @@ class Kubelet:
 
 
 def ask_until_told(address, timeout=5):
-    """The kubelet's process: asks until its standard input closes, then says what it saw."""
+    """The prober's process: asks until its standard input closes, then prints the results."""
     asked = failed = 0
     slowest = 0.0
     print("asking", flush=True)
@@ -227,14 +227,14 @@ def emulator_time(emulator):
 
 
 class Application:
-    """Reports usage under an id until it is acknowledged, and knows what was."""
+    """Reports usage under an id until it is acknowledged, and records the acknowledged usage."""
 
     def __init__(self):
         self.acknowledged = Decimal(0)
         self.sent = self.put_off = 0
 
     def report(self, sidecar, events=1):
-        """One request of so many events; sent again until it is acknowledged."""
+        """Sends one request with this number of events, again until it is acknowledged."""
         batch = []
         for _ in range(events):
             self.sent += 1
@@ -260,10 +260,10 @@ class Application:
         return next((row for row in rows if row["dimension"] == "requests"), None)
 
     def settle(self, emulator, sidecar):
-        """Lets the hours close until all is sent; then the bill must be what was acknowledged, to the millionth.
+        """Closes the hours until all usage is sent; then the bill must equal the acknowledged usage, to the millionth.
 
-        The clock stands while a record that is due is unsent. AWS takes it within six hours, and what follows a fault is a pause of real
-        seconds: a clock that goes through six hours meanwhile would make a dead letter of what is only late.
+        The clock does not move while a record that is due is unsent. AWS accepts it within six hours, and after a fault the sidecar pauses for real
+    seconds: a clock that passes six hours meanwhile would make a dead letter of a record that is only late.
         """
         stands_until = time.monotonic()
 

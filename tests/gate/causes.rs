@@ -1,5 +1,5 @@
-//! Causes that an operator meets, each made for real, and what the sidecar says of it. Those of the credential path stand
-//! in `credentials`, those of proxies in `network`, refusals of AWS in `faults`.
+//! Faults that an operator meets, each produced for real, and the sidecar's report of it. Faults of credentials are in
+//! `credentials`, those of proxies in `network`, refusals of AWS in `faults`.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,8 @@ fn fixture(name: &str) -> String {
     format!("{}/tests/fixtures/tls/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Opens the tunnel to itself that a client of a proxy asks for; anything else is left unread.
+/// Accepts the tunnel that a client of a proxy asks for, and is its target itself; reads nothing
+/// else.
 fn tunnel(stream: &mut TcpStream) {
     let mut first = [0];
     if stream.peek(&mut first).is_ok_and(|read| read == 1) && first == *b"C" {
@@ -24,7 +25,7 @@ fn tunnel(stream: &mut TcpStream) {
     }
 }
 
-/// A server for `localhost` whose certificate the authority in `ca.pem` has signed, and nobody else.
+/// A server for `localhost` whose certificate only the authority in `ca.pem` has signed.
 fn interceptor() -> SocketAddr {
     use rustls_pki_types::pem::PemObject as _;
     let certificate = rustls_pki_types::CertificateDer::from_pem_file(fixture("server.pem")).unwrap();
@@ -46,7 +47,7 @@ fn interceptor() -> SocketAddr {
                 tunnel(&mut stream);
                 let mut tls = rustls::ServerConnection::new(config).unwrap();
                 let mut tls = rustls::Stream::new(&mut tls, &mut stream);
-                // Fails at the client's alert, which is what is wanted.
+                // Fails at the client's alert, as it should.
                 let _ = tls.read(&mut [0; 4096]);
             });
         }
@@ -155,7 +156,7 @@ fn a_wrong_region_is_said_by_aws_and_shown_with_its_remedy() {
     assert!(document["reason"]["message"].as_str().unwrap().ends_with("(asked in eu-west-1)."), "{document}");
 }
 
-/// The token is there, and belongs to a group that the container's user is not in.
+/// The token file exists, and belongs to a group of which the container's user is no member.
 #[test]
 fn a_token_that_may_not_be_read_asks_for_fs_group() {
     let emulator = Emulator::start();
@@ -164,7 +165,7 @@ fn a_token_that_may_not_be_read_asks_for_fs_group() {
     std::fs::write(&token, "a.b.c").unwrap();
     let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     let mut command = if root {
-        // Root reads everything, but for what belongs to others once it has no capability to.
+        // Root reads every file; without its capability it cannot read those of other users.
         std::os::unix::fs::chown(&token, Some(65532), Some(65532)).unwrap();
         let mut command = Command::new("setpriv");
         command.args(["--bounding-set", "-dac_override,-dac_read_search", PROGRAM, "run"]).env_clear();
@@ -179,7 +180,7 @@ fn a_token_that_may_not_be_read_asks_for_fs_group() {
     hold(vec![("fsGroup", command, "misconfigured", "WebIdentityTokenUnreadable", "cannot be read")]);
 }
 
-/// The names that are asked for, by the switches of the AWS SDK.
+/// The host names that are resolved, for each switch of the AWS SDK.
 #[test]
 fn fips_and_dual_stack_switches_choose_the_metering_services_name() {
     let emulator = Emulator::start();
@@ -203,7 +204,7 @@ fn fips_and_dual_stack_switches_choose_the_metering_services_name() {
     }
 }
 
-/// What failed was not said: the operator had to reproduce it.
+/// Earlier versions did not name the failed part, so the operator had to reproduce the fault.
 #[test]
 fn what_was_seen_stands_behind_the_message() {
     let emulator = Emulator::start();

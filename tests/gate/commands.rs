@@ -56,8 +56,8 @@ fn exec(emulator: &Emulator, pod: &str, program: &[&str]) -> Command {
     exec
 }
 
-/// What a command was given: its process ID, arguments and environment, then open descriptors, blocked and ignored
-/// signals. The descriptor that lists the others is gone when it is looked at.
+/// Prints what a command was given: its process ID, arguments and environment, then open descriptors, blocked and
+/// ignored signals. The descriptor that lists the others is closed by then.
 const TELL: &str = r#"
     echo "$$ $1 ${KEPT:-unset} ${TOLLGATE_PRODUCT_CODE:-gone}"
     for fd in /proc/$$/fd/*; do [ -e "$fd" ] && echo "open ${fd##*/}"; done
@@ -65,9 +65,9 @@ const TELL: &str = r#"
     exit 7
 "#;
 
-/// Runs [`TELL`] behind `command`; its first line, then the rest.
+/// Runs [`TELL`] behind `command`; returns its first line, then the other lines.
 fn tell(mut command: Command) -> (String, String) {
-    // An argument is whatever the system allows, not only text.
+    // An argument may contain any bytes that the system allows, not only text.
     command.args(["-c", TELL, "sh"]).arg(OsStr::from_bytes(b"not-\xfftext")).env("KEPT", "kept");
     let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let pid = process.id().to_string();
@@ -78,8 +78,8 @@ fn tell(mut command: Command) -> (String, String) {
     (first.to_owned(), rest.to_owned())
 }
 
-/// What is told before the ignored signals, and these, without the two that belong to the C library: it ignores them in what
-/// it starts, and takes them over in a process with threads.
+/// The text before the ignored signals, and the ignored signals without the two of the C library: it ignores them in
+/// processes that it starts, and uses them in a process with threads.
 fn ignored(told: &str) -> (&str, u64) {
     let (head, mask) = told.trim_end().split_once("SigIgn: ").unwrap();
     (head, u64::from_str_radix(mask, 16).unwrap() & !(1 << (32 - 1) | 1 << (33 - 1)))
@@ -94,10 +94,10 @@ fn exec_becomes_the_command_once_the_gate_is_open() {
     let direct = tell(plain);
     assert_eq!(gated.0, "PID not-\u{fffd}text kept gone", "same process, own environment");
     assert!(direct.1.contains("open 2\n") && direct.1.contains("SigBlk: "), "{}", direct.1);
-    // Whatever the caller had it ignore, it ends on SIGINT and SIGTERM: tollgate has taken those two over.
+    // Although the caller made it ignore signals, it ends on SIGINT and SIGTERM, which tollgate handles.
     let (head, ignored) = ignored(&direct.1);
     let expected = (head, ignored & !(1 << (2 - 1) | 1 << (15 - 1)));
-    assert_eq!(self::ignored(&gated.1), expected, "nothing of ours is left open, blocked or ignored");
+    assert_eq!(self::ignored(&gated.1), expected, "tollgate leaves nothing open, blocked or ignored");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn exec_says_when_the_command_cannot_be_started() {
     let emulator = Emulator::start();
     let missing = exec(&emulator, "pod-127", &["/nonexistent/program"]).output().unwrap();
     assert_eq!(missing.status.code(), Some(127));
-    // A command that cannot start is not worth AWS's one answer, which bills.
+    // Registration bills, so tollgate must not register for a command that cannot start.
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -164,7 +164,7 @@ fn await_waits_for_the_gate_and_becomes_the_command() {
     assert_eq!(output.status.code(), Some(0));
 }
 
-/// It was found out when the gate opened, which may be hours later.
+/// An earlier version found the fault only when the gate opened, which may be hours later.
 #[test]
 fn await_says_before_it_waits_that_the_command_cannot_be_started() {
     let addr = refusing_addr().to_string();
@@ -278,8 +278,13 @@ fn the_demo_tells_its_story_and_ends() {
     {
         assert!(story.contains(part), "{part}: {story}");
     }
+    // What README shows of it.
+    let (_, shown) = include_str!("../../README.md").split_once("```text\n").unwrap();
+    for line in shown.lines().take_while(|line| *line != "```") {
+        assert!(story.contains(line), "{line}: {story}");
+    }
     assert!(story.lines().count() <= 32, "{story}");
-    // Each step has a number of its own, in order.
+    // The steps are numbered in order.
     let numbered = story.lines().filter_map(|line| line.trim_start().split_once(". ")?.0.parse().ok());
     let numbers: Vec<usize> = numbered.collect();
     assert_eq!(numbers, (1..=15).collect::<Vec<_>>(), "{story}");

@@ -1,11 +1,11 @@
-//! What operators and Secrets get wrong: exit 78 with one sentence, by `config check` as by `run`; never a hang, never an
-//! abort, and never dropped in silence.
+//! Mistakes in settings and Secrets: exit 78 with one sentence, by `config check` and by `run`; never a hang, an abort,
+//! or a value that is silently ignored.
 
 use std::process::Command;
 
 use crate::processes::{Emulator, Sidecar, command};
 
-/// A valid configuration that needs nothing beside it, and the settings of one case.
+/// A valid and complete configuration, with the settings of one case.
 fn check(settings: &[(&str, &str)]) -> Command {
     configured(&["config", "check"], settings)
 }
@@ -21,7 +21,7 @@ fn configured(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Exit code and what was said, without the summary.
+/// Exit code and output, without the summary.
 fn said(mut command: Command) -> (Option<i32>, String) {
     let output = command.output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
@@ -87,7 +87,7 @@ fn white_space_around_a_value_is_taken_off_for_every_reader() {
     assert!(code == Some(0) && text.starts_with("warning: AWS_PROFILE names \"mine\", a profile"), "{text}");
 }
 
-/// A start that hangs says nothing; a pipe that nobody writes to would make it hang.
+/// A start that hangs prints nothing; a pipe without a writer would make it hang.
 #[test]
 fn a_pipe_or_a_device_is_no_file_to_read() {
     let folder = tempfile::tempdir().unwrap();
@@ -116,7 +116,7 @@ fn a_pipe_or_a_device_is_no_file_to_read() {
     }
 }
 
-/// Libraries write whole requests and answers at `trace`: AWS's token, and what signs for the pod.
+/// At `trace` libraries log whole requests and answers: AWS's token, and the pod's credentials.
 #[test]
 fn no_filter_brings_a_token_into_the_log() {
     let emulator = Emulator::start();

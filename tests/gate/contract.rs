@@ -1,5 +1,5 @@
-//! Mode `contract` as whole processes against the emulator: seats that live and die with processes, and causes that AWS
-//! does not tell apart.
+//! Mode `contract` as whole processes against the emulator: seats that are taken and given back with processes, and
+//! causes that AWS does not distinguish.
 
 use std::path::Path;
 use std::process::Command;
@@ -29,7 +29,7 @@ fn seats(emulator: &Emulator, seats: u64) {
     license(emulator, &json!({"entitlements": [{"name": "users", "unit": "Count", "max_count": seats}]}));
 }
 
-/// Checkouts that are out, and how many there were.
+/// Checkouts that are open, and the number of all checkouts.
 pub(crate) fn held(emulator: &Emulator) -> (u64, Value) {
     let shown = http(emulator.addr, "GET", "/_emulator/licenses", "").json();
     (shown["checkouts_count"].as_u64().unwrap(), shown["totals"].clone())
@@ -60,13 +60,13 @@ fn a_seat_is_taken_shown_kept_over_a_death_and_given_back() {
 
     sidecar.signal("KILL");
     let _ = sidecar.end();
-    assert_eq!(held(&emulator).0, 1, "nobody gave it back");
+    assert_eq!(held(&emulator).0, 1, "the seat was not given back");
     let mut again = Sidecar::start(contract(&emulator, "pod-a", "floating", state.path()));
     again.wait_for("entitled");
     let (count, totals) = held(&emulator);
     assert_eq!((count, &totals["takes"], &totals["extensions"]), (1, &json!(1), &json!(1)), "{totals}");
 
-    // Another pod waits, and has it as soon as it is free.
+    // Another pod waits, and gets the seat as soon as it is free.
     let other = tempfile::tempdir().unwrap();
     let mut waiting = Sidecar::start(contract(&emulator, "pod-b", "floating", other.path()));
     let line = waiting.wait_for("exhausted");
@@ -90,7 +90,7 @@ fn the_operator_sees_the_license_in_the_log_the_metrics_and_the_command() {
     let line = sidecar.read_until(|line| line["event"] == "license_ending");
     assert_eq!(line["ends_at"], end.to_string(), "{line}");
     let app = sidecar.app_addr.unwrap();
-    // Taken, and then counted by License Manager.
+    // The seat is taken, and then License Manager counts it.
     let known = (0..10_000).map(|_| get_local(app, "/v1/license").json());
     let shown = known.into_iter().find(|shown| shown["entitlements"][0]["used"] == 1).expect("it is taken");
     assert_eq!(shown["license"]["end"], end.to_string(), "{shown}");
@@ -230,7 +230,7 @@ fn pages_that_no_client_should_trust_take_no_seat() {
     sidecar.wait_for("entitled");
 }
 
-/// As the chart gives it where AWS is not the platform: a file, and a role in a variable.
+/// As the chart provides it outside AWS: a file, and a role in a variable.
 #[test]
 fn outside_aws_a_license_token_is_all_that_it_takes() {
     let emulator = Emulator::start();

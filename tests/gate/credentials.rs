@@ -1,5 +1,5 @@
-//! The credential path: its own faults are transient, its refusals are not. Each row has a server of a few lines in
-//! place of STS, of the ECS agent or of IMDS, over real sockets.
+//! Sources of credentials: their faults are transient, their refusals are not. Each row has a small server in place
+//! of STS, the ECS agent or IMDS, over real sockets.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,11 +15,11 @@ pub(crate) enum Act {
     Answer(String),
     /// Reads, and never answers.
     Silent,
-    /// An answer that never ends, as fast as it is read.
+    /// Sends an endless answer, as fast as it is read.
     Endless,
-    /// Speaks first, and no TLS.
+    /// Sends first, and not TLS.
     Greet,
-    /// Accepts a tunnel, waits for what is sent through it, says this, and hangs up.
+    /// Accepts a tunnel, waits for data through it, sends this, and closes.
     Tunnel(&'static [u8]),
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn serve(act: Act) -> SocketAddr {
     addr
 }
 
-/// Reads up to the end of the headers: what follows is not looked at.
+/// Reads up to the end of the headers and ignores the rest.
 pub(crate) fn read_request(stream: &mut TcpStream) {
     let mut seen = Vec::new();
     let mut buffer = [0; 4096];
@@ -101,14 +101,15 @@ fn irsa(emulator: &Emulator, pod: &str, token: &Path, sts: &str) -> Command {
     command
 }
 
-/// Waits for each row's line; all sidecars run at once, since some rows take seconds.
+/// Waits for each row's line; all sidecars run at once, because some rows take seconds.
 pub(crate) fn hold(rows: Vec<(&str, Command, &str, &str, &str)>) {
     let started: Vec<_> = rows
         .into_iter()
         .map(|(name, command, state, code, says)| (name, Sidecar::start(command), state, code, says))
         .collect();
     for (name, mut sidecar, state, code, says) in started {
-        // IMDS has a second to answer in: on a loaded machine a double may be late, and is asked again.
+        // IMDS must answer within a second: on a loaded machine a test double may be late, and is asked
+        // again.
         let line = sidecar.read_until(|line| {
             line["event"] == "state"
                 && line["code"].as_str().is_some_and(|said| said == code || said != "Timeout")
@@ -328,7 +329,8 @@ fn imds_counts_where_it_is_there() {
     ]);
 }
 
-/// Each was told as "there are no AWS credentials in this pod", or as a source that does not answer.
+/// An earlier version reported each as "there are no AWS credentials in this pod", or as a source
+/// that does not answer.
 #[test]
 fn what_was_meant_to_give_credentials_is_named_where_nothing_does() {
     let emulator = Emulator::start();
@@ -386,7 +388,7 @@ fn what_was_meant_to_give_credentials_is_named_where_nothing_does() {
     hold(commands);
 }
 
-/// The gate stayed shut by a file that the SDK does not open.
+/// In an earlier version a file that the SDK does not open kept the gate shut.
 #[test]
 fn a_token_file_that_is_not_read_keeps_no_credentials_away() {
     let emulator = Emulator::start();
@@ -408,8 +410,8 @@ fn a_token_file_that_is_not_read_keeps_no_credentials_away() {
     }
 }
 
-/// Finding 2.2: a fault of STS on the way to AWS killed the kept receipt on disk and ended grace, so that the pod stayed
-/// shut when AWS was merely out of reach later.
+/// An earlier version deleted the kept receipt and ended grace after a fault of STS, so that the gate stayed shut when
+/// AWS was later unreachable.
 #[test]
 fn a_fault_of_sts_leaves_the_kept_receipt_and_grace_alone_and_a_refusal_does_not() {
     let emulator = Emulator::start();
@@ -435,7 +437,7 @@ fn a_fault_of_sts_leaves_the_kept_receipt_and_grace_alone_and_a_refusal_does_not
     again(answer(503, "")).wait_for_code("pending", "ServiceUnavailable");
 }
 
-/// FIPS and dual-stack reach STS too: the name that is asked for says so.
+/// FIPS and dual-stack also apply to STS, as the resolved name shows.
 #[test]
 fn fips_and_dual_stack_switches_reach_sts() {
     let emulator = Emulator::start();
@@ -450,7 +452,7 @@ fn fips_and_dual_stack_switches_reach_sts() {
         let mut command = irsa(&emulator, "pod-fips", &token, "");
         command
             .env_remove("AWS_ENDPOINT_URL_STS")
-            // The emulator in place of metering alone: this is about AWS's own STS.
+            // The emulator replaces only metering, because this test is about AWS's own STS.
             .env_remove("TOLLGATE_ENDPOINT_URL")
             .env("AWS_ENDPOINT_URL_MARKETPLACE_METERING", emulator.endpoint())
             .env("HTTPS_PROXY", format!("http://{}", listener.local_addr().unwrap()))

@@ -1,4 +1,4 @@
-//! `tollgate doctor`: what an operator reads when the gate stays shut.
+//! `tollgate doctor`, which an operator reads when the gate stays shut.
 
 use std::io::{Read as _, Write as _};
 use std::process::Command;
@@ -70,7 +70,7 @@ fn doctor_names_what_is_at_fault() {
     );
 }
 
-/// The ECS agent says in which region the task runs, and a role from EKS Pod Identity is none that AWS takes.
+/// The ECS agent names the task's region; AWS does not accept a role from EKS Pod Identity.
 #[test]
 fn doctor_compares_the_region_with_the_platforms_own() {
     let emulator = Emulator::start();
@@ -165,7 +165,7 @@ fn doctor_looks_at_the_ledger_and_asks_the_sidecar_that_holds_it() {
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[..64].fill(0xff);
     std::fs::write(&file, bytes).unwrap();
-    // The log of the sidecar that was killed holds the header too.
+    // The killed sidecar's log contains the header, too.
     std::fs::remove_file(state.path().join("usage.sqlite-wal")).unwrap();
     let (code, report) = doctor(&emulator, metered);
     let ledger = finding(&report, "ledger");
@@ -176,7 +176,7 @@ fn doctor_looks_at_the_ledger_and_asks_the_sidecar_that_holds_it() {
     );
 }
 
-/// TLS on its own line, with what to set.
+/// TLS has a line of its own, which names the setting to use.
 #[test]
 fn doctor_tells_broken_tls_from_a_broken_connection() {
     let emulator = Emulator::start();
@@ -204,7 +204,7 @@ fn doctor_speaks_to_people_too() {
     );
 }
 
-/// It was "whatever is asked there answers in HTTP", and healthy.
+/// An earlier version called it healthy if any server answered there in HTTP.
 #[test]
 fn doctor_believes_only_what_speaks_as_aws_does() {
     let emulator = Emulator::start();
@@ -221,7 +221,7 @@ fn doctor_believes_only_what_speaks_as_aws_does() {
     let (_, report) = doctor(&emulator, |_| {});
     let seen = finding(&report, "answer")["seen"].as_str().unwrap().to_owned();
     assert!(seen.contains(&emulator.addr.to_string()) && seen.contains("emulator"), "{report}");
-    // In AWS's form, to an operation that nobody signed.
+    // A refusal in AWS's form, of an unsigned call.
     let refusal = r#"{"__type":"MissingAuthenticationTokenException"}"#;
     let aws = crate::credentials::Act::Answer(format!(
         "HTTP/1.1 400 X\r\nx-amzn-RequestId: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{refusal}",
@@ -241,7 +241,7 @@ fn doctor_names_product_account_and_role() {
     assert_eq!(finding(&report, "product")["seen"], "demohourly (mode hourly)", "{report}");
     let seen = finding(&report, "caller")["seen"].as_str().unwrap().to_owned();
     assert!(seen.starts_with("account not stated, role not stated, from access keys"), "{report}");
-    // STS says which account the role is of.
+    // STS names the role's account.
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
     std::fs::write(&token, "a.b.c").unwrap();
@@ -265,7 +265,7 @@ fn doctor_names_product_account_and_role() {
     assert_eq!(seen, "account 111122223333, role arn:aws:iam::111122223333:role/app", "{report}");
 }
 
-/// It exited with 0 beside a gate that AWS's refusal keeps shut.
+/// An earlier version exited with 0 although AWS's refusal kept the gate shut.
 #[test]
 fn a_gate_that_a_refusal_keeps_shut_is_a_fault_and_is_told_last() {
     let emulator = Emulator::start();
@@ -297,7 +297,7 @@ fn a_gate_that_a_refusal_keeps_shut_is_a_fault_and_is_told_last() {
     }
 }
 
-/// A warning about the configuration stood beside "configuration: valid".
+/// An earlier version printed "configuration: valid" and a warning about the configuration.
 #[test]
 fn what_is_odd_about_the_configuration_is_not_called_valid() {
     let emulator = Emulator::start();
@@ -309,7 +309,7 @@ fn what_is_odd_about_the_configuration_is_not_called_valid() {
     assert!(told.len() == 1 && told[0]["verdict"] == "warning", "{report}");
 }
 
-/// One exception of AWS's stands for all these causes; the listing tells them apart before a pod asks.
+/// AWS has one exception for all these causes; the listing distinguishes them before a pod asks.
 #[test]
 fn doctor_judges_the_license_of_a_contract_and_takes_no_seat() {
     let emulator = Emulator::start();

@@ -1,6 +1,5 @@
-//! `tollgate exec` that stays beside its command: signals, ends, orphans, and what the command leaves behind.
-//!
-//! The commands are shell scripts that say on standard output what they were told.
+//! `tollgate exec` as the parent of its command: signals, ends, orphans, and processes that the command
+//! leaves behind. The commands are shell scripts that print the signals that they get.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -16,10 +15,10 @@ use crate::processes::{
     Emulator, PROGRAM, Sidecar, command, configure_contract, configure_metered, get_local, http,
 };
 
-/// No command here needs as long as a part of this for a line.
+/// Far longer than any command here needs for a line.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Says what it is told, and ends when it is told to.
+/// Prints the signals that it gets, and ends when a signal asks for it.
 const TELLS: &str = r#"
     for name in HUP INT QUIT USR1 USR2 ALRM WINCH PWR; do trap "echo $name" $name; done
     trap 'echo TERM; exit 5' TERM
@@ -27,7 +26,7 @@ const TELLS: &str = r#"
     while :; do sleep 1000 & wait $!; done
 "#;
 
-/// Does not end when it is told to.
+/// Does not end when a signal asks for it.
 const IGNORES: &str = r#"trap "" TERM INT; echo $$; while :; do sleep 0.05; done"#;
 
 struct Supervised {
@@ -48,7 +47,7 @@ impl Supervised {
         Self::of(command, state)
     }
 
-    /// A script that waits for a line from the pipe that it has as `$0`; with the pipe's folder.
+    /// A script that waits for a line from the pipe in `$0`; with the pipe's folder.
     fn start_on_pipe(emulator: &Emulator, pod: &str, script: &str, grace: &str) -> (Self, PathBuf, TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
@@ -130,7 +129,7 @@ fn the_command_runs_beside_both_servers_and_its_code_is_the_exit_code() {
     running.sidecar.signal("USR1");
     let (code, last) = running.end();
     assert_eq!(code, Some(7), "{last}");
-    // Its end is no error of tollgate's.
+    // The command's end is no error of tollgate's.
     let told = (&last["event"], &last["level"], &last["exit_code"], &last["message"]);
     assert_eq!(
         told,
@@ -147,7 +146,7 @@ fn every_signal_for_the_command_reaches_it_once() {
         running.sidecar.signal(signal);
         running.says(&[signal]);
     }
-    // Twice, as an impatient operator sends it: the command decides, and this one ends at the first.
+    // Sent twice, as an operator may do: the command decides, and this one ends at the first signal.
     running.sidecar.signal("TERM");
     running.sidecar.signal("TERM");
     running.says(&["TERM"]);
@@ -228,12 +227,12 @@ fn what_outlives_the_command_and_does_not_end_is_killed() {
     let (running, pipe, _folder) = Supervised::start_on_pipe(&emulator, "pod-stays", &script, "500ms");
     let pid = running.line();
     std::fs::write(&pipe, "go\n").unwrap();
-    // Nothing failed: the command ended well.
+    // The command ended with 0.
     assert_eq!(running.end().0, Some(0));
     assert!(!exists(&pid));
 }
 
-/// A daemon's first process ends, and with it the command: the container ends, as under any other init.
+/// The command ends when a daemon's first process ends, so the container ends, as with any other init.
 #[test]
 fn a_command_that_forks_into_the_background_has_ended() {
     let emulator = Emulator::start();
@@ -275,7 +274,7 @@ fn a_stopped_command_stays_stopped_until_it_must_end() {
     running.sidecar.signal("TSTP");
     wait_until("it is not stopped", || is_stopped(&pid));
     running.sidecar.signal("TERM");
-    assert_eq!(running.end().0, Some(5), "it hears SIGTERM although it was stopped");
+    assert_eq!(running.end().0, Some(5), "it gets SIGTERM although it was stopped");
 }
 
 #[test]
@@ -344,7 +343,8 @@ fn exec_is_not_for_products_that_the_seller_runs() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("cannot be used with exec"));
 }
 
-/// SIGKILL cannot be passed on. In a container tollgate is PID 1, and the kernel ends the rest with it.
+/// SIGKILL cannot be passed on. In a container tollgate is PID 1, and the kernel ends the other
+/// processes with it.
 #[test]
 fn who_kills_tollgate_leaves_the_command_alone_unless_tollgate_is_pid_1() {
     let emulator = Emulator::start();
@@ -367,7 +367,7 @@ fn as_pid_1(inner: &Command) -> Command {
     outer
 }
 
-/// The process whose number is 1 in the namespace that `unshare` made.
+/// The process with number 1 in the namespace that `unshare` made.
 fn pid_1_of(unshare: u32) -> String {
     let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
     children.trim().to_owned()
@@ -388,7 +388,7 @@ fn as_pid_1_it_passes_signals_on_reaps_orphans_and_exits_with_the_commands_code(
     let orphan = running.line();
     assert_eq!(running.line(), "1", "the command's parent");
     let first = pid_1_of(running.sidecar.process.id());
-    // As the namespace's own `/proc` numbers it.
+    // Its number in the namespace's own `/proc`.
     let processes = Path::new("/proc").join(&first).join("root").join("proc");
     wait_until("the orphan stays a zombie", || !processes.join(&orphan).exists());
     kill("TERM", &first);
@@ -430,7 +430,7 @@ fn exec_floating(emulator: &Emulator, pod: &str, state: &Path, program: &[&str])
     command
 }
 
-/// A file that may be executed, and that the kernel cannot: seen only when it is started.
+/// An executable file that the kernel cannot run, which is noticed only at its start.
 fn unstartable(folder: &Path, text: &str) -> PathBuf {
     let path = folder.join("unstartable");
     std::fs::write(&path, text).unwrap();

@@ -1,10 +1,11 @@
-//! Every exit code but 0, with the real binary: its last line is its true cause.
+//! Every exit code but 0, with the real binary: the last line names the true cause.
 
 use std::process::{Command, Stdio};
 
 use crate::processes::{Emulator, PROGRAM, Sidecar, command, configure_metered, refusing_addr};
 
-/// Runs to the end; the exit code, and the last line of standard error, or of standard output where that is silent.
+/// Runs to the end; returns the exit code, and the last line of standard error, or of standard output if standard
+/// error is empty.
 fn ended(mut command: Command) -> (Option<i32>, String) {
     let output = command.output().unwrap();
     let texts = [output.stderr, output.stdout].map(|bytes| String::from_utf8(bytes).unwrap());
@@ -86,13 +87,14 @@ fn the_last_line_is_the_cause_of_each_exit_code() {
     assert_eq!(holder.end().0.code(), Some(0));
 }
 
-/// 128 and the number of the signal: a Job that was ended has not done its work.
+/// 128 and the number of the signal, because a Job that a signal ended has not done its work.
 #[test]
 fn a_signal_before_the_gate_opens_leaves_the_reason_as_the_last_line() {
     let emulator = Emulator::start();
     emulator.admin("/_emulator/faults", r#"{"fault":"throttle"}"#);
     for signal in ["TERM", "INT", "HUP"] {
-        // What started the tests may ignore a signal (nohup, a shell's background), and what it starts would too.
+        // The program that started the tests may ignore a signal (nohup, a shell's background), and its children
+        // inherit that.
         let mut exec = Command::new("env");
         exec.args(["--default-signal", PROGRAM, "exec", "--", "/bin/true"]).env_clear().stdin(Stdio::null());
         emulator.configure(&mut exec, "pod-143");

@@ -1,10 +1,10 @@
-//! Every way in which the answer can be no, wrong or missing: the state, the HTTP status and the exit code that follow.
+//! Every refusal, and every wrong or missing answer: the state, the HTTP status and the exit code that follow.
 
 use std::process::Command;
 
 use crate::processes::{Emulator, Sidecar, refusing_addr};
 
-/// Exception, state, status of `/entitlement`, exit code where the policy is to exit at once.
+/// Exception, state, status of `/entitlement`, exit code if `on_denied` is `exit`.
 const REFUSALS: [(&str, &str, u16, i32); 6] = [
     ("CustomerNotEntitledException", "denied", 403, 77),
     ("InvalidProductCodeException", "misconfigured", 403, 78),
@@ -31,7 +31,7 @@ fn each_refusal_has_its_state_its_status_and_its_remedy() {
         assert_eq!((answer.status, document["state"].as_str()), (status, Some(state)), "{document}");
         assert_eq!(document["reason"]["code"], exception);
         assert!(!document["reason"]["remedy"].as_str().unwrap().is_empty());
-        assert!(document["next_attempt_at"].is_string(), "asked again: {document}");
+        assert!(document["next_attempt_at"].is_string(), "retries continue: {document}");
         assert_eq!((sidecar.get("/readyz").status, sidecar.get("/livez").status), (503, 200));
     }
 }
@@ -63,7 +63,7 @@ fn what_only_time_can_mend_is_asked_again_until_the_gate_opens() {
         r#""fault":"invalid-json""#,
         r#""fault":"no-signature""#,
     ];
-    // All at once: each waits for its own second attempt.
+    // All run at once, because each waits for its own second attempt.
     let mut sidecars = Vec::new();
     for (index, fault) in faults.into_iter().enumerate() {
         let pod = format!("pod-transient-{index}");

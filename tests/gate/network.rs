@@ -1,4 +1,4 @@
-//! What lies between the sidecar and AWS: proxies, and the clock source.
+//! Between the sidecar and AWS: proxies, and the clock source.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -32,7 +32,7 @@ fn proxy(upstream: SocketAddr) -> (SocketAddr, Receiver<String>) {
             let mut body = vec![0; length];
             reader.read_exact(&mut body).unwrap();
             if first.starts_with("POST http://") {
-                // Close after one exchange, so that reading to the end is reading the answer.
+                // Closes after one exchange, so that the answer ends at the end of the connection.
                 let head = head.replacen("\r\n", "\r\nconnection: close\r\n", 1);
                 let mut server = TcpStream::connect(upstream).unwrap();
                 server.write_all(format!("POST / HTTP/1.1\r\n{head}").as_bytes()).unwrap();
@@ -49,7 +49,7 @@ fn proxy(upstream: SocketAddr) -> (SocketAddr, Receiver<String>) {
     (addr, seen)
 }
 
-/// RFC 6761, section 6.4: such a name never resolves, so whoever reaches something by it went through the proxy.
+/// RFC 6761, section 6.4: such a name never resolves, so a request that arrives went through the proxy.
 const ELSEWHERE: &str = "metering.invalid";
 
 #[test]
@@ -79,8 +79,8 @@ fn https_goes_through_the_proxy_as_a_tunnel() {
     sidecar.read_until(|line| line["state"] == "pending" && line["code"].is_string());
 }
 
-/// A proxy that sends a page, refuses, or hangs up is what has to be looked at: told as "TLS not trusted" before, with
-/// AWS_CA_BUNDLE as the remedy.
+/// If a proxy sends a page, refuses or closes the connection, the reason must name the proxy. An earlier version said
+/// "TLS not trusted", with AWS_CA_BUNDLE as the remedy.
 #[test]
 fn a_proxy_that_opens_no_tunnel_is_named() {
     const PAGE: &str = "<html><body>Log in to the network</body></html>";
@@ -155,7 +155,7 @@ fn the_emulators_clock_is_followed_for_wall_time() {
     let mut sidecar = Sidecar::start(command);
     sidecar.wait_for("grace");
     emulator.admin("/_emulator/clock", r#"{"advance":"1h1s"}"#);
-    // No attempt is due for seconds: the jump itself ends the grace period.
+    // The next attempt is seconds away, so it is the clock's jump that ends the grace period.
     sidecar.wait_for("pending");
     assert_eq!(sidecar.get("/readyz").status, 503);
 }

@@ -13,10 +13,10 @@ use tokio::net::TcpSocket;
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
 
-/// A hang of the thing under test ends the test rather than the build.
+/// A hang of the binary under test fails the test after this time, and does not hang the build.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The same for a line of the log: no test waits for one as long as a part of this, on the slowest machine.
+/// The same for a line of the log. It is far longer than a line takes on a slow machine.
 const LINE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The binary with none of the caller's settings.
@@ -85,7 +85,8 @@ pub(crate) struct Emulator {
 }
 
 impl Emulator {
-    /// Starts one. All tests of a build share the keys of one folder, since making them costs time.
+    /// Starts one. All tests of a build share the keys of one folder, because making keys takes
+    /// time.
     pub(crate) fn start() -> Self {
         Self::start_in(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator"), &[])
     }
@@ -143,7 +144,7 @@ impl Emulator {
     }
 }
 
-/// Of the emulator's metered product, with its ledger in `state`.
+/// Configures the emulator's metered product, with the ledger in `state`.
 pub(crate) fn configure_metered(command: &mut Command, state: &Path) {
     command
         .env("TOLLGATE_MODE", "metered")
@@ -152,7 +153,7 @@ pub(crate) fn configure_metered(command: &mut Command, state: &Path) {
         .env("TOLLGATE_STATE_DIR", state);
 }
 
-/// Of the emulator's contract product.
+/// Configures the emulator's contract product.
 pub(crate) fn configure_contract(command: &mut Command) {
     command
         .env_remove("TOLLGATE_PRODUCT_CODE")
@@ -198,7 +199,7 @@ impl Sidecar {
         sidecar
     }
 
-    /// The first log line from here on that fits; panics when the process ends before.
+    /// The next log line that fits; panics if the process ends before.
     pub(crate) fn read_until(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
         loop {
             let parsed = self.read_line();
@@ -208,7 +209,7 @@ impl Sidecar {
         }
     }
 
-    /// The next line; panics when there is none.
+    /// The next line; panics if there is none.
     pub(crate) fn read_line(&mut self) -> Value {
         let line = self.log.recv_timeout(LINE_TIMEOUT).unwrap_or_else(|error| {
             let what = match error {
@@ -268,8 +269,8 @@ impl Drop for Sidecar {
     }
 }
 
-/// An address that refuses every connection. It stays bound, without listening, for as long as the tests run: a port that
-/// is given back is soon another test's server.
+/// An address that refuses every connection. It stays bound, without listening, while the tests run; otherwise another
+/// test's server might get the port.
 pub(crate) fn refusing_addr() -> SocketAddr {
     static BOUND: LazyLock<TcpSocket> = LazyLock::new(|| {
         let socket = TcpSocket::new_v4().unwrap();

@@ -28,12 +28,13 @@ fn the_kept_receipt_opens_the_gate_of_a_restarted_pod_while_aws_is_away() {
     let line = restarted.wait_for("entitled");
     assert_eq!(line["code"], "Connection", "open, and the reason is shown: {line}");
     assert_eq!(restarted.get("/readyz").status, 200);
-    assert!(restarted.document()["next_attempt_at"].is_string(), "the asking goes on");
+    assert!(restarted.document()["next_attempt_at"].is_string(), "retries continue");
 
-    // Neither another pod nor another product nor a seller who switched it off gets in by it.
+    // It does not open the gate for another pod or another product, nor if the seller switched it
+    // off.
     for (name, value) in [
         ("TOLLGATE_POD_UID", "another-pod"),
-        // Finding 2.1: at its second start it found its own name in the file.
+        // In an earlier version it found its own name in the file at its second start.
         ("TOLLGATE_POD_UID", "another-pod"),
         ("TOLLGATE_PRODUCT_CODE", "another"),
         ("TOLLGATE_KEPT_RECEIPT", "off"),
@@ -49,7 +50,7 @@ fn the_kept_receipt_opens_the_gate_of_a_restarted_pod_while_aws_is_away() {
     Sidecar::start(command).wait_for("entitled");
 }
 
-/// Each start began grace anew, and the log named no file.
+/// In an earlier version each start began grace anew, and the log named no file.
 #[test]
 fn grace_that_cannot_be_counted_is_not_given_and_the_file_is_named() {
     let emulator = Emulator::start();
@@ -69,7 +70,8 @@ fn grace_that_cannot_be_counted_is_not_given_and_the_file_is_named() {
     }
 }
 
-/// A clock that is followed goes back, and the beginning is edited: what has ended stays ended.
+/// The clock source goes back, and the start of the grace period is edited: grace that has ended
+/// stays ended.
 #[test]
 fn grace_that_has_ended_stays_ended_whatever_the_clock_and_the_file_say() {
     let emulator = Emulator::start();
@@ -154,7 +156,7 @@ fn sigterm_and_sigint_drain_and_exit_0() {
         sidecar.signal(signal);
         assert_eq!(sidecar.end().0.code(), Some(0), "{signal}");
     }
-    // While it still asks, too.
+    // Also while it still asks AWS.
     emulator.admin("/_emulator/faults", r#"{"fault":"hang"}"#);
     let sidecar = Sidecar::start(emulator.sidecar("pod-hanging"));
     sidecar.signal("TERM");
@@ -200,10 +202,10 @@ fn a_second_signal_ends_at_once() {
     let emulator = Emulator::start();
     let mut sidecar = Sidecar::start(emulator.sidecar("pod-twice"));
     sidecar.wait_for("entitled");
-    // A request that has begun and is not finished holds the drain open.
+    // An unfinished request keeps the drain waiting.
     let mut busy = std::net::TcpStream::connect(sidecar.addr).unwrap();
     busy.write_all(b"GET /readyz HTTP/1.1\r\n").unwrap();
-    // An answer on a later connection: the busy one has certainly been accepted.
+    // After an answer on a later connection, the busy connection has certainly been accepted.
     assert_eq!(sidecar.get("/livez").status, 200);
     sidecar.signal("TERM");
     sidecar.read_until(|line| line["message"] == "draining");
@@ -242,7 +244,7 @@ fn a_denied_pod_does_not_ask_again_where_only_a_new_pod_does() {
     first.signal("KILL");
     first.end();
 
-    // The buyer has subscribed; a second answer about this pod would prove nothing.
+    // The buyer has subscribed, but a second answer about this pod would prove nothing.
     emulator.admin("/_emulator/pods", r#"{"access_key":"pod-denied","account_id":"111122223333"}"#);
     let mut again = start("pod-denied");
     again.wait_for_code("denied", "CustomerNotEntitledException");

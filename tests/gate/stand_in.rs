@@ -1,5 +1,5 @@
-//! The emulator in place of all of AWS: the sidecar takes its role from the emulator's STS or ECS agent, by
-//! `endpoint_url` alone, and every fault of theirs is told as what it is.
+//! The emulator in place of all of AWS: with only `endpoint_url` set, the sidecar gets its role from the
+//! emulator's STS or ECS agent, and the reason names each of their faults correctly.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,8 @@ use crate::processes::{Emulator, Sidecar, configure_metered, post};
 
 const ROLE: &str = "arn:aws:iam::111122223333:role/shop/app";
 
-/// A projected token as a cluster makes it; without keys of the cluster its signature is not looked at.
+/// A projected token as a cluster makes it; without the cluster's keys the emulator does not check its
+/// signature.
 fn token(pod: &str) -> String {
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let claims = json!({
@@ -25,7 +26,7 @@ fn token(pod: &str) -> String {
     format!("{}.{}.{}", part(json!({"alg": "RS256"})), part(claims), URL_SAFE_NO_PAD.encode("signature"))
 }
 
-/// A pod with IRSA, whose STS nothing names.
+/// A pod with IRSA; no setting names STS.
 fn irsa(emulator: &Emulator, folder: &Path, pod: &str) -> Command {
     let file = folder.join(pod);
     std::fs::write(&file, token(pod)).unwrap();
@@ -67,7 +68,7 @@ fn a_pod_with_a_role_and_a_token_opens_by_the_emulators_sts() {
             ("111122223333".to_owned(), ROLE.to_owned())
         );
     }
-    // What was noted is of no use to anybody who reads it.
+    // The noted calls contain no usable credentials.
     let noted = calls[0].to_string();
     assert!(!noted.contains(&URL_SAFE_NO_PAD.encode("signature")), "{noted}");
     assert!(noted.contains("<SecretAccessKey>…<") && noted.contains("<SessionToken>…<"), "{noted}");
@@ -91,12 +92,12 @@ fn a_buyers_account_is_the_one_of_the_role() {
     let emulator = Emulator::start();
     let folder = tempfile::tempdir().unwrap();
     let mut command = irsa(&emulator, folder.path(), "app-1");
-    // Whose account is not subscribed.
+    // A role of an account that is not subscribed.
     command.env("AWS_ROLE_ARN", "arn:aws:iam::444455556666:role/app");
     Sidecar::start(command).wait_for_code("denied", "CustomerNotEntitledException");
 }
 
-/// By the emulator's own mechanism, what `credentials.rs` holds by servers of a few lines.
+/// The faults that `credentials.rs` tests with small servers, made by the emulator.
 #[test]
 fn every_fault_of_the_emulators_sts_is_told_as_what_it_is() {
     let emulator = Emulator::start();
@@ -145,7 +146,8 @@ fn every_fault_of_the_emulators_sts_is_told_as_what_it_is() {
     hold(commands);
 }
 
-/// The line of the log named STS for as long as the code stayed, although the metering service failed by then.
+/// In an earlier version the log line named STS while the code was the same, although the metering service had
+/// failed by then.
 #[test]
 fn the_same_code_of_another_host_is_a_line_of_its_own() {
     let emulator = Emulator::start();
@@ -200,7 +202,7 @@ fn every_fault_of_the_emulators_ecs_agent_is_told_as_what_it_is() {
     hold(commands);
 }
 
-/// A pod that goes on calling after its gate is open.
+/// A pod that continues to call AWS after its gate is open.
 fn metered(emulator: &Emulator, folder: &Path) -> Command {
     let mut command = irsa(emulator, folder, "app-0");
     configure_metered(&mut command, folder);
@@ -210,7 +212,7 @@ fn metered(emulator: &Emulator, folder: &Path) -> Command {
     command
 }
 
-/// They are looked at every 30 s: the test takes as long.
+/// The sidecar looks at them every 30 s, so the test takes that long.
 #[test]
 fn credentials_are_renewed_ten_minutes_before_they_end() {
     let emulator = Emulator::start();
@@ -228,7 +230,7 @@ fn credentials_are_renewed_ten_minutes_before_they_end() {
     assert_eq!(fault, Some("short-lived"));
 }
 
-/// Ended by the emulator's clock, which the credentials' own `Expiration` does not show.
+/// Credentials that have expired by the emulator's clock, although their own `Expiration` is later.
 #[test]
 fn credentials_that_end_early_are_taken_anew_and_the_usage_is_billed() {
     let emulator = Emulator::start();
@@ -242,7 +244,7 @@ fn credentials_that_end_early_are_taken_anew_and_the_usage_is_billed() {
         let calls = calls(&emulator, "app-0.0a1b2c3d");
         let billed = |call: &&Value| call["outcome"] == "ok" && call["request"]["UsageQuantity"] == 5;
         if calls.iter().any(|call| billed(&call)) {
-            // The call that found it out; an unknown caller has no pod.
+            // The call that was refused for it; an unknown caller has no pod.
             let counts = emulator.calls()["counts"].to_string();
             assert!(counts.contains("ExpiredTokenException"), "{counts}");
             break;

@@ -1,4 +1,4 @@
-//! The main job: register, verify, open; and what the probe server answers meanwhile.
+//! The main job: register, verify, open; and the probe server's answers meanwhile.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -87,7 +87,7 @@ fn too_large_headers_are_refused_and_nobody_else_notices() {
     let sidecar = Sidecar::start(emulator.sidecar("pod-headers"));
     let mut stream = TcpStream::connect(sidecar.addr).unwrap();
     let flood = format!("GET /readyz HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(64 * 1024));
-    // The server may close before it has read everything: then the write fails, which is as good.
+    // The server may close before it has read everything. Then the write fails, which is allowed.
     let _ = stream.write_all(flood.as_bytes());
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer);
@@ -103,7 +103,7 @@ fn it_listens_on_ipv4_and_ipv6_at_once() {
     let sidecar = Sidecar::start(command);
     let port = sidecar.addr.port();
     assert_eq!(http(format!("127.0.0.1:{port}").parse().unwrap(), "GET", "/livez", "").status, 200);
-    // A machine without IPv6 has no [::1] to connect to, and `bind` fell back to 0.0.0.0.
+    // On a machine without IPv6 there is no [::1], and `bind` used 0.0.0.0.
     if sidecar.addr.is_ipv6() {
         assert_eq!(http(format!("[::1]:{port}").parse().unwrap(), "GET", "/livez", "").status, 200);
     }
@@ -116,7 +116,8 @@ fn the_region_is_found_in_the_ecs_task_metadata() {
     let uri = format!("http://{}/v4/task-id", metadata.local_addr().unwrap());
     let (tell, asked) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        // Asked for the region; the pod's identity is stated and needs no question. Asked again where an answer was late.
+        // It is asked for the region. The pod's identity is configured, so it is not asked for that. After a late
+        // answer it is asked again.
         for stream in metadata.incoming() {
             let mut stream = stream.unwrap();
             let mut request = [0; 1024];
@@ -138,7 +139,7 @@ fn the_region_is_found_in_the_ecs_task_metadata() {
 fn a_rotated_key_is_shown_and_an_unknown_version_falls_back_once() {
     let folder = tempfile::tempdir().unwrap();
     let emulator = Emulator::start_in(&folder.path().join("state"), &[]);
-    // The seller holds a version that AWS does not know yet, beside the one that it knows.
+    // The seller's keys are the version that AWS knows, and one that AWS does not know yet.
     let keys = folder.path().join("keys");
     std::fs::create_dir(&keys).unwrap();
     std::fs::copy(emulator.public_keys.join("1.pem"), keys.join("1.pem")).unwrap();
@@ -159,7 +160,7 @@ fn a_rotated_key_is_shown_and_an_unknown_version_falls_back_once() {
     };
     let fallen_back = start("pod-fallback");
     assert_eq!((&fallen_back["public_key_version"], &fallen_back["attempts"]), (&1.into(), &2.into()));
-    // AWS rotates: version 2 appears, version 1 gets an end.
+    // AWS rotates the key: version 2 appears, version 1 gets an end.
     emulator.admin("/_emulator/products", r#"{"product_code":"demohourly","rotate":true}"#);
     std::fs::copy(emulator.public_keys.join("2.pem"), keys.join("2.pem")).unwrap();
     let rotated = start("pod-rotated");
@@ -223,7 +224,7 @@ fn the_same_nonce_in_flight_is_one_call_and_a_lying_service_attests_nothing() {
     let mut sidecar = Sidecar::start(emulator.sidecar("pod-attest-2"));
     sidecar.wait_for("entitled");
     let app = sidecar.app_addr.unwrap();
-    // Long enough for four askers, on a machine that does much else too.
+    // Long enough for four clients on a busy machine.
     emulator.admin("/_emulator/faults", r#"{"fault":"delay","delay":"3s","count":1}"#);
     let body = r#"{"nonce":"asked-by-four-at-once"}"#;
     let askers: Vec<_> =

@@ -1,4 +1,4 @@
-//! What a person is given to read and to send on: `explain`, `support-bundle`, the help.
+//! Texts for people: `explain`, `support-bundle`, the help.
 
 use crate::commands::stdout;
 use crate::processes::{Emulator, Sidecar, command, configure_metered, post};
@@ -15,7 +15,7 @@ fn a_code_is_explained_from_the_binary_alone() {
         text.starts_with("CustomerNotEntitledException\n") && text.contains("Manage subscriptions"),
         "{text}"
     );
-    // An entry that only refers to another brings it along.
+    // An entry that only refers to another is printed with that one.
     let (_, text) = explained(&["UnauthorizedException"]);
     assert!(text.contains("aws-marketplace:MeterUsage"), "{text}");
     let (code, text) = explained(&["--json", "Dns"]);
@@ -28,12 +28,12 @@ fn a_code_is_explained_from_the_binary_alone() {
     assert_eq!(output.status.code(), Some(64));
     assert!(text.contains("did you mean NonceMismatch?"), "{text}");
     let (code, text) = explained(&["denied"]);
-    assert!(code == Some(0) && text.contains("who acts: whoever holds the subscription"), "{text}");
+    assert!(code == Some(0) && text.contains("who acts: the buyer, about the subscription"), "{text}");
     let (_, text) = explained(&["TollgateLedgerFull"]);
     assert!(text.contains("usage was not taken (503)"), "{text}");
 }
 
-/// Every secret that the sidecar has or gets in a run is looked for in what goes to the seller's support.
+/// Searches the bundle for every secret that the sidecar is given in this run.
 #[test]
 fn a_support_bundle_holds_what_support_asks_for_and_no_secret() {
     let emulator = Emulator::start();
@@ -57,7 +57,7 @@ fn a_support_bundle_holds_what_support_asks_for_and_no_secret() {
     let mut sidecar = Sidecar::start(configured(&["run"]));
     sidecar.wait_for("entitled");
     let app = sidecar.app_addr.unwrap();
-    // Without its token the application is refused, and nothing of this is kept.
+    // Without its token the application is refused.
     assert_eq!(post(app, "/v1/usage", r#"{"dimension":"requests","quantity":1}"#).status, 401);
     let mut bundle = configured(&["support-bundle"]);
     bundle.env("TOLLGATE_PROBE_ADDR", sidecar.addr.to_string()).env("TOLLGATE_APP_ADDR", app.to_string());
@@ -84,7 +84,7 @@ fn a_support_bundle_holds_what_support_asks_for_and_no_secret() {
         assert!(!text.contains(secret), "{secret}: {text}");
     }
 
-    // The same into a file, once, for its owner alone.
+    // The same into a new file that only its owner can read.
     let file = path("bundle.json");
     let written = |code: i32| {
         let output = configured(&["support-bundle", "--output", &file]).output().unwrap();
@@ -96,7 +96,7 @@ fn a_support_bundle_holds_what_support_asks_for_and_no_secret() {
     written(78);
 }
 
-/// A receipt and its nonce are kept in `hourly`.
+/// Mode `hourly` keeps a receipt and its nonce on disk; the bundle contains neither.
 #[test]
 fn a_support_bundle_holds_no_receipt() {
     let emulator = Emulator::start();

@@ -1,4 +1,4 @@
-//! `tollgate await` as a pod's lock: what it says, and what ends it.
+//! `tollgate await` as a pod's lock: what it prints, and when it ends.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStderr, Stdio};
@@ -7,7 +7,7 @@ use tollgate::program::MARK;
 
 use crate::processes::{Emulator, Sidecar, command, refusing_addr};
 
-/// A wait whose lines are read as they come.
+/// A wait whose output is read line by line.
 struct Wait {
     process: Child,
     lines: std::io::Lines<BufReader<ChildStderr>>,
@@ -26,7 +26,7 @@ impl Wait {
         self.lines.next().expect("it says something").unwrap()
     }
 
-    /// The rest of what it says, and how it ends.
+    /// The rest of its output, and its exit status.
     fn end(mut self) -> (Option<i32>, Vec<String>) {
         let rest = self.lines.by_ref().map(Result::unwrap).collect();
         (self.process.wait().unwrap().code(), rest)
@@ -49,11 +49,11 @@ fn refused(emulator: &Emulator, pod: &str) -> Sidecar {
     sidecar
 }
 
-/// One restart of the container tells its story in `kubectl describe`; a second one would be the beginning of a loop.
+/// One restart of the container shows the reason in `kubectl describe`; there must not be a second one.
 #[test]
 fn a_refusal_ends_the_wait_once_at_its_age_by_the_sidecars_clock() {
     let emulator = Emulator::start();
-    // Neither clock is the system's: a wait that measured by its own would never end, or at once.
+    // Neither clock is the system's: a wait by the system's clock would never end, or end at once.
     emulator.admin("/_emulator/clock", r#"{"now":"2026-11-24T08:00:00Z"}"#);
     let sidecar = refused(&emulator, "pod-refused");
     let mut first = Wait::start(&sidecar, &["--refused-after", "1h"]);
@@ -114,7 +114,7 @@ fn an_age_below_five_seconds_is_a_wrong_command_line() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("at least 5s"));
 }
 
-/// Finding 3.2: it said that retries continue, and ended.
+/// An earlier version said that retries continue, and ended.
 #[test]
 fn the_last_line_of_exec_promises_no_further_attempt() {
     let emulator = Emulator::start();

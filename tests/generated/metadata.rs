@@ -1,20 +1,20 @@
-//! What `cargo metadata` says of the workspace: which crate needs which.
+//! The dependencies between the crates of the workspace, by `cargo metadata`.
 
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-/// A crate that a `Cargo.toml` names, tests aside.
+/// A crate that a `Cargo.toml` names, except for tests.
 pub(crate) struct Need {
-    /// Whose, below the root: `crates/http/Cargo.toml`.
+    /// The `Cargo.toml`, below the root: `crates/http/Cargo.toml`.
     pub(crate) manifest: String,
-    /// As it stands in a path: `tollgate_http`.
+    /// Its name in a path: `tollgate_http`.
     pub(crate) to: String,
     pub(crate) optional: bool,
 }
 
-/// What cargo says of the workspace at `root`.
+/// The output of `cargo metadata` for the workspace at `root`.
 pub(crate) fn metadata(root: &Path) -> String {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]).current_dir(root);
@@ -23,7 +23,7 @@ pub(crate) fn metadata(root: &Path) -> String {
     String::from_utf8(output.stdout).expect("cargo writes UTF-8")
 }
 
-/// Reads that text; nothing from one that is none.
+/// Reads that text; empty if it is no such text.
 pub(crate) fn needs(metadata: &str) -> Vec<Need> {
     let metadata: Value = serde_json::from_str(metadata).unwrap_or_default();
     let mut needs = Vec::new();

@@ -1,7 +1,6 @@
-//! What those who pass the release image on must pass on with it: the licences and notices of its crates, each text once.
-//!
-//! The crates are those of the bill of materials: what `cargo tree` names for the release build, those that only take
-//! part in compiling it too. The texts are the files that the crates are published with.
+//! The licences and notices of the release image's crates, which everyone who redistributes the image must include;
+//! each text once. The crates are those of the bill of materials: all that `cargo tree` names for the release build,
+//! also those that are only needed to compile it. The texts are the files that the crates are published with.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Its last line; what generates a file replaces everything above it.
+/// The last line of the file; everything above it is generated.
 pub(crate) const END: &str = "End of the notices.\n";
 
 const RULE: &str = "\n--------------------------------------------------------------------------------\n";
@@ -51,15 +50,15 @@ COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER I
 OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 ";
 
-/// The texts that were met, each once.
+/// The texts found, each once.
 #[derive(Default)]
 struct Texts {
-    /// What tells one text from another, and the text with those who have it.
+    /// The key that distinguishes texts, and the text with the crates that have it.
     known: Vec<(String, String, Vec<String>)>,
 }
 
 impl Texts {
-    /// The number of a text; a new one is kept.
+    /// The number of a text; a new text is added.
     fn number(&mut self, text: &str, owner: &str) -> usize {
         let same = essence(text);
         let at = self.known.iter().position(|(known, ..)| *known == same).unwrap_or_else(|| {
@@ -70,7 +69,8 @@ impl Texts {
         at + 1
     }
 
-    /// The numbers of a file's text: of the Apache License, where it begins with that, and of the rest.
+    /// The numbers of a file's text: of the Apache License, if the file begins with it, and of the
+    /// rest.
     fn numbers(&mut self, text: &str, owner: &str) -> Vec<usize> {
         const LAST: &str = "END OF TERMS AND CONDITIONS";
         let (head, rest) = text.split_once(LAST).unwrap_or(("", text));
@@ -86,24 +86,24 @@ impl Texts {
     }
 }
 
-/// A line that names somebody; the form that the Apache License offers for it names nobody.
+/// A copyright line that names a holder; the template in the Apache License names none.
 fn is_copyright(line: &str) -> bool {
     line.trim().starts_with("Copyright") && !line.contains(['[', '{'])
 }
 
-/// Letters and digits: what stays the same however a text is wrapped.
+/// Letters and digits only, which do not depend on how a text is wrapped.
 fn essence(text: &str) -> String {
     let kept = text.chars().filter(char::is_ascii_alphanumeric);
     kept.map(|c| c.to_ascii_lowercase()).collect::<String>().replace("https", "http")
 }
 
-/// Without what an editor left: carriage returns, spaces at ends of lines, empty lines around.
+/// Without carriage returns, spaces at ends of lines, and empty lines at start and end.
 fn clean(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     lines.join("\n").trim_matches('\n').to_owned()
 }
 
-/// What `cargo` prints for the workspace at `root`. Where only this test was compiled, cargo fetches the other crates.
+/// The output of `cargo` for the workspace at `root`. If only this test was compiled, cargo fetches the other crates.
 fn cargo(root: &Path, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO")).args(arguments).current_dir(root).output();
     let output = output.expect("cargo can be started");
@@ -111,22 +111,22 @@ fn cargo(root: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("cargo writes UTF-8")
 }
 
-/// Those that the release image is built for.
+/// The platforms of the release image.
 const PLATFORMS: [&str; 2] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
 
-/// Name and version of each crate of the release build for any of the platforms, without ours.
+/// Name and version of each third-party crate of the release build, for any of the platforms.
 fn crates(root: &Path) -> BTreeSet<(String, String)> {
     let mut asked = vec!["tree", "--locked", "--package", "tollgate", "--no-default-features"];
     asked.extend(["--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
     asked.extend(PLATFORMS.iter().flat_map(|platform| ["--target", platform]));
     let tree = cargo(root, &asked);
-    // Ours have a path in place of a registry.
+    // tollgate's own crates have a path in place of a registry.
     let others = tree.lines().filter(|line| !line.contains("(/"));
     let named = others.filter_map(|line| line.split(' ').next().zip(line.split(' ').nth(1)));
     named.map(|(name, version)| (name.to_owned(), version.trim_start_matches('v').to_owned())).collect()
 }
 
-/// The files of a crate that say how it may be passed on, in order.
+/// The licence files and notices of a crate, in order.
 fn licence_files(folder: &Path, files: &mut Vec<PathBuf>) {
     const NAMES: [&str; 6] = ["licen", "copying", "notice", "copyright", "unlicense", "authors"];
     let mut entries: Vec<PathBuf> = fs::read_dir(folder)
@@ -146,7 +146,7 @@ fn licence_files(folder: &Path, files: &mut Vec<PathBuf>) {
 
 /// The whole file but for its last line.
 pub(crate) fn notices(root: &Path) -> String {
-    // Without the platforms that are not built for: nothing has fetched their crates.
+    // Only for the platforms of the release, because the crates of others are not fetched.
     let mut asked = vec!["metadata", "--locked", "--format-version", "1"];
     asked.extend(PLATFORMS.iter().flat_map(|platform| ["--filter-platform", platform]));
     let metadata = cargo(root, &asked);

@@ -1,4 +1,4 @@
-"""What AWS and EKS add to a pod: the services, played by the emulator, and the webhook that gives pods their identity."""
+"""What AWS and EKS provide to a pod: the services, here by the emulator, and the webhook that gives pods their identity."""
 
 import base64
 import http.server
@@ -42,11 +42,11 @@ class Emulator(processes.Emulator):
 
 
 class Webhook:
-    """Stands for EKS's pod identity webhook, and names the emulator to every container of a pod.
+    """A stand-in for EKS's pod identity webhook, which also gives the emulator's address to every container of a pod.
 
-    So charts and manifests are installed as they stand: nothing in them knows of this cluster. A namespace that is known here gives its
-    pods the emulator's address; a pod whose service account names a role gets a projected token as EKS projects it; a
-    container with a license token gets nothing more, as outside AWS; every other one gets static credentials of its own.
+    So charts and manifests are installed unchanged. Pods of a registered namespace get the emulator's address. A pod whose service account
+    names a role gets a projected token, as on EKS. A container with a license token gets no more, as outside AWS. Every other container gets
+    static credentials of its own.
     """
 
     def __init__(self, cluster):
@@ -113,7 +113,7 @@ class Webhook:
                 given.update(AWS_SECRET_ACCESS_KEY="any", AWS_EC2_METADATA_DISABLED="true")
             present += [{"name": name, "value": value} for name, value in given.items() if name not in names]
             if not (role or licensed) and "AWS_ACCESS_KEY_ID" not in names:
-                # Every access key is a pod to the emulator.
+                # For the emulator every access key is a pod.
                 present.append({"name": "AWS_ACCESS_KEY_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
         if role:
             token = {"serviceAccountToken": {"audience": "sts.amazonaws.com", "expirationSeconds": 600, "path": "token"}}

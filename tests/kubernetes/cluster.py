@@ -1,8 +1,8 @@
 """One node and its control plane, in namespaces of their own: etcd, API server, controllers, scheduler, containerd and kubelet.
 
-`enclosed` runs the suite as the first process of new network, mount and process namespaces. Whatever happens to it, the kernel then ends
-every process and every mount of the cluster; what is left for the caller is a folder and empty cgroups, which the next run removes
-where SIGKILL kept this one from it.
+`enclosed` runs the suite as the first process of new network, mount and process namespaces. When that process ends, the kernel ends
+every process and every mount of the cluster. Only a folder and empty cgroups remain, which the caller removes, or the next run if the caller
+was killed.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ import urllib.request
 ADDRESS = "10.244.0.1"
 NODE = "node-1"
 API = f"https://{ADDRESS}:6443"
-# One process of the node each; a kubelet that fights over the node with another one is nobody's test.
+# One process of each kind on the node; two kubelets would disturb each other.
 CONTAINERD = "/run/containerd/containerd.sock"
 PATIENCE = 120
 
-# What the kubelet wants of the kernel it would write for the whole machine. It finds these values in place and writes nothing.
+# The kubelet would write these kernel settings for the whole machine. It finds the values in place and writes nothing.
 TUNABLES = {
     "vm/overcommit_memory": 1, "vm/panic_on_oom": 0, "kernel/panic": 10, "kernel/panic_on_oops": 1,
     "kernel/keys/root_maxkeys": 1000000, "kernel/keys/root_maxbytes": 25000000,
@@ -32,7 +32,7 @@ TUNABLES = {
 
 
 def wait(what, condition, patience=PATIENCE):
-    """Until the condition holds; what it gives."""
+    """Waits until the condition holds, and returns its value."""
     until = time.monotonic() + patience
     while not (found := condition()):
         if time.monotonic() > until:
@@ -51,7 +51,7 @@ def cgroups():
 
 
 def enclosed(folder):
-    """Runs this program once more inside the namespaces and ends with its exit code; returns only inside, with the cgroup's name."""
+    """Runs this program again inside the namespaces and ends with its exit code; returns only inside, with the cgroup's name."""
     if name := os.environ.get("TOLLGATE_CLUSTER"):
         return name
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def enclosed(folder):
         sys.exit(f"kubernetes: another run uses {folder}")
     for top in cgroups():
         for old in top.glob("tollgate-node-*"):
-            # Of a run that was killed, so that it could not tidy up.
+            # Left by a run that was killed.
             if not os.path.exists(f"/proc/{old.name.rpartition('-')[2]}"):
                 remove_cgroups(old.name)
     name = f"tollgate-node-{os.getpid()}"
@@ -70,7 +70,7 @@ def enclosed(folder):
     child = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", "unshare", *separate, "--", sys.executable, *sys.argv],
         env={**os.environ, "TOLLGATE_CLUSTER": name},
-        # ^C reaches this process alone, which then ends the other with all that it started.
+        # ^C reaches only this process, which then ends the other one with all its children.
         process_group=0,
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -84,7 +84,7 @@ def enclosed(folder):
 
 
 def remove_cgroups(name):
-    """The processes in them end a moment after their first process."""
+    """Removes cgroups, whose processes end a moment after their first process."""
     def removed():
         left = False
         for top in cgroups():
@@ -107,7 +107,7 @@ def healthy():
 
 
 def run(*command, **options):
-    """A command that must succeed; its output."""
+    """Runs a command that must succeed; returns its output."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
     if done.returncode != 0:
         raise AssertionError(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
@@ -115,7 +115,7 @@ def run(*command, **options):
 
 
 class Cluster:
-    """The processes of the node, and what they need to find each other."""
+    """The processes of the node, and their configuration."""
 
     def __init__(self, program, folder, cgroup):
         self.program, self.folder, self.cgroup = program, folder / "node", cgroup
@@ -130,10 +130,10 @@ class Cluster:
         self.start_containerd()
         self.start_kubelet()
 
-    # === what surrounds the processes ===
+    # === the environment of the processes ===
 
     def isolate(self):
-        """Own network, own /run and own copies of the few files of the machine that a node writes."""
+        """Makes an own network, an own /run and own copies of the machine's files that a node writes."""
         for path in ("/run", "/var/lib/cni", "/var/log"):
             if os.path.isdir(path):
                 run("mount", "-t", "tmpfs", "none", path)
@@ -143,18 +143,19 @@ class Cluster:
             run("mount", "--bind", file, f"/proc/sys/{name}")
         run("ip", "link", "set", "lo", "up")
         run("ip", "link", "add", "cni0", "type", "bridge")
-        # An end of a pair in it gives the bridge a carrier before the first pod.
+        # One end of a veth pair gives the bridge a carrier before the first pod.
         run("ip", "link", "add", "port", "type", "veth", "peer", "name", "port-peer")
         run("ip", "link", "set", "port", "master", "cni0")
         for link in ("port", "port-peer", "cni0"):
             run("ip", "link", "set", link, "up")
         run("ip", "address", "add", f"{ADDRESS}/24", "dev", "cni0")
-        # It leads nowhere: no packet leaves the namespace. The kubelet wants one to find its address.
+        # This route leads nowhere: no packet leaves the namespace. The kubelet needs one to find its
+        # address.
         run("ip", "route", "add", "default", "dev", "cni0")
         pathlib.Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         for top in cgroups():
             (top / self.cgroup).mkdir()
-            # A cpuset takes no process before it has both.
+            # A cpuset accepts no process before it has both.
             for file in ("cpuset.cpus", "cpuset.mems"):
                 if (top / file).exists() and (top / self.cgroup / file).exists():
                     (top / self.cgroup / file).write_text((top / file).read_text())
@@ -220,11 +221,11 @@ conf_dir = "{self.folder}/cni"
             "authorization": {"mode": "AlwaysAllow"},
             "cgroupDriver": "cgroupfs", "cgroupRoot": f"/{self.cgroup}", "failCgroupV1": False, "failSwapOn": False,
             "clusterDNS": [ADDRESS], "clusterDomain": "cluster.local", "resolvConf": str(self.folder / "resolv.conf"),
-            # The machine's disk may be as full as it likes.
+            # A full disk of the machine must not evict pods.
             "evictionHard": {"memory.available": "1Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
             "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
             "podLogsDir": str(self.folder / "pod-logs"), "volumePluginDir": str(self.folder / "plugins"),
-            # Lowering it takes a capability that containers of a CI may lack.
+            # Lowering it needs a capability that CI containers may lack.
             "oomScoreAdj": 0,
         }))
 
@@ -239,7 +240,7 @@ conf_dir = "{self.folder}/cni"
         return "\n".join((self.folder / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
 
     def answers(self, name, condition):
-        """Waits for a process to serve; one that ends instead is told with what it said last."""
+        """Waits for a process to serve; if it ends instead, the error has its last lines."""
         def serves():
             if self.processes[name].poll() is not None:
                 raise AssertionError(f"{name} ended with {self.processes[name].returncode}:\n{self.tail(name)}")
@@ -262,7 +263,7 @@ conf_dir = "{self.folder}/cni"
             "--enable-admission-plugins=NodeRestriction", "--service-cluster-ip-range=10.96.0.0/16",
             f"--service-account-issuer={API}", f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
             f"--api-audiences={API},sts.amazonaws.com",
-            # Else the node's name is looked up for `kubectl logs`, and there is no name server.
+            # Otherwise `kubectl logs` resolves the node's name, and there is no name server.
             "--kubelet-preferred-address-types=InternalIP",
         )
         self.answers("kube-apiserver", lambda: self.kubectl("get", "--raw", "/readyz", check=False).stdout == "ok")
@@ -277,12 +278,12 @@ conf_dir = "{self.folder}/cni"
         log = self.folder / "containerd.log"
 
         def served():
-            """How often it has recovered its state and begun to serve: its last line before it does."""
+            """How often it has recovered its state and started to serve, by the last log line before that."""
             return log.read_text(errors="replace").count("Start streaming server") if log.exists() else 0
 
         before = served()
         self.spawn("containerd", "containerd", "--config", self.folder / "containerd.toml")
-        # A kubelet ends where the runtime behind the socket is not initialized; after a reboot that takes a while.
+        # A kubelet ends if the runtime behind the socket is not initialized; after a reboot that takes a while.
         self.answers("containerd", lambda: served() > before)
 
     def start_kubelet(self):
@@ -292,7 +293,8 @@ conf_dir = "{self.folder}/cni"
             f"--node-ip={ADDRESS}",
         )
         ready = ("get", "node", NODE, "-o", 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')
-        # What the API server says of a node is what its last kubelet said: this one must serve, too.
+        # The API server shows the report of the node's last kubelet, so this kubelet must serve,
+        # too.
         self.answers("kubelet", lambda: healthy() and self.kubectl(*ready, check=False).stdout == "True")
 
     def stop(self, name):
@@ -304,14 +306,14 @@ conf_dir = "{self.folder}/cni"
         self.start_kubelet()
 
     def reboot(self):
-        """What a node loses when it is switched off: every container with its cgroups, and all of /run. Disks stay: emptyDirs, images."""
+        """Reboots the node: it loses every container with its cgroups, and all of /run. Disks stay: emptyDirs, images."""
         self.stop("kubelet")
         self.stop("containerd")
         for process in pathlib.Path("/proc").iterdir():
             if process.name.isdigit() and self.in_a_container(process):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(process.name), signal.SIGKILL)
-        # A kubelet that finds those of containers that are no more asks for each of them for 3 s before it starts a pod.
+        # If a kubelet finds cgroups of ended containers, it waits 3 s for each before it starts a pod.
         remove_cgroups(f"{self.cgroup}/kubepods")
         for mount in reversed(pathlib.Path("/proc/mounts").read_text().splitlines()):
             path = mount.split()[1]
@@ -333,7 +335,7 @@ conf_dir = "{self.folder}/cni"
 
     def kubectl(self, *arguments, check=True, text=None):
         command = [self.program, "kubectl", f"--kubeconfig={self.kubeconfig}", *map(str, arguments)]
-        # Its cache of the API's groups would go into a home.
+        # Otherwise its cache of the API's groups would be in the home folder.
         done = subprocess.run(command, capture_output=True, text=True, input=text, env={**os.environ, "KUBECACHEDIR": f"{self.folder}/cache"})
         if check and done.returncode != 0:
             raise AssertionError(f"kubectl {' '.join(map(str, arguments))}: {done.stderr}")

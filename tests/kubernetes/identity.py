@@ -14,7 +14,7 @@ SHORT = "10m20s"
 
 @scenario()
 def a_role_reaches_the_sidecar_and_is_renewed(stand):
-    """IRSA: tokens verified against the API server's keys open the gate; credentials are renewed before their end, with the token of the day."""
+    """IRSA: tokens verified against the API server's keys open the gate; credentials are renewed before their end, with the current token."""
     keys = stand.folder / "jwks.json"
     keys.write_text(stand.cluster.kubectl("get", "--raw", "/openid/v1/jwks").stdout)
     with stand.namespace("role", "--web-identity-jwks", keys, "--web-identity-issuer", API) as space:
@@ -32,7 +32,7 @@ def a_role_reaches_the_sidecar_and_is_renewed(stand):
             return [call for call in space.aws.calls("AssumeRoleWithWebIdentity") if call["outcome"] == "ok"]
 
         wait("credentials that were renewed", lambda: len(assumed()) >= 2)
-        # A kubelet that starts projects a new token, long before the old one ends.
+        # A kubelet projects a new token when it starts, long before the old one ends.
         stand.node.disturb("kubelet restart")
         wait("a new token", lambda: volume.read_text() != first, patience=180)
         before = len(assumed())

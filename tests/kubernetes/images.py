@@ -7,12 +7,13 @@ import subprocess
 
 from cluster import run
 
-# What `just first-release` makes.
+# Made by `just first-release`.
 FIRST_RELEASE = pathlib.Path(__file__).resolve().parents[2] / "target/first-release"
 
-# What `COMMAND` in a manifest may ask the application to do. A shell, so that each behaviour is a line.
+# A shell script, so that each behaviour that `COMMAND` in a manifest selects is one line.
 APPLICATION = r"""#!/bin/sh
-# A seller's application for the tests: it says that it started, does what its argument asks for, and ends on SIGTERM.
+# A seller's application for the tests: it prints that it started, does what its argument selects, and ends on
+# SIGTERM.
 report() {
     wget -q -O - --header "content-type: application/json" \
         --post-data "{\"dimension\":\"requests\",\"quantity\":$1}" http://127.0.0.1:19181/v1/usage && echo " reported $1"
@@ -46,7 +47,8 @@ def build(root, folder, keys):
     archives = []
 
     def image(name, dockerfile, context):
-        # Else `COPY --from` looks for its image in a registry, and waits 40 s for a network that is not there.
+        # Otherwise `COPY --from` looks for its image in a registry, and waits 40 s for a network that does not
+        # exist.
         run(*buildah, "bud", "--pull=never", "--quiet", "--format", "docker", "--timestamp", "0", "--tag", name, "--file", dockerfile, context)
 
     def archive(name):
@@ -55,7 +57,7 @@ def build(root, folder, keys):
         archives.append(path)
 
     image("localhost/tollgate-dev", root / "deploy/Dockerfile.dev", root / "dist/image")
-    # As a rehearsal has it, under the name that its files have.
+    # The image of rehearsals, under the name in their files.
     (named,) = set(re.findall(r"image: (.*/tollgate-dev:.*)", (root / "deploy/rehearsal/emulator.yaml").read_text()))
     run(*buildah, "tag", "localhost/tollgate-dev", named)
     archive(named)
@@ -67,14 +69,16 @@ def build(root, folder, keys):
         (context / "Dockerfile").write_text("FROM localhost/tollgate-dev\nCOPY seller/ /usr/share/tollgate/\n")
         image(f"registry.example/{name}:1.0.0", context / "Dockerfile", context)
         archive(f"registry.example/{name}:1.0.0")
-    # 0.1.0, to upgrade from: nobody's file seals it, for with one it cannot be pointed at the emulator.
+    # 0.1.0, to upgrade from: without a seller's file, because with one its endpoint cannot be the
+    # emulator.
     context = folder / "first-release"
     context.mkdir()
     shutil.copy(FIRST_RELEASE / "tollgate", context)
     (context / "Dockerfile").write_text("FROM localhost/tollgate-dev\nCOPY tollgate /tollgate\n")
     image("registry.example/your-metered-gate:0.1.0", context / "Dockerfile", context)
     archive("registry.example/your-metered-gate:0.1.0")
-    # As released, to measure it: nobody's file seals it, so that it can be pointed at the emulator, whose word it does not take.
+    # As released, to measure it: without a seller's file, so that its endpoint can be the emulator, whose answers it
+    # refuses.
     context = folder / "release"
     shutil.copytree(keys / "public_keys/demohourly", context / "keys")
     image("localhost/tollgate", root / "deploy/Dockerfile", root / "dist/image")
@@ -92,7 +96,7 @@ def build(root, folder, keys):
     (context / "Dockerfile").write_text('FROM scratch\nCOPY bin/ /bin/\nCOPY your-app /your-app\nUSER 10001\nENTRYPOINT ["/your-app"]\n')
     image("registry.example/your-app:1.0.0", context / "Dockerfile", context)
     archive("registry.example/your-app:1.0.0")
-    # As exec.yaml says: the gate inside the paid image.
+    # As in exec.yaml: the gate inside the paid image.
     for name, gate in (("exec", "your-gate"), ("exec-metered", "your-metered-gate")):
         (context / name).write_text(
             f"FROM registry.example/your-app:1.0.0\nCOPY --from=registry.example/{gate}:1.0.0 /tollgate /tollgate\n"
@@ -101,7 +105,7 @@ def build(root, folder, keys):
         )
         image(f"registry.example/your-{name}:1.0.0", context / name, context)
         archive(f"registry.example/your-{name}:1.0.0")
-    # A pod's first container, which holds its network: it only has to be there.
+    # A pod's first container, which holds its network; it only has to run.
     (context / "pause").write_text('FROM scratch\nCOPY bin/ /bin/\nUSER 65535\nENTRYPOINT ["/bin/sleep", "2147483647"]\n')
     image("registry.example/pause:1", context / "pause", context)
     archive("registry.example/pause:1")

@@ -1,4 +1,4 @@
-"""Refused, throttled, open: what starts the application and what never does, over restarts of everything."""
+"""Refused, throttled, open: when the application starts and when it must not, across restarts of all parts."""
 
 import os
 import statistics
@@ -10,24 +10,24 @@ from cluster import wait
 from scenarios import never, scenario
 from stand import EXEC, OURS, READINESS, ask, ended, entitlement, name_of, ready, restarts, running, status
 
-# A gate that opens and an application that then starts.
+# The most that may pass from the gate's opening to the application's start.
 GATE_TO_APPLICATION_MAX = 1.2
-# A machine that is busy with something else is measured again.
+# On a busy machine the measurement is repeated.
 ROUNDS_MAX = 3
-# How long a pod is watched that must not start: a kubelet that opens a gate by mistake does it within 3 s of its start.
+# How long a pod that must not start is watched: a kubelet that opens a gate by mistake does so within 3 s of its start.
 WATCHED = 15
 DESCRIBED_WITHIN = 60
-# How long a kubelet that has started may call an unready container ready.
+# How long a kubelet may report an unready container as ready after its start.
 UNPROBED_MAX = 10
 EVENTS_MAX = 6
 
 
 def shut(space, **labels):
-    """Whether the application has never run: in the exec form its container runs, and waits."""
+    """Whether the application has never run. In the exec form its container runs, and waits."""
     pod = space.pod(**labels)
     if pod is None or not (running(pod, "app") or status(pod, "app")["restartCount"]):
         return True
-    # A kubelet that has just started knows no logs for a moment.
+    # For a moment after its start a kubelet has no logs.
     return "application started" not in space.kubectl("logs", name_of(pod), "-c", "app", check=False).stdout
 
 
@@ -80,7 +80,8 @@ def a_refused_pod_stays_shut(stand):
             return [name for name in names if not shut(space, app=name)]
 
         def never_opens(what):
-            # A kubelet that starts calls every container ready until it has a worker that probes it, and traffic may pass meanwhile.
+            # At its start a kubelet reports every container as ready until a worker probes it, and traffic may pass
+            # meanwhile.
             began, seen = time.monotonic(), 0
 
             def happened():
@@ -102,7 +103,7 @@ def a_refused_pod_stays_shut(stand):
         wait("the sidecar after a reboot", lambda: (found := space.pod(app="app")) and entitlement(found))
         never_opens("a reboot opens")
         space.aws.subscribe(True)
-        # A refused buyer is asked about every five minutes; a sidecar that starts asks at once.
+        # After a refusal the sidecar asks every five minutes; when it starts it asks at once.
         pod = space.pod(app="app")
         space.kill(pod, "tollgate")
         pod = space.started(app="app")
@@ -139,7 +140,7 @@ def a_refused_pod_restarts_once_and_then_waits_in_silence(stand):
         last = status(space.pod(), "tollgate-await")["lastState"]["terminated"]
         assert last["exitCode"] == 77 and "CustomerNotEntitledException" in last["message"], last
         events = space.events(pod, *OURS)
-        # As describe lists them: what the restart repeats stands there once, with a count.
+        # As describe lists them: repeated events are listed once, with a count.
         assert len(events) <= EVENTS_MAX, events
         return f"{len(events)} events"
 
@@ -199,7 +200,7 @@ def an_open_pod_is_left_alone(stand):
 
 
 def exhaust(space, pod, container):
-    """Fills a container's memory limit from the node, so that the kernel kills in its cgroup: the sidecar, whose score is the highest."""
+    """Fills a container's memory limit from the node, so that the kernel kills the process in its cgroup with the highest score: the sidecar."""
     process, folder = space.process(pod, container), space.cgroup(pod, container, "memory")
     grow = "import os,sys\nopen(sys.argv[1],'w').write(str(os.getpid()))\nkept=[]\nwhile True: kept.append(bytearray(os.urandom(1<<20)))"
     hungry = subprocess.Popen([sys.executable, "-c", grow, folder / "cgroup.procs"])

@@ -1,4 +1,4 @@
-"""The cluster's names, as CoreDNS answers them: those of headless Services, by the API server's EndpointSlices."""
+"""A stand-in for CoreDNS: it answers for headless Services by the API server's EndpointSlices."""
 
 import contextlib
 import http.client
@@ -33,7 +33,7 @@ class Names:
                 self.server.sendto(answer(self.endpoints, query), peer)
 
     def endpoints(self, service, namespace):
-        """The addresses of a Service's ready pods; a sidecar that follows the emulator's clock asks twenty times a second."""
+        """The addresses of a Service's ready pods, cached, because a sidecar that follows the emulator's clock asks twenty times a second."""
         known, until = self.known.get((service, namespace), ([], 0))
         if time.monotonic() > until:
             known = ready(self.cluster, service, namespace)
@@ -42,7 +42,7 @@ class Names:
 
 
 def answer(endpoints, query):
-    """The answer to one question (RFC 1035); other records of a name that exists are none."""
+    """The answer to one question (RFC 1035); an existing name has no other records."""
     labels, at = [], 12
     while query[at]:
         labels.append(query[at + 1:at + 1 + query[at]].decode().lower())

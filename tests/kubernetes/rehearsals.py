@@ -11,13 +11,13 @@ from scenarios import scenario
 from stand import entitlement, name_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# The scripts limit each of their waits, and not what kubectl and curl may take.
+# The scripts limit each of their own waits, but not those of kubectl and curl.
 PATIENCE = 1200
 HOURLY = 'mode = "hourly"\nproduct_code = "your-product-code"\npublic_keys = "keys"\n'
 METERED = """mode = "metered"
 product_code = "your-product-code"
 dimensions = ["requests"]
-# AWS's dry run does not say who is subscribed.
+# AWS's dry run does not show whether the buyer is subscribed.
 entitlement_dimension = "access"
 on_unsent = "keep"
 """
@@ -40,7 +40,7 @@ tollgate:
 
 
 class Repository:
-    """A seller's repository, and a machine with kubectl and helm; nothing in it knows of this cluster."""
+    """A seller's repository, with kubectl and helm on the path; no file in it is special to this cluster."""
 
     def __init__(self, stand, space):
         self.space, self.folder = space, stand.folder / f"{space.name}-repository"
@@ -99,13 +99,14 @@ def a_seller_rehearses_in_a_cluster(stand):
         seller.write("your-values.yaml", "")
         told = ""
         for block in commands():
-            # The namespace is there; a forwarded port has no end; a day of hours is the other scenario.
+            # The namespace exists already; port-forward does not end; another scenario runs a day of
+            # hours.
             kept = [line for line in block.splitlines() if not any(word in line for word in ("create namespace", "port-forward", " day "))]
             told += seller.run("bash", "-euc", "\n".join(kept))
         for words in ("denied: CustomerNotEntitledException", "refused pods did not start", "three calls were throttled", '"RegisterUsage"'):
             assert words in told, told
         pod = space.started(app="shop")
-        # What a development build leaves to the operator is told; the seller's other settings are refused, as in production.
+        # The log names the seller's settings that a development build accepts; it refuses all others, as in production.
         log = space.logs(pod, "tollgate")
         for setting in ("endpoint_url", "clock"):
             assert f"TOLLGATE_{setting.upper()}" in log and "seller's file" in log, log

@@ -1,4 +1,4 @@
-"""The list of scenarios. Each is a function of the stand; its first line of documentation is the promise, what it returns was measured."""
+"""The list of scenarios. Each is a function of the stand. The first line of its documentation is the promise; it returns the measured result."""
 
 import time
 
@@ -6,7 +6,7 @@ SCENARIOS = []
 
 
 def scenario(pods=1, alone=False):
-    """Adds a scenario that has so many pods at once; one that is `alone` runs before all others, because it measures times."""
+    """Adds a scenario that has this number of pods at once; one that is `alone` runs before all others, because it measures times."""
     def add(function):
         function.pods, function.alone = pods, alone
         SCENARIOS.append(function)
@@ -16,7 +16,7 @@ def scenario(pods=1, alone=False):
 
 
 def never(what, seconds, happened):
-    """Looks for so long whether something happens that must not."""
+    """Checks for this time that something does not happen."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         seen = happened()

@@ -1,4 +1,4 @@
-"""Seats of a product with contract pricing, one for each pod: what restarts, evictions and too many replicas do to them."""
+"""Seats of a product with contract pricing, one for each pod, under restarts, evictions and too many replicas."""
 
 from cluster import wait
 from scenarios import scenario
@@ -6,12 +6,12 @@ from stand import entitlement, name_of, running, status
 
 FLOATING = {"mode": "contract", "licenseModel": "floating", "image": {"repository": "your-contract-gate"}}
 PRODUCT = "prod-democontract"
-# A pod that waits looks again after a minute and some jitter; others start beside it.
+# A waiting pod asks again after a minute and some jitter; other pods start meanwhile.
 PATIENCE = 240
 
 
 def seats(space):
-    """How many seats are taken, and the most that ever were."""
+    """How many seats are taken, and the most that were taken at once."""
     licenses = space.aws.admin("licenses")["licenses"]
     [row] = [one for license in licenses for one in license["entitlements"] if one["name"] == "users"]
     return row["held"], row["held_max"]
@@ -24,7 +24,7 @@ def holders(space):
 
 @scenario()
 def a_sidecar_that_is_killed_finds_its_seat_again(stand):
-    """A sidecar that is killed finds its seat again, and so does a pod after its node's reboot: one checkout; none is held when the pod has gone."""
+    """A killed sidecar keeps its seat, and so does a pod after its node's reboot: one checkout; none is held after the pod has ended."""
     with stand.namespace("seat") as space:
         space.install(tollgate=FLOATING)
         pod = space.started()
@@ -59,7 +59,7 @@ def an_evicted_pod_leaves_its_seat_to_its_successor(stand):
 
 @scenario(pods=13)
 def twelve_replicas_share_ten_seats(stand):
-    """Of twelve replicas on ten seats ten run and two wait as `exhausted`; when one goes another takes its seat; never more than ten are held."""
+    """Of twelve replicas on ten seats ten run and two wait as `exhausted`; when one ends another takes its seat; never more than ten are held."""
     with stand.namespace("crowd") as space:
         space.install(replicas=12, tollgate=FLOATING)
 
@@ -80,7 +80,7 @@ def twelve_replicas_share_ten_seats(stand):
 
 @scenario(pods=4)
 def a_rollout_goes_through_with_every_seat_taken(stand):
-    """Three replicas on three seats are rolled without a seat to spare: each new pod takes the seat that an old one gave back."""
+    """Three replicas on three seats are updated without a spare seat: each new pod takes the seat that an old one gave back."""
     with stand.namespace("rollout") as space:
         few = {"name": "users", "unit": "Count", "max_count": 3}
         space.aws.admin("licenses", {"product_id": PRODUCT, "entitlements": [few]})
@@ -95,7 +95,7 @@ def a_rollout_goes_through_with_every_seat_taken(stand):
 
 @scenario()
 def outside_aws_the_licenses_secret_gives_the_seat(stand):
-    """Without a role or keys, `licenseSecret` is enough: the token in it becomes credentials, and they a seat."""
+    """Without a role or keys, `licenseSecret` is enough: with its token the pod gets credentials and a seat."""
     with stand.namespace("anywhere") as space:
         token = space.aws.admin("refresh-tokens", {})["refresh_token"]
         role = "arn:aws:iam::111122223333:role/anywhere"

@@ -1,4 +1,4 @@
-"""What a scenario works with: a namespace of its own with an emulator beside it, and the node that all scenarios share."""
+"""The environment of a scenario: a namespace of its own with an emulator, and the node that all scenarios share."""
 
 import contextlib
 import datetime
@@ -13,17 +13,17 @@ import time
 from aws import Emulator
 from cluster import API, NODE, PATIENCE, cgroups, wait
 
-# Containers of a pod that are ours; events and restarts are counted for them.
+# tollgate's containers in a pod; events and restarts are counted for them.
 OURS = ("tollgate", "tollgate-await")
 # Values of the chart.
 READINESS = {"gate": "readiness"}
 EXEC = {"gate": "exec"}
-# Pods that the node has room for: each requests a ninth of a core, and two cores must do.
+# The number of pods that fit on the node: each requests a ninth of a core, and there are two cores.
 PODS_MAX = 16
 
 
 class Node:
-    """The node's disturbances are shared: they happen when every scenario has ended or waits for one, once for all that wait."""
+    """Disturbances of the shared node. Each happens when every scenario has ended or waits for one, once for all waiting scenarios."""
 
     def __init__(self, cluster):
         self.cluster = cluster
@@ -38,9 +38,10 @@ class Node:
 
     @contextlib.contextmanager
     def room(self, pods):
-        """Waits for room for so many pods; a scenario that has entered leaves with it."""
+        """Waits for room for this number of pods; at the end of the block the scenario gives the room back and has ended."""
         with self.changed:
-            # Not busy meanwhile: the room may be held by scenarios that wait for the node to be disturbed.
+            # This scenario does not count as busy meanwhile, because scenarios that wait for a disturbance
+            # may hold the room.
             self.busy -= 1
             self.queued += 1
             self.changed.notify_all()
@@ -119,7 +120,7 @@ class Stand:
         self.version = cluster.get("/version")["gitVersion"]
 
     def volume(self, space, claim):
-        """A volume on the node's disk for one claim, which a pod's fsGroup makes its own, as a cloud's disks are."""
+        """A volume on the node's disk for one claim; a pod's fsGroup changes its owner, as with a cloud's disks."""
         name = f"{space.name}-{claim}"
         path = self.folder / "volumes" / name
         path.mkdir(parents=True)
@@ -131,7 +132,7 @@ class Stand:
 
     @contextlib.contextmanager
     def namespace(self, name, *emulator, follow_clock=False, **environment):
-        """A namespace in which the webhook leads every pod to an emulator of the namespace's own."""
+        """A namespace with an own emulator, to which the webhook directs every pod."""
         with Emulator(self.program, self.keys, *emulator) as aws:
             world = {"TOLLGATE_ENDPOINT_URL": aws.endpoint, **environment}
             if follow_clock:
@@ -142,7 +143,7 @@ class Stand:
 
     @contextlib.contextmanager
     def bare_namespace(self, name, aws=None):
-        """A namespace as a careful operator has it: PodSecurity `restricted` and a quota. Nothing in it knows of an emulator."""
+        """A namespace as of a careful operator: PodSecurity `restricted` and a quota, and no emulator."""
         space = Namespace(self, name, aws)
         space.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {
@@ -158,13 +159,13 @@ class Stand:
             raise
         finally:
             with contextlib.suppress(AssertionError):
-                # Kills what is left: the verdict is in.
+                # Kills the remaining pods, because the result is known.
                 space.kubectl("delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false")
                 self.cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
 class Namespace:
-    """One scenario's pods, its emulator, and what it may ask of both."""
+    """One scenario's pods and emulator, and the operations on both."""
 
     def __init__(self, stand, name, aws):
         self.stand, self.name, self.aws = stand, name, aws
@@ -192,7 +193,7 @@ class Namespace:
     # === charts ===
 
     def install(self, release="app", helm="4.3.1", wait=None, check=True, order="install", chart="example", **values):
-        """`helm install`, or another order, of the example chart, with values as a file has them: `tollgate={"gate": "exec"}`."""
+        """Runs `helm install`, or another command, with the example chart and values as in a file: `tollgate={"gate": "exec"}`."""
         file = self.stand.folder / f"{self.name}-{release}.json"
         file.write_text(json.dumps({"tollgate": {}, **values}))
         command = [order, release, self.stand.folder / chart, "--namespace", self.name, "--values", file]
@@ -214,7 +215,7 @@ class Namespace:
         return self.get(f"pods?labelSelector={query}")["items"]
 
     def pod(self, name=None, **labels):
-        """The one pod, or nothing while there is none."""
+        """The one pod, or None if there is none."""
         if name:
             return self.get(f"pods/{name}")
         pods = [pod for pod in self.pods(**labels) if "deletionTimestamp" not in pod["metadata"]]
@@ -222,14 +223,14 @@ class Namespace:
         return pods[0] if pods else None
 
     def wait_for_pod(self, what, condition, patience=PATIENCE, **labels):
-        """Until a condition holds for the one pod; the pod."""
+        """Waits until a condition holds for the one pod; returns the pod."""
         return wait(f"{self.name}: {what}", lambda: (pod := self.pod(**labels)) and condition(pod) and pod, patience)
 
     def started(self, container="app", patience=PATIENCE, **labels):
         return self.wait_for_pod(f"{container} to run", lambda pod: running(pod, container), patience, **labels)
 
     def wait_for_state(self, state, pod=None, patience=PATIENCE):
-        """Until the sidecar is in a state; what /entitlement says."""
+        """Waits until the sidecar is in a state; returns the document of /entitlement."""
         def told():
             found = (self.pod(pod) if pod else self.pod())
             answer = found and entitlement(found)
@@ -244,7 +245,7 @@ class Namespace:
         return self.kubectl("logs", name_of(pod), "-c", container, *arguments).stdout
 
     def log_times(self, pod, container, text):
-        """When the lines with this text were written, by the runtime's clock, in seconds."""
+        """The times at which lines with this text were written, by the runtime's clock, in seconds."""
         lines = self.logs(pod, container, "--timestamps").splitlines()
         return [seconds(line.split(" ")[0]) for line in lines if text in line]
 
@@ -258,19 +259,19 @@ class Namespace:
         return found
 
     def kill(self, pod, container):
-        """SIGKILL to a container's first process, from the node."""
+        """Sends SIGKILL to a container's first process, from the node."""
         identifier = status(pod, container)["containerID"].removeprefix("containerd://")
         self.stand.cluster.ctr("task", "kill", "--signal", "SIGKILL", identifier)
         return identifier
 
     def evict(self, pod, **options):
-        """As a drained node does it: `gracePeriodSeconds=2` leaves the pod so long."""
+        """Evicts a pod, as a node drain does; `gracePeriodSeconds=2` sets its time to stop."""
         name = name_of(pod)
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": self.name}, "deleteOptions": options}
         self.kubectl("create", "--raw", f"/api/v1/namespaces/{self.name}/pods/{name}/eviction", "-f", "-", text=json.dumps(eviction))
 
     def process(self, pod, container):
-        """The number of a container's first process."""
+        """The process ID of a container's first process."""
         identifier = status(pod, container)["containerID"].removeprefix("containerd://")
         for line in self.stand.cluster.ctr("task", "ls").stdout.splitlines():
             if line.startswith(identifier):
@@ -285,7 +286,7 @@ class Namespace:
         return top / paths[controller if top.name == controller else ""].lstrip("/")
 
     def cpu_seconds(self, pod, container):
-        """What a container has used of a processor."""
+        """The processor time of a container."""
         old = self.cgroup(pod, container, "cpuacct") / "cpuacct.usage"
         if old.exists():
             return int(old.read_text()) / 1e9
@@ -297,7 +298,7 @@ class Namespace:
                     and status(now, container)["containerID"] != before and now, patience)
 
     def tell(self):
-        """What an operator would look at first, when a scenario fails."""
+        """The information that an operator would look at first, for a failed scenario."""
         with contextlib.suppress(AssertionError):
             print(f"--- {self.name}\n{self.kubectl('get', 'all', check=False).stdout}")
             print(self.kubectl("describe", "pods", check=False).stdout[-6000:])
@@ -325,7 +326,7 @@ def restarts(pod, *containers):
 
 
 def ready(pod):
-    """Whether Services send it traffic."""
+    """Whether Services send the pod traffic."""
     return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", []))
 
 
@@ -338,7 +339,7 @@ def seconds(timestamp):
 
 
 def ask(pod, port, method, path, body=None):
-    """One request to a pod, from the node; status and JSON, or nothing where the connection fails."""
+    """One request to a pod, from the node; returns status and JSON, or None if the connection fails."""
     connection = http.client.HTTPConnection(pod["status"].get("podIP") or "0.0.0.0", port, timeout=5)
     try:
         connection.request(method, path, body)

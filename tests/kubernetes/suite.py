@@ -1,4 +1,4 @@
-"""tollgate on a real Kubernetes: what a kubelet, an API server and Helm make of the charts and manifests, against the emulator.
+"""tollgate on a real Kubernetes: charts and manifests with a kubelet, an API server and Helm, against the emulator.
 
 Usage: suite.py CLUSTER TOLLGATE HELM3 HELM4 [NAME…]   (programs; `just kubernetes` builds them; NAMEs of scenarios, all by default)
 
@@ -14,7 +14,7 @@ import time
 import traceback
 
 import cluster as clusters
-# Importing them adds their scenarios to the list.
+# These imports add their scenarios to the list.
 import identity  # noqa: F401
 import images
 import lock  # noqa: F401
@@ -42,7 +42,7 @@ def main():
     began = time.monotonic()
     cluster = clusters.Cluster(program, FOLDER, cgroup)
     cluster.isolate()
-    # The product's keys exist before its image does: an emulator that starts makes them.
+    # An emulator makes the product's keys when it starts; the image needs them.
     keys = cluster.folder / "keys"
     with Emulator(tollgate, keys):
         pass
@@ -67,7 +67,7 @@ def main():
 
 
 def scenarios(stand, chosen):
-    """Runs all of them, several at once; the names of those that failed."""
+    """Runs the scenarios, several at once; returns the names of those that failed."""
     failed = []
 
     def one(scenario):

@@ -25,7 +25,7 @@ KEPT = {"id": "order-1", "dimension": "requests", "quantity": 3}
 
 
 def report(space, event):
-    """What becomes of an event that the application reports, sent from inside the pod's network."""
+    """Reports an event from inside the pod's network; returns its result."""
     target = space.process(space.pod(app="app"), "app")
     sent = run(
         "nsenter", "--net", f"--target={target}", "busybox", "wget", "-q", "-O", "-", "--header", "content-type: application/json",
@@ -39,7 +39,7 @@ def count(space, quantity):
 
 
 def guided(space, move=False):
-    """Runs the pod of the guide to its end, or with its other line to move the ledger away; what it wrote."""
+    """Runs the guide's pod to its end, or with the guide's other line, which moves the ledger away; returns its output."""
     pod, line = (textwrap.dedent(block) for block in re.findall(r"(?ms)^ *```yaml\n(.*?)^ *```", GUIDE.read_text()))
     image = "your-metered-gate:1.0.0"
     if move:
@@ -53,16 +53,16 @@ def guided(space, move=False):
 
 
 def balance(space):
-    """Of the ledger of a sidecar that is stopped."""
+    """Reads the ledger of a stopped sidecar."""
     written = guided(space)
-    # Behind the warnings of a build that may be rehearsed.
+    # After the warnings of a development build.
     [found] = json.loads(written[re.search(r"(?m)^\[", written).start():])
     assert found["balanced"], found
     return {part: found[part] for part in ("accepted", "billed", "pending", "dead")}
 
 
 def schema(ledger):
-    """The schema of a ledger that nobody has open, read from a copy: what the log beside it holds would be folded into the file."""
+    """The schema of a ledger that no process has open, read from a copy, because SQLite would write the log beside it into the file."""
     with tempfile.TemporaryDirectory() as folder:
         for file in ledger.parent.glob(f"{ledger.name}*"):
             shutil.copy(file, folder)
@@ -76,7 +76,7 @@ def stopped(space):
 
 
 def ended_with(space, code, text):
-    """Until the sidecar of a pod has ended so; what it said at last."""
+    """Waits until the sidecar of a pod has ended with this code; returns its last message."""
     def found():
         for pod in space.pods(app="app"):
             state = status(pod, "tollgate")
@@ -116,19 +116,22 @@ def upgrade(stand, name, helm):
         count(space, 5)
         space.aws.advance("75m")
         assert report(space, KEPT) == "accepted"
-        # What the new chart refuses touches nothing: 0.1.0's defaults, then values of the user's own.
+        # A refusal of the new chart changes nothing: first for 0.1.0's defaults, then for the user's
+        # own values.
         refused("remove tollgate.probes.startupFailureThreshold: the native form has no startup probe", "--reuse-values")
         refused("mode metered needs the usage dimensions of the product: set tollgate.settings.dimensions", "--reset-then-reuse-values")
         startup = ("--reset-then-reuse-values", "--set", "tollgate.probes.startupPeriodSeconds=1")
         refused("remove tollgate.probes.startupPeriodSeconds: the native form has no startup probe", *startup)
         assert name_of(space.pod(app="app")) == old and running(space.pod(app="app"), "app")
         if helm.startswith("4"):
-            # Server-side apply keeps what the API server has added to 0.1.0's rolling update, and the new chart wants none.
+            # Server-side apply keeps the fields that the API server added to 0.1.0's rolling update, and the new chart
+            # has no rolling update.
             done = space.install(helm=helm, order="upgrade", tollgate=NEW, check=False)
             assert done.returncode != 0 and "spec.strategy.rollingUpdate: Forbidden" in done.stderr, done.stderr
             assert name_of(space.pod(app="app")) == old and running(space.pod(app="app"), "app")
             space.kubectl("patch", "deployment", "app", "--patch", '{"spec":{"strategy":{"type":"Recreate","rollingUpdate":null}}}')
-        # What only the new image can refuse ends its start, and leaves the ledger as it is.
+        # A value that only the new image can refuse ends its start, and leaves the ledger
+        # unchanged.
         upgraded(settle="3m")
         ended_with(space, 78, "may be set by the seller's file only, which this image has; remove it here")
         assert schema(ledger) == "1"
@@ -141,15 +144,17 @@ def upgrade(stand, name, helm):
         space.started(app="app")
         assert report(space, KEPT) == "duplicate"
         count(space, 2)
-        # 0.1.0 closed its last hour for everybody when it stopped, so what came since counts to the next one.
+        # 0.1.0 closed its last hour for all usage when it stopped, so later usage counts to the next hour.
         space.aws.advance("135m")
-        # AWS has the lost one already: it is a dead letter, and the rest is carried or counted.
+        # AWS has the record whose answer was lost: it is a dead letter, and the other usage is
+        # carried or counted.
         wait("the bill", lambda: billed(space) == 23)
         stopped(space)
         assert billed(space) == 23 and schema(ledger) == "2", space.aws.admin("ledger")
         assert balance(space) == {"accepted": "23", "billed": "17", "pending": "0", "dead": "6"}
 
-        # Back: 0.1.0 leaves the new ledger alone, and begins one of its own when that is moved away.
+        # The way back: 0.1.0 does not touch the new ledger, and starts one of its own after that is
+        # moved away.
         before = ledger.read_bytes()
         space.helm(helm, "rollback", "app", "1", "--namespace", name)
         ended_with(space, 74, "needs tollgate with ledger schema 2 or newer, this one has 1; use the newer version")
@@ -159,7 +164,7 @@ def upgrade(stand, name, helm):
         space.kubectl("scale", "deployment", "app", "--replicas=1")
         space.started(app="app")
         count(space, 1)
-        # What it costs: the ids of events are forgotten.
+        # The cost: the ids of events are forgotten.
         assert report(space, KEPT) == "accepted"
         stopped(space)
         assert billed(space) == 27, space.aws.admin("ledger")

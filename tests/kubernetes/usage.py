@@ -1,4 +1,4 @@
-"""Usage: what a stop sends in the time that Kubernetes leaves, and what a volume keeps for the next pod."""
+"""Usage: a stop sends it in the time that Kubernetes allows, and a volume keeps it for the next pod."""
 
 import contextlib
 import time
@@ -9,7 +9,7 @@ from scenarios import scenario
 from stand import entitlement, name_of, running
 
 METERED = {"mode": "metered", "image": {"repository": "your-metered-gate"}, "state": {"type": "emptyDir"}}
-# As far away as AWS's answer is from another continent.
+# The delay of an answer of AWS from another continent.
 LATENCY = "300ms"
 
 
@@ -18,7 +18,7 @@ def billed(space):
 
 
 def reported(space, quantity, **labels):
-    """Until the application's usage was acknowledged; the pod."""
+    """Waits until the application's usage is acknowledged; returns the pod."""
     pod = space.started(**labels)
     wait("an acknowledgement", lambda: f"reported {quantity}" in space.logs(pod))
     return pod
@@ -26,12 +26,12 @@ def reported(space, quantity, **labels):
 
 @contextlib.contextmanager
 def stopping(stand, name, behaviour):
-    """A pod that has reported 10 units and is to be stopped, AWS being 300 ms away; it is gone at the end, and they are billed."""
+    """A pod that has reported 10 units and will be stopped, with 300 ms to AWS; at the end it is gone and the units are billed."""
     with stand.namespace(name) as space:
         space.install(command=["/your-app", behaviour, "10"], tollgate=METERED)
         pod = reported(space, 10)
         space.aws.fault(fault="delay", delay=LATENCY)
-        # Leaves the pod to itself: a new one in its place would report usage, too.
+        # Orphans the pod, because a new pod in its place would report usage, too.
         space.kubectl("delete", "deployment", "app", "--cascade=orphan")
         space.kubectl("delete", "replicasets", "--all", "--cascade=orphan")
         yield space, name_of(pod)
@@ -41,14 +41,14 @@ def stopping(stand, name, behaviour):
 
 @scenario()
 def an_application_that_ignores_sigterm_is_billed(stand):
-    """An application that ignores SIGTERM until it is killed leaves the sidecar 2 s: its usage is billed, AWS being 300 ms away."""
+    """An application that ignores SIGTERM until it is killed leaves the sidecar 2 s: its usage is billed, with 300 ms to AWS."""
     with stopping(stand, "stubborn", "stubborn") as (space, pod):
         space.kubectl("delete", "pod", pod, "--grace-period=5", "--wait=false")
 
 
 @scenario()
 def an_eviction_with_two_seconds_is_billed(stand):
-    """An eviction that leaves the pod 2 s: usage is billed, AWS being 300 ms away."""
+    """An eviction that leaves the pod 2 s: usage is billed, with 300 ms to AWS."""
     with stopping(stand, "evicted", "report") as (space, pod):
         space.evict(pod, gracePeriodSeconds=2)
 
@@ -71,10 +71,11 @@ def a_volume_for_each_replica_bills_once(stand):
             space.kill(pod, "tollgate")
         for pod in pods:
             space.wait_for_restart(pod, "tollgate")
-        # A stop cannot send either; nothing is in doubt, which no other pod could bill.
+        # A stop cannot send it either. No record is in doubt; no other pod could bill such a
+        # record.
         space.aws.fault(fault="throttle", operation="MeterUsage")
         space.kubectl("delete", "pods", "--all")
-        # The first replica comes again and waits for AWS; the second one waits for the first.
+        # The first replica starts again and waits for AWS; the second waits for the first.
         wait("a new sidecar", lambda: (pod := space.pod("app-0")) and running(pod, "tollgate") and entitlement(pod))
         assert billed(space) == 0, space.aws.admin("ledger")
         space.aws.no_fault()

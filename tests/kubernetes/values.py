@@ -1,4 +1,4 @@
-"""Random values of the example chart: what Helm renders, the API server takes, the pod included; what it refuses, it refuses with a sentence."""
+"""Random values of the example chart: the API server accepts what Helm renders, the pod too; a refusal of Helm has a sentence."""
 
 import concurrent.futures
 import json
@@ -12,39 +12,40 @@ from chart_values import combinations  # noqa: E402
 
 COUNT = 300
 SEED = 20261126
-# Kinds of an operator that this cluster has not: the packaging tests check them by their schemas.
+# Kinds of an operator that this cluster does not have; the packaging tests check them by their
+# schemas.
 FOREIGN = "monitoring.coreos.com"
 BATCH = 50
 
 
 def rendered(stand, space, number, values):
-    """The documents of one combination as YAML, or nothing where the chart refuses it."""
+    """The documents of one combination as YAML, or None if the chart refuses it."""
     file = stand.folder / f"values-{number}.json"
     file.write_text(json.dumps(values))
-    # Helm reads `null` in a file of values as "not there", as it does in a user's.
+    # Helm treats `null` in a file of values as absent, as in a user's file.
     version = list(stand.helms)[number % len(stand.helms)]
     done = space.helm(
         version, "template", f"release-{number}", stand.folder / "example", "--namespace", space.name, "--values", file,
         "--kube-version", stand.version, check=False,
     )
     if done.returncode == 0:
-        # AWS Marketplace puts the buyer's account there.
+        # AWS Marketplace writes the buyer's account there.
         return done.stdout.replace("${AWSMP_SERVICE_ACCOUNT}", "buyers-account")
     assert "tollgate: " in done.stderr or "values don't meet the specifications of the schema" in done.stderr, (values, done.stderr)
     return None
 
 
 def with_pods(space, text):
-    """The objects of a rendering, and beside each workload a pod of its template: PodSecurity judges pods."""
+    """The objects of a rendering, with a pod for each workload's template, because PodSecurity checks pods."""
     objects = space.parse(text)
     for one in list(objects):
         spec = one.get("spec", {})
         template = spec.get("template") or spec.get("jobTemplate", {}).get("spec", {}).get("template")
         if template:
             metadata = {**template.get("metadata", {}), "name": one["metadata"]["name"], "namespace": space.name}
-            # An account that the same rendering makes is not there in a dry run.
+            # In a dry run the account of the same rendering does not exist.
             pod = {name: value for name, value in template["spec"].items() if name != "serviceAccountName"}
-            # The controller adds what the claims of a StatefulSet are called.
+            # The controller adds the names of a StatefulSet's claims.
             claims = [claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])]
             pod["volumes"] = (pod.get("volumes") or []) + [{"name": name, "emptyDir": {}} for name in claims]
             policy = {} if one["kind"] in ("Job", "CronJob") else {"restartPolicy": "Always"}
@@ -54,7 +55,7 @@ def with_pods(space, text):
 
 @scenario()
 def whatever_renders_is_taken(stand):
-    """Random combinations of values: each is refused with a sentence, or rendered into objects and pods that the API server takes."""
+    """Random combinations of values: each is refused with a sentence, or rendered into objects and pods that the API server accepts."""
     with stand.namespace("values") as space:
         drawn = list(enumerate(combinations(SEED, COUNT)))
         with concurrent.futures.ThreadPoolExecutor(2) as pool:

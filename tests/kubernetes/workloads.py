@@ -1,4 +1,4 @@
-"""Each kind of workload and each form of the gate, installed as a user installs them; then the manifests of deploy/kubernetes as they stand."""
+"""Each kind of workload and each form of the gate, installed as a user installs them; then the unchanged manifests of deploy/kubernetes."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from stand import EXEC, READINESS, ended, ready, running, status
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/witness"))
 import pages  # noqa: E402
-# Twice what is aimed at: beside other work on the machine the same steps cost more.
+# Twice the goal, because the same steps cost more beside other work on the machine.
 CPU_SECONDS_A_DAY_MAX = 3
 # Two liveness probes, as often as the chart asks.
 IDLE = 60
@@ -23,7 +23,7 @@ IDLE = 60
 
 @scenario(pods=9)
 def each_kind_and_each_form_starts(stand):
-    """Deployment, StatefulSet and DaemonSet start in each form, beside each other in one namespace, by Helm 3 and by Helm 4."""
+    """Deployment, StatefulSet and DaemonSet start in each form, together in one namespace, by Helm 3 and by Helm 4."""
     with stand.namespace("kinds") as space:
         releases = []
         for kind in ("Deployment", "StatefulSet", "DaemonSet"):
@@ -64,7 +64,7 @@ def a_chart_of_helm_create_starts_behind_the_gate(stand):
         "podSecurityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsUser": 10001},
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "32Mi"}},
-        # The application of the tests has no web page.
+        # The test's application has no web page.
         "livenessProbe": None, "readinessProbe": None,
     }
     with stand.namespace("quickstart") as space:
@@ -82,7 +82,7 @@ def a_chart_of_helm_create_starts_behind_the_gate(stand):
 
 
 def released(mode, **settings):
-    """A pod of the released sidecar alone, with the chart's liveness probe and nothing else that asks it."""
+    """A pod with only the released sidecar, and only the chart's liveness probe."""
     environment = {"TOLLGATE_MODE": mode, "TOLLGATE_PRODUCT_CODE": f"demo{mode}", **settings}
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True, "runAsUser": 65532}
     uid = {"name": "TOLLGATE_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
@@ -101,10 +101,10 @@ def released(mode, **settings):
 
 @scenario()
 def an_idle_sidecar_costs_little(stand):
-    """As released, refused in mode hourly and asked by its liveness probe only, a sidecar uses at most 3 s of a processor a day."""
+    """As released, refused in mode hourly and with only its liveness probe, a sidecar uses at most 3 s of a processor a day."""
     with stand.namespace("idle") as space:
-        # Refused, which it asks about every five minutes: no build that is released opens by the emulator's word. (In mode metered it
-        # would see that the word is the emulator's, and ask more often.)
+        # Refused, so that it asks every five minutes: a released build does not open by the emulator's answers. (In
+        # mode metered it would notice that the answer is the emulator's, and ask more often.)
         space.aws.subscribe(False)
         space.apply(released("hourly", TOLLGATE_PUBLIC_KEYS="/keys"))
         space.wait_for_state("denied")
@@ -118,7 +118,7 @@ def an_idle_sidecar_costs_little(stand):
 
 @scenario(pods=3)
 def jobs_end(stand):
-    """Job and CronJob end although their sidecar goes on; a Job that fails says so."""
+    """Job and CronJob end although their sidecar continues; a failed Job is reported as failed."""
     with stand.namespace("jobs") as space:
         space.install("job", kind="Job", command=["/your-app", "once"])
         space.install("failing", kind="Job", command=["/your-app", "fail"])
@@ -132,7 +132,7 @@ def jobs_end(stand):
 
 @scenario(pods=2)
 def the_manifests_run_as_they_stand(stand):
-    """deploy/kubernetes runs as it is, but for the name of the gate's image."""
+    """deploy/kubernetes runs unchanged, except for the name of the gate's image."""
     ran = []
     for path in sorted((ROOT / "deploy/kubernetes").glob("*.yaml")):
         name = path.stem

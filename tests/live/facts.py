@@ -1,7 +1,7 @@
-"""What AWS's documents leave open, and which step of a run settles it: one row for each switch of the emulator that a run can settle.
+"""Questions that AWS's documents leave open, and the step of a run that settles each: one row for each switch of the emulator that a run can settle.
 
-A row names the switch, the question, and how the steps' outcomes are read. An answer is one of the switch's own, by its name there, or
-None: then the run has not settled it.
+A row has the switch, the question, and the interpretation of the steps' outcomes. An answer is the name of one of the switch's values, or
+None if the run has not settled it.
 """
 
 OK, DRY_RUN = "ok", "DryRunOperation"
@@ -20,12 +20,12 @@ class Steps:
         return [step for step in self.steps if step["step"] == name]
 
     def one(self, name, choose, *names):
-        """The answer that every pod and task gave; None where they differ, or where none of them got so far."""
+        """The answer that every pod and task gave; None if they differ, or if none of them reached the step."""
         answers = {choose(step) for step in self.all(name)} - {None}
         return answers.pop() if len(answers) == 1 else None
 
     def outcome(self, name, **answers):
-        """By the outcome of a step. A hyphen in a switch's answer is an underscore here."""
+        """Reads the outcome of a step. A hyphen in a switch's answer is an underscore here."""
         table = {code: answer.replace("_", "-") for answer, codes in answers.items() for code in (codes if isinstance(codes, tuple) else (codes,))}
         return self.one(name, lambda step: table.get(step["outcome"]))
 
@@ -39,7 +39,7 @@ def pod_start(steps):
 
 
 def hour_before_start(steps):
-    # Where AWS does not know when a pod began, no hour began before it.
+    # If AWS does not know when a pod started, no hour is before the pod.
     if pod_start(steps) == "first-call":
         return steps.outcome("zero", accepted=OK, refused="TimestampOutOfBoundsException")
     return steps.outcome("zero", refused="TimestampOutOfBoundsException")

@@ -22,11 +22,12 @@ import facts
 from platforms import Ecs, Eks, Failed
 from transcript import Leak, Transcript
 
-# Exit codes, as tollgate has them.
+# Exit codes, the same as tollgate's.
 USAGE, LEAKED = 64, 70
 PARTS = ["hourly", "unsubscribed", "metered", "denied", "contract"]
 OUT_OF_BOUNDS, DRY_RUN = "TimestampOutOfBoundsException", "DryRunOperation"
-# What each step may answer; any other outcome is a failure. Where there are several, AWS's documents leave it open.
+# The allowed outcomes of each step; any other outcome is a failure. If there are several, AWS's documents leave the
+# question open.
 EXPECTED = {
     "hourly": {
         "gate": ["entitled"], "register": ["ok"], "register again": ["ok"], "register without a nonce": ["ok"],
@@ -52,10 +53,10 @@ EXPECTED = {
     },
 }
 EVERYWHERE = {"task metadata": ["ok"], "end": ["ok"]}
-# Steps that only some settings ask for, or that only some answers lead to.
+# Steps that run only with some settings, or after some answers.
 OPTIONAL = {"register with a rotated key", "checkout in another region", "check in of another region", "check in of another unit", "task metadata"}
 PROOFS = {"hourly": ["signature"], "metered": ["permission", "metering"], "contract": ["license"]}
-# On EKS with Fargate AWS may refuse RegisterUsage: a fact, and no failure.
+# On EKS with Fargate AWS may refuse RegisterUsage; that is a finding and no failure.
 REGISTRATIONS = ["register", "register again", "register without a nonce", "register with a rotated key", "register after a refusal"]
 UNSUPPORTED = {"gate": "misconfigured", **dict.fromkeys(REGISTRATIONS, "PlatformNotSupportedException")}
 
@@ -75,7 +76,7 @@ def asked(arguments):
 
 
 def account(word, region):
-    """(account, emulated) of the credentials, if the run may use them: AWS is asked who this is only when it was named."""
+    """(account, emulated) of the credentials, if the run may use them. AWS is asked for the account only if `--spend-in` names one."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_STS") or os.environ.get("AWS_ENDPOINT_URL")
     if not word and not endpoint:
         raise Refused("this would start pods and tasks at AWS, which costs money: name the account with --spend-in ACCOUNT")
@@ -90,7 +91,7 @@ def account(word, region):
 
 
 def wrong(platform, part, step):
-    """Why a step is a failure, or None."""
+    """The reason why a step is a failure, or None."""
     name, outcome = step["step"], step["outcome"]
     expected = {**EXPECTED[part], **EVERYWHERE}.get(name)
     if platform == "eks-fargate" and part in ("hourly", "unsubscribed") and UNSUPPORTED.get(name) == outcome:
@@ -149,7 +150,7 @@ class Run:
     def parts(self, platform, wanted):
         token = secrets.token_hex(16)
         for part in wanted:
-            # A refused role needs no product of its own: the first gate there is.
+            # A refused role needs no product of its own; it uses the first gate image.
             gate = self.settings[part if part != "denied" else next(iter(self.of_products()))]["gate"]
             if part == "metered":
                 self.perform(platform, "client-token", gate, {**self.order(part), "part": "client-token", "client_token": token})

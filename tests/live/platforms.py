@@ -1,7 +1,8 @@
 """Where the containers run: a pod on EKS, by kubectl, or a task on ECS with Fargate, by boto3.
 
-Both run the same two containers: `tollgate`, the seller's own gate image, and `client`, which gets tests/live/steps.py as its command. What
-is made here carries the run's name, and is removed when it has ended, whatever happened; `clean` removes what a run left that was killed.
+Both run the same two containers: `tollgate`, the seller's own gate image, and `client`, which gets tests/live/steps.py as its command.
+Everything that is made here has the run's name, and is removed at the run's end, also after a failure; `clean` removes the objects of a run
+that was killed.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import botocore.exceptions
 
 STEPS = (pathlib.Path(__file__).parent / "steps.py").read_text()
 LABEL = "tollgate-live"
-# A container that needs longer does not get its image, or its node.
+# A container that needs longer has no image or no node.
 PATIENCE_SECONDS = 600
 POD_STEP_SECONDS = 2
 # CloudWatch shows the last lines of a container some seconds after its end.
@@ -29,18 +30,18 @@ class Failed(Exception):
 
 
 def lines(log):
-    """What a client's container said, and whether it came to its end."""
+    """The output of a client's container, and whether it ran to its end."""
     said = [json.loads(line.removeprefix(LINE)) for line in log.splitlines() if line.startswith(LINE)]
     return said, any(line["step"] == "end" for line in said)
 
 
 class Eks:
-    """Pods in a namespace that exists, with service accounts that exist: one with the role of the product, one whose role may do nothing."""
+    """Pods in an existing namespace, with existing service accounts: one with the product's role, one whose role has no permission."""
 
     def __init__(self, settings, run):
         self.settings, self.run, self.name = settings, run, "eks-fargate" if settings.get("fargate") else "eks"
         self.roles = {"product": settings["service_account"], "denied": settings["denied_service_account"]}
-        # Names that a transcript need not show.
+        # Names that the transcript hides.
         self.private = [settings["context"]]
 
     def kubectl(self, *arguments, given=None, check=True):
@@ -81,7 +82,7 @@ class Eks:
         }
 
     def perform(self, part, role, gate, environment):
-        """What the client's container says."""
+        """The output of the client's container."""
         name = f"{LABEL}-{self.run}-{part}"
         try:
             self.kubectl("apply", "--filename", "-", given=json.dumps(self.manifest(name, role, gate, environment)))
@@ -104,7 +105,7 @@ class Eks:
             time.sleep(POD_STEP_SECONDS)
 
     def state(self, name):
-        """Why a pod has not come to its end. A transcript shows it, so nothing of nodes, addresses, roles and variables is in it."""
+        """The reason why a pod has not ended. A transcript shows it, so it contains no nodes, addresses, roles and variables."""
         looked = self.kubectl("get", "pod", name, "--ignore-not-found", "--output", "json").stdout
         if not looked:
             return "somebody deleted it"
@@ -121,7 +122,7 @@ class Eks:
 
 
 class Ecs:
-    """Tasks on Fargate in a cluster, with roles and a log group that exist."""
+    """Tasks on Fargate in a cluster, with existing roles and an existing log group."""
 
     def __init__(self, settings, run):
         self.settings, self.run, self.name = settings, run, "ecs-fargate"
@@ -153,7 +154,7 @@ class Ecs:
         }
 
     def perform(self, part, role, gate, environment):
-        """What the client's container says."""
+        """The output of the client's container."""
         family, task = f"{LABEL}-{self.run}-{part}", None
         registered = self.ecs.register_task_definition(**self.definition(family, role, gate, environment))["taskDefinition"]["taskDefinitionArn"]
         network = {

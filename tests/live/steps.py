@@ -1,8 +1,8 @@
-"""What runs in the container `client` of a pod or task: calls of AWS, and of the gate beside it, one line of output for each.
+"""The program in the container `client` of a pod or task: calls of AWS, and of the gate beside it, with one line of output for each.
 
-It is one file that needs Python 3.11 and boto3 only, and is given to the container as text. LIVE_ORDER (JSON) says which part to run. A
-line is `live: {"step", "outcome", …}`: what AWS answered by name, never a token, a credential or an account. It takes its credentials
-from the pod or task, as every SDK does.
+It is one file that needs only Python 3.11 and boto3, and is passed to the container as text. LIVE_ORDER (JSON) names the part to run. A
+line is `live: {"step", "outcome", …}`: the name of AWS's answer, never a token, a credential or an account. It gets its credentials from the
+pod or task, as every SDK does.
 """
 
 import base64
@@ -20,13 +20,13 @@ import botocore.config
 import botocore.exceptions
 
 ORDER = json.loads(os.environ["LIVE_ORDER"])
-# How long the gate may take to answer, and the step between two looks at it.
+# How long the gate may take to answer, and the time between two requests to it.
 GATE_SECONDS = 180
 GATE_STEP = 1
 HOUR = 3600
 # AWS Marketplace itself, the issuer of bought licenses.
 FINGERPRINT = "aws:294406891311:AWS/Marketplace:issuer-fingerprint"
-# All of a report of 0, under one tag.
+# One allocation of 0, with one tag.
 SPLIT = [{"AllocatedUsageQuantity": 0, "Tags": [{"Key": "live", "Value": "tests"}]}]
 
 
@@ -35,13 +35,13 @@ def say(step, outcome, **facts):
 
 
 class Service:
-    """A service of AWS, each call of which ends in an answer or in the name of a refusal."""
+    """A service of AWS. Each call returns an answer or the name of a refusal."""
 
     def __init__(self, name, region=None):
-        # One attempt: a throttled call is a finding, and a retry could hide it.
+        # One attempt, because a throttled call is a finding that a retry could hide.
         config = botocore.config.Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
         self.client = boto3.client(name, region_name=region or ORDER["region"], config=config)
-        # What is null in an answer is absent in what boto3 returns.
+        # boto3 omits members that are null in an answer.
         self.body = ""
         self.client.meta.events.register("before-parse", self.keep)
 
@@ -58,11 +58,11 @@ class Service:
             self.check(error.response)
             return error.response["Error"]["Code"], error.response
         except botocore.exceptions.BotoCoreError as error:
-            # No answer, or no credentials: the class names it, the text may name hosts and roles.
+            # No answer, or no credentials: the class says which; the text may name hosts and roles.
             return type(error).__name__, {}
 
     def check(self, response):
-        """Nobody takes the emulator for AWS, nor AWS for the emulator."""
+        """The answer must be the emulator's if, and only if, the run is against the emulator."""
         emulated = response["ResponseMetadata"]["HTTPHeaders"].get("x-tollgate-emulator") == "1"
         if emulated != ORDER["emulated"]:
             say("end", "wrong-service", emulated=emulated)
@@ -91,7 +91,7 @@ def public_key(pem):
     begin, _ = element(0)
     _, after_algorithm = element(begin)
     bits, _ = element(after_algorithm)
-    begin, _ = element(bits + 1)  # One byte of a bit string tells how many bits are unused.
+    begin, _ = element(bits + 1)  # The first byte of a bit string is the number of unused bits.
     first, end = element(begin)
     second, last = element(end)
     return int.from_bytes(der[first:end], "big"), int.from_bytes(der[second:last], "big")
@@ -103,7 +103,7 @@ def mask(seed, length):
 
 
 def salt_of(signed, signature, key):
-    """The length of the salt of a PSS signature with SHA-256, or None where it does not verify."""
+    """The length of the salt of a PSS signature with SHA-256, or None if the signature is not valid."""
     modulus, exponent = key
     bits = modulus.bit_length() - 1
     size = (bits + 7) // 8
@@ -119,7 +119,7 @@ def salt_of(signed, signature, key):
 
 
 def about_token(token, nonce, key):
-    """What a token is like, without the token."""
+    """The properties of a token, without the token."""
     header, payload, signature = token.split(".")
     claims, head = json.loads(decoded(payload)), json.loads(decoded(header))
     lower = {name.lower(): value for name, value in claims.items()}
@@ -139,7 +139,7 @@ def about_token(token, nonce, key):
 
 
 def gate():
-    """What the sidecar says, once it has an answer of AWS."""
+    """The sidecar's document, once it has an answer of AWS."""
     address = os.environ.get("TOLLGATE_PROBE_ADDR", "127.0.0.1:19180")
     document, deadline = {}, time.monotonic() + GATE_SECONDS
     while time.monotonic() < deadline and document.get("state", "pending") == "pending":
@@ -150,7 +150,7 @@ def gate():
             with error:
                 document = json.load(error)
         except OSError:
-            # Its container starts beside this one.
+            # The gate's container starts at the same time as this one.
             pass
         if document.get("state", "pending") == "pending":
             time.sleep(GATE_STEP)
@@ -160,7 +160,7 @@ def gate():
 
 
 def task():
-    """Where a task runs, by its agent; nothing in a pod."""
+    """Where a task runs, by its agent; empty in a pod."""
     uri = os.environ.get("ECS_CONTAINER_METADATA_URI_V4")
     if not uri:
         return
@@ -200,7 +200,7 @@ def hourly():
 def unsubscribed():
     service = Service("meteringmarketplace")
     gate()
-    # The gate has asked already: this is the pod's second call.
+    # The gate has called AWS already, so this is the pod's second call.
     register(service, "register after a refusal", uuid.uuid4().hex)
 
 
@@ -224,7 +224,7 @@ def metered():
     first = meter(service, "zero again", now)
     second = meter(service, "zero with allocations", now, UsageAllocations=SPLIT)
     say("the same record", "ok" if first[1] is not None and first[1] == second[1] else "other")
-    # The other pod reported with allocations: where the token is known for the account, it comes with other parameters now.
+    # The other pod reported with allocations. If AWS knows the token for the account, it now has other parameters.
     meter(service, "client token of another pod", now, ClientToken=ORDER["client_token"])
 
 
@@ -277,7 +277,8 @@ def contract():
     outcome, answer = service.ask("list_received_licenses", Filters=filters)
     licenses = answer.get("Licenses", []) if outcome == "ok" else []
     say("list", outcome, licenses=len(licenses), units=sorted({e["Unit"] for one in licenses for e in one.get("Entitlements", [])}))
-    # CheckoutLicense has no dry run: one seat is taken for seconds and given back. Its extension has one.
+    # CheckoutLicense has no dry run, so one seat is taken for seconds and given back.
+    # ExtendLicenseConsumption has a dry run.
     first = checkout(service, "checkout", token)
     again = checkout(service, "checkout with the same client token", token)
     if first:

@@ -1,9 +1,9 @@
-"""The transcript of a run, which can be shown to others: it is redacted as it is written, and searched once more at its end.
+"""The transcript of a run, which may be shown to others: it is redacted when it is written, and searched again at its end.
 
-- Values that the run knows (credentials, account, roles, subnets) are hidden wherever they stand, plain, in base64 or in a URL.
-- Values that are known by their form are hidden too: account numbers, access keys, tokens, license numbers, and any unbroken run of
+- Values that the run knows (credentials, account, roles, subnets) are hidden everywhere, plain, in base64 or in a URL.
+- Values with a known form are hidden too: account numbers, access keys, tokens, license numbers, and any unbroken run of
   characters that is long enough to be a secret.
-- The same value gets the same name, so that a reader still sees what is equal.
+- The same value gets the same name, so that a reader can see which values are equal.
 """
 
 import base64
@@ -12,9 +12,9 @@ import os
 import re
 import urllib.parse
 
-# Fewer characters hide nothing, and stand in too many words.
+# Shorter values are no secrets, and are part of too many words.
 SECRET_CHARS_MIN = 6
-# In this order: a token is long, too, and holds digits.
+# In this order, because a token is also a long text with digits.
 FORMS = [
     ("TOKEN", re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*")),
     ("ACCESS-KEY", re.compile(r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}\b")),
@@ -25,18 +25,18 @@ FORMS = [
 
 
 class Leak(Exception):
-    """The redacted text still holds what it must not hold."""
+    """The redacted text still contains a value that it must not contain."""
 
 
 def forms_of(value):
-    """A value as it may stand in a text."""
+    """The forms in which a value may be in a text."""
     plain = value.encode()
     encoded = base64.b64encode(plain).decode().rstrip("=")
     return {value, encoded, encoded.replace("+", "-").replace("/", "_"), urllib.parse.quote(value, safe="")}
 
 
 class Transcript:
-    """Lines on standard output and in a new file that only its owner can read."""
+    """Writes lines to standard output and to a new file that only its owner can read."""
 
     def __init__(self, path):
         self.path = path
@@ -45,7 +45,7 @@ class Transcript:
         self.names = {}
 
     def hide(self, kind, *values):
-        """These must not be shown from now on."""
+        """Hides these values from now on."""
         for value in values:
             if value and len(value) >= SECRET_CHARS_MIN:
                 self.known.setdefault(value, kind)
@@ -55,14 +55,14 @@ class Transcript:
         return f"[{kind}-{same.setdefault(value, len(same) + 1)}]"
 
     def redacted(self, text):
-        # The longest first: a role's ARN holds the account.
+        # The longest first, because a role's ARN contains the account.
         for value in sorted(self.known, key=len, reverse=True):
             for form in forms_of(value):
                 if form in text:
                     text = text.replace(form, self.name(self.known[value], value))
         for kind, form in FORMS:
             text = form.sub(lambda found: self.name(kind, found[0]), text)
-        # No line of a container writes two lines here, and none moves a terminal's cursor.
+        # A container's line must not become two lines here, nor move a terminal's cursor.
         return "".join(character if character.isprintable() else " " for character in text)
 
     def write(self, text=""):
@@ -72,7 +72,7 @@ class Transcript:
         self.file.flush()
 
     def close(self):
-        """Searches what was written; a file that leaks is removed."""
+        """Searches the written text; removes a file that leaks."""
         self.file.close()
         with open(self.path) as file:
             text = file.read()
@@ -81,4 +81,4 @@ class Transcript:
         if found:
             with contextlib.suppress(OSError):
                 os.remove(self.path)
-            raise Leak(f"{found} values that must not be shown stood in the transcript: it was removed")
+            raise Leak(f"the transcript contained {found} values that must not be shown; it was removed")

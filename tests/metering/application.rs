@@ -1,4 +1,5 @@
-//! The application's server over real sockets: who is let in, what is refused, and what each answer looks like.
+//! The application's server over real sockets: which clients are admitted, what is refused, and the form of
+//! each answer.
 
 use serde_json::json;
 
@@ -79,7 +80,7 @@ fn records_come_page_by_page_and_one_by_one() {
     let record = get_local(running.app, &format!("/v1/records/{}", ids(&all)[0])).json();
     assert_eq!(record["shares"], json!([{"tags": {"team": "a"}, "quantity": "1"}]), "{record}");
     assert_eq!((&record["pod"], &record["decimal"]), (&json!("pod-1"), &json!(false)), "{record}");
-    // The command line shows all of them, whichever way it asks.
+    // The command line shows all of them, through the sidecar and from the file.
     let (_, live, _) = bench.ledger(&["list"], Some(running.app));
     let (_, one, _) = bench.ledger(&["show", &record["id"].to_string()], Some(running.app));
     assert_eq!((&live, &one), (&all["records"], &record));
@@ -100,7 +101,7 @@ fn the_backlog_says_how_old_it_is_and_how_much_time_is_left() {
     assert_eq!((&backlog["unsent_records"], &backlog["dead_letters"]), (&json!(1), &json!(0)), "{backlog}");
     let (age, left) = (&backlog["oldest_unsent_age_seconds"], &backlog["window_closes_in_seconds"]);
     let (age, left) = (age.as_u64().unwrap(), left.as_u64().unwrap());
-    // An hour and a quarter, and as long as the test has taken.
+    // An hour and a quarter, and the running time of the test.
     assert!((4500..5400).contains(&age) && (6 * 3600 - 1..=6 * 3600).contains(&(age + left)), "{backlog}");
     let metrics = running.sidecar.get("/metrics").body;
     let gauge = |name: &str| -> i64 {
@@ -148,7 +149,8 @@ fn a_job_can_ask_for_the_end() {
     assert_eq!(bench.billed()["requests"], 4_000_000);
 }
 
-/// As the kubelet ends a native sidecar as soon as the work has ended, which asked for the end just before.
+/// The kubelet ends a native sidecar when the work has ended, and the work has asked for the end just
+/// before.
 #[test]
 fn a_signal_after_the_jobs_word_hurries_nobody_and_a_second_one_does() {
     for (signals, hurried) in [(&["TERM"][..], false), (&["TERM", "INT"], true)] {
@@ -224,7 +226,7 @@ fn metrics_show_usage_and_backlog() {
     assert!(metrics.contains("tollgate_ledger_bytes "), "{metrics}");
 }
 
-/// Credentials are all that opens this gate; what stands in for AWS marks itself all the same.
+/// This gate opens by credentials alone; the emulator marks its answers nevertheless.
 #[test]
 fn a_gate_of_saas_says_from_its_first_line_that_the_emulator_stands_in_for_aws() {
     let bench = Bench::saas();
@@ -252,7 +254,8 @@ fn customers_are_resolved_by_their_token() {
         (200, &json!("111122223333")),
         "{answer:?}"
     );
-    // AWS says the same of an expired session: the application must not be told to try again.
+    // AWS gives the same answer for an expired session; the application must not be told to try
+    // again.
     bench.fault(r#"{"fault":"exception","exception":"ExpiredTokenException","operation":"ResolveCustomer","count":2}"#);
     let answer = post(running.app, "/v1/customers/resolve", &body);
     assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("ExpiredTokenException")), "{answer:?}");
@@ -306,7 +309,7 @@ fn usage_that_is_not_taken_is_a_log_line_and_a_counter() {
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
     }
-    // The next line of this kind would come in a minute.
+    // The next line of this kind comes after a minute at the earliest.
     assert_eq!(running.usage(&json!({"dimension": "requets", "quantity": 1})).status, 202);
     running.sidecar.signal("TERM");
     let rest = running.sidecar.read_until(|line| line["event"] == "usage_rejected");

@@ -15,10 +15,10 @@ use crate::processes::{Answer, Emulator, Sidecar, command, http, post};
 /// Past the end of an hour, its settling time, and the longest phase.
 pub(crate) const AN_HOUR_AND_ALL: &str = "1h15m";
 
-/// Seconds: less than any test moves the clock by, and more than the sidecar is behind it.
+/// Seconds: less than any test moves the clock, and more than the sidecar lags behind it.
 const FOLLOWS_WITHIN: u64 = 60;
 
-/// What the emulator's products are priced by.
+/// The dimensions of the emulator's products.
 const DIMENSIONS: &str = "requests,gigabytes";
 
 pub(crate) struct Bench {
@@ -39,7 +39,7 @@ impl Bench {
 
     fn new(mode: &'static str) -> Self {
         let emulator = Emulator::start();
-        // A whole hour lies ahead, so that no test depends on the minute at which it runs.
+        // A whole hour is left, so that no test depends on the minute at which it runs.
         emulator.admin("/_emulator/clock", r#"{"now":"2026-11-24T08:00:00Z"}"#);
         Self { emulator, state: tempfile::tempdir().unwrap(), mode, pod: "pod-1".to_owned() }
     }
@@ -67,7 +67,7 @@ impl Bench {
         command.envs(settings.iter().copied());
         let mut running = Running::start(command);
         if self.mode == "metered" {
-            // A fault that a test sets afterwards is for reports of usage.
+            // Faults that a test sets later must hit reports of usage only.
             running.read_back(|line| line["event"] == "dimensions_tried");
         }
         running
@@ -129,13 +129,13 @@ impl Running {
         Self::of(sidecar)
     }
 
-    /// A sidecar that runs, whatever its gate does.
+    /// A running sidecar, with the gate open or shut.
     pub(crate) fn of(sidecar: Sidecar) -> Self {
         let app = sidecar.app_addr.unwrap();
         Self { sidecar, app, billed: 0 }
     }
 
-    /// Waits for a line that the log may hold already.
+    /// Waits for a line that may already be in the log.
     pub(crate) fn read_back(&mut self, fits: impl Fn(&Value) -> bool) {
         let held = |line: &String| serde_json::from_str(line).is_ok_and(|line| fits(&line));
         if !self.sidecar.seen.iter().any(held) {
@@ -153,8 +153,8 @@ impl Running {
         post(self.app, "/v1/usage", &body.to_string())
     }
 
-    /// Waits until AWS has taken so many more records of this process. What an earlier process left may be billed before
-    /// the gate is open.
+    /// Waits until AWS has accepted this number of further records of this process. Records of an earlier process may
+    /// be billed before the gate is open.
     pub(crate) fn wait_billed(&mut self, records: usize) {
         self.billed += records;
         let billed = |seen: &[String]| seen.iter().filter(|line| line.contains("\"usage billed\"")).count();
@@ -174,7 +174,8 @@ impl Running {
 
     fn move_clock(&self, bench: &Bench, order: &Value) {
         bench.emulator.admin("/_emulator/clock", &order.to_string());
-        // Not "until it shows another time": both clocks run on, and a minute may end before the order is seen.
+        // It is not enough that it shows another time: both clocks run, and a minute may end before the order
+        // is seen.
         let seconds = |at: &Value| {
             let at = OffsetDateTime::parse(at.as_str().unwrap(), &Rfc3339).unwrap();
             at.unix_timestamp()
@@ -191,13 +192,13 @@ impl Running {
         get(self.app, "/v1/records")["records"].as_array().unwrap().clone()
     }
 
-    /// Kills it as a node does that loses power, but for what the kernel has written.
+    /// Kills it, as a power failure does, except that the kernel still writes its buffers.
     pub(crate) fn kill(mut self) {
         self.sidecar.process.kill().unwrap();
         self.sidecar.process.wait().unwrap();
     }
 
-    /// Ends it as the kubelet does.
+    /// Stops it as the kubelet does.
     pub(crate) fn terminate(self) -> (ExitStatus, String) {
         self.sidecar.signal("TERM");
         self.sidecar.end()

@@ -1,4 +1,5 @@
-//! What disks and processes do: kills, damaged and foreign files, folders that cannot be written, a full disk.
+//! Faults of disks and processes: kills, damaged and foreign files, folders that cannot be written, a full
+//! disk.
 
 use std::process::Command;
 
@@ -133,7 +134,7 @@ fn a_full_disk_refuses_usage_and_loses_nothing() {
     assert_eq!(running.sidecar.get("/readyz").status, 200, "the gate is not the disk's affair");
     assert_eq!(running.reconciliation()["dimensions"][0]["accepted"], accepted.to_string());
     assert!(running.sidecar.process.try_wait().unwrap().is_none());
-    // An hour ends meanwhile; once there is room, all is taken, sealed and sent.
+    // An hour ends meanwhile; once there is room, all usage is accepted, sealed and sent.
     running.pass(&bench, AN_HOUR_AND_ALL);
     let process = running.sidecar.process.id().to_string();
     let mut grow = Command::new("nsenter");
@@ -143,14 +144,14 @@ fn a_full_disk_refuses_usage_and_loses_nothing() {
     running.report("requests", "1");
 }
 
-/// Runs a shell's line where the sidecar sees its disk; whether that went well.
+/// Runs a shell command in the sidecar's mount namespace; returns whether it succeeded.
 fn on_its_disk(running: &crate::bench::Running, line: &str) -> bool {
     let process = running.sidecar.process.id().to_string();
     let mut shell = Command::new("nsenter");
     shell.args(["--user", "--mount", "--target", &process, "sh", "-c", line]).status().unwrap().success()
 }
 
-/// Usage on a disk where nothing more fits, and the file that fills it.
+/// Usage on a full disk, and the file that fills it.
 fn with_a_full_disk(bench: &Bench, grace: &str) -> (crate::bench::Running, String) {
     let mut command = on_another_disk(bench, "size=2m");
     command.env("TOLLGATE_SHUTDOWN_GRACE", grace);
@@ -173,7 +174,7 @@ fn a_stop_on_a_disk_that_is_full_for_a_moment_sends_what_there_is() {
     assert_eq!((status.code(), bench.billed().get("requests")), (Some(0), Some(&5_000_000)), "{last}");
 }
 
-/// It ended with 0 and "usage stays in the ledger": nothing named the disk.
+/// An earlier version ended with 0 and "usage stays in the ledger", and did not name the disk.
 #[test]
 fn a_stop_on_a_full_disk_ends_with_74_and_names_the_disk() {
     let bench = Bench::metered();
@@ -193,7 +194,7 @@ fn a_disk_that_is_read_only_is_a_wrong_configuration() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("state_dir"), "{output:?}");
 }
 
-/// SQLite takes a WAL that ends too early for one that was torn before its commit.
+/// SQLite treats a truncated WAL as one that was torn before its commit.
 #[test]
 fn a_wal_that_lost_its_end_is_told_and_kept() {
     let bench = Bench::metered();
@@ -319,7 +320,7 @@ fn a_record_that_does_not_exist_is_the_command_lines_fault_and_not_the_disks() {
     }
 }
 
-/// What lies in the state folder, with the times of its last changes.
+/// The files in the state folder, with the times of their last changes.
 fn state(bench: &Bench) -> std::collections::BTreeMap<String, (Vec<u8>, std::time::SystemTime)> {
     let read = |entry: std::io::Result<std::fs::DirEntry>| {
         let entry = entry.unwrap();
@@ -371,7 +372,7 @@ fn what_only_reads_a_ledger_changes_nothing_in_its_folder() {
             }
         }
     }
-    // What writes upgrades it.
+    // A command that writes upgrades the ledger.
     let (status, _, said) = old.ledger(&["replay", "4"], None);
     assert!(status.code() != Some(74), "{said}");
     let (status, _, said) = old.ledger(&["list"], None);

@@ -1,4 +1,4 @@
-//! The AWS door when things go wrong on either side of it. `tests/witness/door.py` is the application that goes well.
+//! The AWS door with faults on either side of it. `tests/witness/door.py` is an application without faults.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
@@ -32,7 +32,7 @@ fn open(bench: &Bench) -> Running {
     bench.start_with(&[("TOLLGATE_AWS_DOOR", "true")])
 }
 
-/// The one record, once it stands so.
+/// Waits until the one record has this state, and returns it.
 fn wait_for_state(running: &Running, state: &str) -> Value {
     loop {
         let records = running.records();
@@ -47,7 +47,7 @@ fn wait_for_state(running: &Running, state: &str) -> Value {
 fn a_report_whose_application_hung_up_is_settled_all_the_same() {
     let bench = Bench::metered();
     let running = open(&bench);
-    // Long enough to see the claim and to hang up, on a machine that does much else too.
+    // Long enough to see the claim and to close the connection on a busy machine.
     bench.fault(r#"{"fault":"delay","delay":"3s","operation":"MeterUsage"}"#);
     let mut stream = TcpStream::connect(running.app).unwrap();
     let body = report(7);
@@ -75,7 +75,7 @@ fn a_refusal_after_a_lost_answer_does_not_free_the_hour() {
     assert!(running.records()[0]["attempts"].as_u64() >= Some(1));
     running.wait_billed(1);
     wait_for_state(&running, "accepted");
-    // Usage of the hour goes to the next one: this one has its value.
+    // Usage of the hour counts to the next one, because this hour has its value.
     running.report("requests", "5");
     running.pass(&bench, AN_HOUR_AND_ALL);
     running.pass(&bench, AN_HOUR_AND_ALL);
@@ -108,7 +108,7 @@ fn an_expired_session_is_renewed_and_the_application_hears_nothing_of_it() {
         rule["count"] = times.into();
         bench.fault(&rule.to_string());
     };
-    // A session that cannot be renewed is told, and the hour is free again.
+    // The application is told of a session that cannot be renewed, and the hour is free again.
     expired(2);
     let answer = meter(running.app, 8);
     assert_eq!(
@@ -128,7 +128,7 @@ fn an_answer_that_is_no_json_is_no_answer() {
     let bench = Bench::metered();
     let mut running = open(&bench);
     bench.fault(r#"{"fault":"invalid-json","operation":"MeterUsage","count":1}"#);
-    assert_eq!(meter(running.app, 7).status, 200, "it is AWS's, whatever it is");
+    assert_eq!(meter(running.app, 7).status, 200, "the answer is AWS's own");
     running.wait_billed(1);
     assert_eq!(wait_for_state(&running, "accepted")["quantity"], "7");
     assert_eq!(bench.billed()["requests"], 7_000_000);
@@ -172,7 +172,7 @@ fn what_is_no_call_of_an_sdk_is_refused_in_awss_form() {
         assert_eq!((answer.status, answer.header("x-tollgate-answer")), (status, Some("1")), "{answer:?}");
         assert_eq!((&answer.json()["__type"], answer.header("x-amzn-errortype")), (&json!(code), Some(code)));
     }
-    // AWS's own refusal, of what claims nothing.
+    // AWS's own refusal of a call that claims nothing.
     let answer = request(running.app, &head("MeterUsage", ""), r#"{"ProductCode":"demometered"}"#);
     assert_eq!((answer.status, answer.header("x-tollgate-answer")), (400, None), "{answer:?}");
     assert_eq!(answer.header("x-tollgate-emulator"), Some("1"), "{answer:?}");
@@ -197,7 +197,7 @@ fn calls_about_another_product_are_refused_by_us_and_claim_nothing() {
     assert_eq!(running.records(), Vec::<Value>::new());
     assert_eq!(running.reconciliation()["dimensions"], json!([]));
     assert!(bench.billed().is_empty());
-    // The hour is free for our own.
+    // The hour is free for tollgate's own report.
     assert_eq!(meter(running.app, 7).status, 200);
 }
 
@@ -206,7 +206,7 @@ fn the_door_passes_on_a_share_of_awss_quota_and_says_so_as_aws_does() {
     let bench = Bench::metered();
     let running = open(&bench);
     let dry_run = report(7).replace("\"UsageQuantity\":7", "\"UsageQuantity\":7,\"DryRun\":true");
-    // At once: one after the other, a slow machine would stay below the limit.
+    // All at once, because one after the other a slow machine would stay below the limit.
     let app = running.app;
     let call = || {
         let dry_run = dry_run.clone();

@@ -1,5 +1,5 @@
-//! Usage of a command that runs below `tollgate exec`: what it reports last is billed, and what happens to the gate or to
-//! the ledger meanwhile is told, and ends the command only where tollgate cannot go on.
+//! Usage of a command that runs under `tollgate exec`: its last report is billed. Changes of the gate or the ledger
+//! meanwhile are reported, and end the command only if tollgate cannot continue.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,7 @@ use crate::bench::{AN_HOUR_AND_ALL, Bench, Running};
 use crate::processes::{Sidecar, http};
 use tollgate_clock as clock;
 
-/// Reports what it is told by a signal, says so, and reports once more at its end.
+/// Reports usage when a signal asks for it, prints that, and reports once more at its end.
 const REPORTS: &str = r#"
     report() {
         curl -sf -H 'content-type: application/json' -d "{\"dimension\":\"requests\",\"quantity\":$1}" \
@@ -54,7 +54,7 @@ impl Commanded {
 #[test]
 fn what_the_command_reports_at_its_end_is_billed_although_each_call_takes_300_ms() {
     let bench = Bench::metered();
-    // Half of the grace would pass, if anybody were waited for.
+    // If it waited for more usage, half of the grace would pass.
     let patient = [("TOLLGATE_DRAIN_QUIET", "50s"), ("TOLLGATE_SHUTDOWN_GRACE", "1m")];
     let mut commanded = Commanded::start(&bench, &patient);
     bench.fault(r#"{"fault":"delay","delay":"300ms"}"#);
@@ -86,7 +86,7 @@ fn a_gate_that_shuts_later_does_not_end_the_command() {
     assert!(last.contains("the command ended with exit code 3"), "{last}");
 }
 
-/// A grace that ends by AWS's refusal is the one way in which `on_denied = "exit"` meets a running command.
+/// `on_denied = "exit"` affects a running command only if AWS's refusal ends a grace period.
 #[test]
 fn a_refusal_after_grace_does_not_end_the_command_and_retries_continue() {
     let bench = Bench::metered();
@@ -127,12 +127,12 @@ fn usage_of_an_earlier_start_is_billed_where_the_command_cannot_start() {
     assert!(last.contains("cannot start "), "{last}");
 }
 
-/// Without its ledger tollgate cannot count; the container's restart is the remedy.
+/// Without its ledger tollgate cannot count usage, so the container has to restart.
 #[test]
 fn a_ledger_that_breaks_asks_the_command_to_end_and_is_the_cause_of_the_exit() {
     let bench = Bench::metered();
     let mut commanded = Commanded::start(&bench, &[]);
-    // More than SQLite holds in memory: what it reads next comes from the file.
+    // More than SQLite's cache, so that its next read comes from the file.
     for request in 0..60 {
         let event =
             |event| json!({"id": format!("{request}-{event}"), "dimension": "requests", "quantity": 1});

@@ -1,4 +1,4 @@
-//! Faults that metering agents had in the field, one test for each, named after the behaviour that must hold here.
+//! Known faults of other metering agents, one test for each, named after the behaviour that tollgate must have.
 
 use serde_json::{Value, json};
 
@@ -77,7 +77,8 @@ fn a_restart_between_a_call_and_its_answer_bills_once() {
     assert_eq!(running.records()[0]["attempts"], 2);
 }
 
-/// AWS's own sample and CloudQuery plugin-sdk: a zero at the start took the first hour's one value.
+/// AWS's own sample and CloudQuery plugin-sdk: a report of 0 at the start used up the first hour's
+/// one value.
 #[test]
 fn a_start_reports_nothing_in_a_billed_dimension() {
     let bench = Bench::metered();
@@ -87,8 +88,8 @@ fn a_start_reports_nothing_in_a_billed_dimension() {
     drop(running);
 }
 
-/// RHSM-Subscriptions #6533, which decides for zeros: an hour without usage is reported as 0 where the seller says so, and
-/// only after its end.
+/// RHSM-Subscriptions #6533, which sends zeros: an hour without usage is reported as 0 if the seller says so, and only
+/// after its end.
 #[test]
 fn a_zero_hour_is_reported_after_its_end() {
     let bench = Bench::metered();
@@ -127,7 +128,7 @@ fn a_key_and_its_quantity_are_kept_together() {
     assert_eq!(bench.start().reconciliation()["dimensions"][0]["accepted"], "3");
 }
 
-/// ubbagent: SIGTERM was ignored, and what was in memory was lost.
+/// ubbagent: SIGTERM was ignored, and usage in memory was lost.
 #[test]
 fn sigterm_flushes() {
     let bench = Bench::metered();
@@ -170,7 +171,7 @@ fn two_processes_of_a_pod_in_one_hour_lose_nothing() {
     assert_eq!(bill, [json!("3"), json!("4")], "each hour has one value");
 }
 
-/// RHSM-Subscriptions: usage that AWS never took grew old in silence.
+/// RHSM-Subscriptions: usage that AWS never accepted grew old without a warning.
 #[test]
 fn a_backlog_is_alarmed_at_half_of_its_window() {
     let bench = Bench::metered();

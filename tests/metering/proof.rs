@@ -1,4 +1,4 @@
-//! What opens the gate in mode `metered`, and what it costs at AWS: nothing in a dimension that is billed.
+//! The proof that opens the gate in mode `metered`, and that it bills nothing.
 
 use serde_json::{Value, json};
 
@@ -48,7 +48,7 @@ fn an_entitlement_dimension_is_reported_with_zero_each_hour_and_takes_no_usage()
     assert!(results[1]["error"].as_str().unwrap().contains("entitlement_dimension"), "{results}");
     running.pass(&bench, AN_HOUR_AND_ALL);
     running.wait_billed(1);
-    // The next hour's report comes with the hour, not with the usage.
+    // The next report of 0 comes with the next hour, not with usage.
     let zeros = |bill: &[Value]| bill.iter().filter(|row| row["dimension"] == "gigabytes").count();
     while zeros(&bench.bill()) < 2 {}
     let bill = bench.bill();

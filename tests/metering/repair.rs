@@ -1,19 +1,19 @@
-//! Repairs by the command line: beside a running sidecar, on the file of a stopped one, and where they are the
-//! seller's.
+//! Repairs by the command line: with a running sidecar, on the file of a stopped one, and where only the
+//! seller may repair.
 
 use serde_json::{Value, json};
 
 use crate::bench::{AN_HOUR_AND_ALL, Bench, Running};
 use crate::processes::{get_local, http, post, request};
 
-/// Makes a dead letter of so much usage; returns its number.
+/// Makes a dead letter of this quantity; returns its number.
 pub(crate) fn dead_letter(bench: &Bench, running: &mut Running, quantity: &str) -> i64 {
     dead_letter_by(bench, running, quantity, "InvalidTagException")
 }
 
 fn dead_letter_by(bench: &Bench, running: &mut Running, quantity: &str, exception: &str) -> i64 {
     running.report("requests", quantity);
-    // Until it is taken back, and not once: a trial of a dimension may be the next call.
+    // The fault lasts until it is removed, because the next call may be a dimension's dry run.
     bench.fault(&format!(r#"{{"fault":"exception","exception":"{exception}","operation":"MeterUsage"}}"#));
     running.pass(bench, AN_HOUR_AND_ALL);
     let line = running
@@ -33,14 +33,14 @@ fn all_dead_letters_are_replayed_but_those_that_may_have_been_billed() {
     let mut running = bench.start();
     let first = dead_letter(&bench, &mut running, "1");
     let second = dead_letter(&bench, &mut running, "2");
-    // The third is of an hour that somebody else reported.
+    // The third is of an hour that another sender reported.
     let third = dead_letter_by(&bench, &mut running, "4", "DuplicateRequestException");
     let app = Some(running.app);
 
     let (status, _, said) = bench.ledger(&["replay"], app);
     assert_eq!(status.code(), Some(64), "{said}");
     let (status, _, said) = bench.ledger(&["replay", "--all", "--accept-double-billing"], app);
-    assert_eq!(status.code(), Some(64), "what may have been billed needs its number: {said}");
+    assert_eq!(status.code(), Some(64), "a record that may have been billed needs its number: {said}");
     let (status, _, said) = bench.ledger(&["replay", &third.to_string()], app);
     assert_eq!(status.code(), Some(64), "{said}");
     assert!(said.contains("may have been billed") && said.contains("--accept-double-billing"), "{said}");
@@ -59,7 +59,7 @@ fn all_dead_letters_are_replayed_but_those_that_may_have_been_billed() {
     running.pass(&bench, AN_HOUR_AND_ALL);
     running.wait_billed(1);
     assert_eq!(bench.billed(), [("requests".into(), 3_000_000)].into());
-    // What they became names them, and they name it.
+    // The dead letters and the records that they became name each other.
     let (_, record, _) = bench.ledger(&["show", &first.to_string()], app);
     let became = record["counts_in"].as_i64().unwrap();
     let (_, record, _) = bench.ledger(&["show", &became.to_string()], app);
@@ -107,7 +107,8 @@ fn a_stopped_sidecars_ledger_is_listed_filtered_and_repaired() {
     assert!(csv.contains(",discard,a load test [was a dead letter: InvalidTagException]"), "{csv}");
 }
 
-/// The buyer must not hold the eraser: neither over the running sidecar nor on the volume.
+/// The buyer must not be able to erase usage, neither through the running sidecar nor on the
+/// volume.
 #[test]
 fn where_repairs_are_the_sellers_a_dead_letter_can_only_be_counted_again() {
     let bench = Bench::metered();

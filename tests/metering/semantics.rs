@@ -1,14 +1,14 @@
-//! What application and operator may rely on. Each test's doc comment is a paragraph of `docs/SEMANTICS.md`, word for
-//! word: `tests/tidy.rs` compares them.
+//! What application and operator may rely on. Each test's doc comment is in `docs/SEMANTICS.md`, word for word:
+//! `tests/tidy.rs` compares them.
 
 use serde_json::json;
 
 use crate::bench::{AN_HOUR_AND_ALL, Bench, Running};
 use crate::processes::Sidecar;
 
-/// **An acknowledged event counts once.** Once `POST /v1/usage` has answered `accepted` for an event, it is on disk
-/// and is part of exactly one hour record. AWS is sent that record until it answers or its window closes; what is
-/// still not billed then is carried or becomes a dead letter, as described below.
+/// **An acknowledged event counts once.** Once `POST /v1/usage` has answered `accepted` for an event, it is on disk and
+/// is part of exactly one hour record. The sidecar sends that record until AWS answers it or AWS's window closes. Usage
+/// that is not billed by then is carried or becomes a dead letter, as described below.
 #[test]
 fn an_acknowledged_event_counts_once() {
     let bench = Bench::metered();
@@ -30,10 +30,10 @@ fn an_acknowledged_event_counts_once() {
 }
 
 /// **A repeated event does not count again.** For at least `idempotency_window` (48 hours by default) a repeat of the
-/// same event under the same `id` is answered `duplicate` and counts nothing, also after a restart; other content
-/// under a known `id` is `rejected`. An event of quantity 0 changes no amount, so its `id` is not remembered: a repeat is
-/// answered `accepted` again, and a later event may use that `id`. Rejected too is an event older than 24 hours or than
-/// half of that window: its `id` might be forgotten already.
+/// same event under the same `id` is answered `duplicate` and does not count, also after a restart. Other content under
+/// a known `id` is `rejected`. An event of quantity 0 changes no amount, so its `id` is not remembered: a repeat is
+/// answered `accepted` again, and a later event may use that `id`. An event that is older than 24 hours, or older than
+/// half of that window, is rejected too, because its `id` may be forgotten already.
 #[test]
 fn a_repeated_event_does_not_count_again() {
     let bench = Bench::metered();
@@ -52,15 +52,15 @@ fn a_repeated_event_does_not_count_again() {
     running.kill();
     let running = bench.start_with(&[("TOLLGATE_IDEMPOTENCY_WINDOW", "4h")]);
     assert_eq!(status(&running, 5), (202, "duplicate".into()));
-    // The clock of the bench stands at 08:00.
+    // The bench's clock is at 08:00.
     let old =
         json!({"id": "order-2", "dimension": "requests", "quantity": 1, "timestamp": "2026-11-24T05:59:00Z"});
     assert_eq!(running.usage(&old).json()["results"][0]["status"], "rejected");
     assert_eq!(running.reconciliation()["dimensions"][0]["accepted"], "5");
 }
 
-/// **A bad event spoils no other.** Events of one request are judged one by one; those that are `rejected` say why and
-/// count nothing.
+/// **A bad event spoils no other.** Each event of a request is checked by itself. An event that is `rejected` does not
+/// count, and its result says why.
 #[test]
 fn a_bad_event_spoils_no_other() {
     let bench = Bench::metered();
@@ -79,8 +79,8 @@ fn a_bad_event_spoils_no_other() {
 }
 
 /// **An hour is reported after it has ended.** Usage counts to the UTC hour of its `timestamp` (its arrival, if it has
-/// none); the hour closes `settle` after its end, is sealed, and is sent within ten minutes. Nothing is reported in the
-/// middle of an hour but at a shutdown, because AWS takes one value for an hour, dimension and pod.
+/// none); the hour closes `settle` after its end, is sealed, and is first sent within ten minutes. Only a shutdown
+/// reports an hour before its end, because AWS takes one value for each hour, dimension and pod.
 #[test]
 fn an_hour_is_reported_after_it_has_ended() {
     let bench = Bench::metered();
@@ -102,8 +102,8 @@ fn an_hour_is_reported_after_it_has_ended() {
     );
 }
 
-/// **Late usage counts to the current hour.** An event whose hour is closed already counts to the current one, and its
-/// record says from which hour it is (`late_from`).
+/// **Late usage counts to the current hour.** An event whose hour is already closed counts to the current hour, and its
+/// record names the hour that it is from (`late_from`).
 #[test]
 fn late_usage_counts_to_the_current_hour() {
     let bench = Bench::metered();
@@ -123,10 +123,10 @@ fn late_usage_counts_to_the_current_hour() {
     );
 }
 
-/// **A shutdown loses nothing and waits for the application.** After SIGTERM usage is taken until `drain_quiet` (two
-/// seconds by default) has passed without any, for half of `shutdown_grace` at most; then the open hour is sealed and
-/// sent, and the exit code is 0. With `drain_quiet = "0s"`, for platforms that stop the application first, it is
-/// sealed at once.
+/// **A shutdown loses nothing and waits for the application.** After SIGTERM the sidecar takes usage until
+/// `drain_quiet` (two seconds by default) has passed without any, for half of `shutdown_grace` at most. Then it seals
+/// and sends the open hour, and its exit code is 0. With `drain_quiet = "0s"`, for platforms that stop the application
+/// first, it seals the hour at once.
 #[test]
 fn a_shutdown_loses_nothing_and_waits_for_the_application() {
     let bench = Bench::metered();
@@ -149,8 +149,8 @@ fn a_shutdown_loses_nothing_and_waits_for_the_application() {
     assert_eq!(bench.billed(), [("requests".into(), 4_000_000)].into());
 }
 
-/// **What cannot be sent in time stays.** Usage that AWS does not take before the time to stop is over stays on the
-/// volume; the last log line names it, and the next start sends it.
+/// **What cannot be sent in time stays.** Usage that AWS has not accepted when the time to stop is over stays on the
+/// volume. The last log line names it, and the next start sends it.
 #[test]
 fn what_cannot_be_sent_in_time_stays() {
     let bench = Bench::metered();
@@ -172,8 +172,8 @@ fn what_cannot_be_sent_in_time_stays() {
 }
 
 /// **A restart closes the hour only for what was reported.** A shutdown reports the open hour before its end. After a
-/// restart within that hour, usage of a customer and dimension that was reported counts to the next hour, since AWS
-/// takes one value; all other usage still counts to this one, and the next shutdown reports it.
+/// restart within that hour, usage of a customer and dimension that was reported counts to the next hour, because AWS
+/// takes one value. All other usage still counts to this hour, and the next shutdown reports it.
 #[test]
 fn a_restart_closes_the_hour_only_for_what_was_reported() {
     let bench = Bench::saas();
@@ -203,10 +203,11 @@ fn a_restart_closes_the_hour_only_for_what_was_reported() {
     assert_eq!(bench.billed()["requests"], 3_000_000);
 }
 
-/// **A lost answer does not bill twice.** A record whose answer was lost is in doubt: it is sent again unchanged, to
-/// the same region, which AWS recognises. Where AWS answers such a record of a customer with `DuplicateRecord`, it
-/// counts as billed, unconfirmed. If no answer comes inside AWS's window it becomes a dead letter, is never carried
-/// to another hour, and is replayed only by `tollgate ledger replay --accept-double-billing`.
+/// **A lost answer does not bill twice.** A record whose answer was lost is in doubt: it is sent again unchanged and to
+/// the same region, so that AWS recognises the repeat. If AWS answers such a record of a customer with
+/// `DuplicateRecord`, it counts as billed (state `unconfirmed`). If no answer comes within AWS's window, the record
+/// becomes a dead letter. It is never carried to another hour, and only `tollgate ledger replay
+/// --accept-double-billing` replays it.
 #[test]
 fn a_lost_answer_does_not_bill_twice() {
     let bench = Bench::metered();
@@ -244,9 +245,9 @@ fn a_lost_answer_does_not_bill_twice() {
     assert_eq!(bench.billed()["requests"], 11_000_000, "AWS had taken it");
 }
 
-/// **Usage that AWS never took is carried.** Where every attempt was certainly refused until AWS's window closed, the
-/// quantity counts to the current hour (`on_expired = "carry"`), or becomes a dead letter (`"dead-letter"`). Usage of
-/// a customer whom AWS calls unsubscribed is never carried: it is a dead letter when the window closes.
+/// **Usage that AWS never took is carried.** If AWS certainly refused every attempt until its window closed, the
+/// quantity counts to the current hour (`on_expired = "carry"`) or becomes a dead letter (`"dead-letter"`). Usage of a
+/// customer whom AWS calls unsubscribed is never carried: it becomes a dead letter when the window closes.
 #[test]
 fn usage_that_aws_never_took_is_carried() {
     let bench = Bench::metered();
@@ -265,9 +266,9 @@ fn usage_that_aws_never_took_is_carried() {
     assert_eq!(bench.billed(), [("requests".into(), 5_000_000)].into());
 }
 
-/// **A lapsed subscription is told, and its usage kept.** When AWS answers a report with
-/// `CustomerNotEntitledException`, the state is `lapsed`; the gate stays open unless `on_lapse` says otherwise, and
-/// the records are sent again inside their window, after which they are dead letters.
+/// **A lapsed subscription is shown, and its usage is kept.** When AWS answers a report with
+/// `CustomerNotEntitledException`, the state is `lapsed`. The gate stays open unless `on_lapse` says otherwise. The
+/// records are sent again until their window closes; then they become dead letters.
 #[test]
 fn a_lapsed_subscription_is_told_and_its_usage_kept() {
     let bench = Bench::metered();
@@ -288,9 +289,10 @@ fn a_lapsed_subscription_is_told_and_its_usage_kept() {
 }
 
 /// **Usage that AWS does not accept shuts the gate where the seller says so.** With `on_unsent = "close-after:4h"` the
-/// state is `unreported` when the oldest usage that AWS refused, did not answer or took from somebody else is older than four
-/// hours since its hour's end, by the clock or by the time that the sidecar ran. Neither a restart nor the clock ends it, only
-/// AWS's acceptance of that usage or of its replay. Usage is taken and sent meanwhile.
+/// state becomes `unreported` four hours after the end of the hour of the oldest unaccepted usage, by the clock or by
+/// the time that the sidecar ran. Usage is unaccepted when AWS refused it, did not answer, or took a value for its hour
+/// from another sender. Only AWS's acceptance of that usage, or of its replay, ends the state; neither a restart nor
+/// the clock does. The sidecar takes and sends usage meanwhile.
 #[test]
 fn usage_that_aws_does_not_accept_shuts_the_gate_where_the_seller_says_so() {
     let bench = Bench::metered();
@@ -322,9 +324,10 @@ fn usage_that_aws_does_not_accept_shuts_the_gate_where_the_seller_says_so() {
 }
 
 /// **A dimension that AWS does not know is named at the start, if its dry run checks names.** In mode `metered` each
-/// configured dimension is tried by a dry run once the gate has opened; one that AWS refuses is an error in the log and a
-/// metric. The gate stays open, and usage of the dimension is kept. AWS does not say whether a dry run checks more than
-/// permission: if not, the first report of the dimension, after its hour, is what tells.
+/// configured dimension is tried by a dry run once the gate has opened. The log has an error for each one that AWS
+/// refuses, and a metric names it. The gate stays open, and usage of the dimension is kept. AWS's documents do not say
+/// whether a dry run checks more than permission. If it does not, the first report of the dimension, after its hour,
+/// shows the mistake.
 #[test]
 fn a_dimension_that_aws_does_not_know_is_named_at_the_start() {
     let bench = Bench::metered();
@@ -337,8 +340,8 @@ fn a_dimension_that_aws_does_not_know_is_named_at_the_start() {
     assert_eq!(running.sidecar.document()["gate"], "open");
 }
 
-/// **Usage of an earlier pod on a kept volume is reported by the next pod.** AWS tells reports apart by the pod, so what
-/// was not sent counts to the next pod's current hour; what is in doubt is a dead letter.
+/// **Usage of an earlier pod on a kept volume is reported by the next pod.** AWS distinguishes reports by pod, so usage
+/// that was not sent counts to the next pod's current hour. A record in doubt becomes a dead letter.
 #[test]
 fn usage_of_an_earlier_pod_on_a_kept_volume_is_reported_by_the_next_pod() {
     let mut bench = Bench::metered();
@@ -358,9 +361,9 @@ fn usage_of_an_earlier_pod_on_a_kept_volume_is_reported_by_the_next_pod() {
     );
 }
 
-/// **A customer's usage is billed to that customer.** In mode `saas` events name the customer; records go out in
-/// batches of at most 25, and a customer without a subscription holds up nobody else: its records are sent again for
-/// 24 hours and are dead letters after that.
+/// **A customer's usage is billed to that customer.** In mode `saas` each event names its customer, and records are
+/// sent in batches of at most 25. A customer without a subscription does not delay others: its records are sent again
+/// for 24 hours and then become dead letters.
 #[test]
 fn a_customers_usage_is_billed_to_that_customer() {
     let bench = Bench::saas();
@@ -385,10 +388,10 @@ fn a_customers_usage_is_billed_to_that_customer() {
     assert_eq!((waiting.len(), &waiting[0]["code"]), (1, &json!("CustomerNotSubscribed")), "{waiting:?}");
 }
 
-/// **A dead letter is closed by a person, and leaves a note.** What AWS will not bill waits as a dead letter until
-/// somebody replays it (to another dimension, where its own was wrong), confirms that it was billed, or discards it.
+/// **A person closes a dead letter, and the repair leaves a note.** A record that AWS will not bill stays a dead letter
+/// until a person replays it (to another dimension, if its own was wrong), confirms that it was billed, or discards it.
 /// Each repair is in `tollgate ledger audit`, the balance holds (accepted = billed + pending + dead + discarded), and
-/// the alert for dead letters clears. To confirm, to discard and to redirect need `ledger_repair`.
+/// the alert for dead letters clears. Confirming, discarding and redirecting need `ledger_repair`.
 #[test]
 fn a_dead_letter_is_closed_by_a_person_and_leaves_a_note() {
     let bench = Bench::metered();

@@ -1,5 +1,5 @@
-//! `on_unsent`: what a buyer can do to keep usage from AWS, the whole binary against the emulator and its clock; and the
-//! dimensions that AWS does not know. What running time alone decides is tested over paused time (`usage::unsent::tests`).
+//! `on_unsent`: a buyer's ways to keep usage from AWS, by the whole binary against the emulator and its clock; and
+//! dimensions that AWS does not know. `usage::unsent::tests` tests running time, with paused time.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::processes::{Emulator, Sidecar, http};
 
 const CLOSE: (&str, &str) = ("TOLLGATE_ON_UNSENT", "close-after:2h");
 
-/// The gate is shut, says why in every place, and ends whoever gives up with 77.
+/// The gate is shut, each output names the reason, and commands that give up end with 77.
 fn is_unreported(running: &mut Running) {
     running.sidecar.wait_for_code("unreported", "UsageUnreported");
     let answer = running.sidecar.get("/entitlement");
@@ -23,7 +23,7 @@ fn is_unreported(running: &mut Running) {
     running.report("requests", "1");
 }
 
-/// A sidecar whose gate may be shut.
+/// A running sidecar, whose gate may be shut.
 fn start(bench: &Bench, settings: &[(&str, &str)]) -> Running {
     let mut command = bench.command(&["run"]);
     command.envs(settings.iter().copied());
@@ -51,7 +51,9 @@ fn a_network_that_is_cut_after_the_gate_opened_shuts_it_until_the_usage_is_bille
 }
 
 fn is_alarm(line: &Value) -> bool {
-    line["message"].as_str().is_some_and(|text| text.starts_with("AWS has not accepted usage for long"))
+    line["message"]
+        .as_str()
+        .is_some_and(|text| text.starts_with("AWS has not accepted usage for a long time"))
 }
 
 #[test]
@@ -77,7 +79,8 @@ fn a_buyer_who_reports_zero_for_each_hour_with_the_pods_own_credentials_shuts_th
     let bench = Bench::metered();
     let slow = [CLOSE, ("TOLLGATE_SETTLE", "59m")];
     let mut running = bench.start_with(&slow);
-    // The buyer's own program: the same pod and credentials, nothing to report, and earlier than ours.
+    // The buyer's own program: the same pod and credentials, a report of 0, and earlier than the
+    // sidecar's.
     let elsewhere = tempfile::tempdir().unwrap();
     let mut rival = bench.command(&["run"]);
     rival
@@ -95,7 +98,7 @@ fn a_buyer_who_reports_zero_for_each_hour_with_the_pods_own_credentials_shuts_th
     rival.kill();
     running.kill();
 
-    // The dry run of a new process passes, and its gate stays shut: no container starts by it.
+    // The dry run of a new process succeeds, but its gate stays shut, so no container starts.
     let mut running = start(&bench, &slow);
     running.sidecar.wait_for_code("unreported", "UsageUnreported");
     assert_eq!(running.sidecar.get("/startupz").status, 503, "it never opened");

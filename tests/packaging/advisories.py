@@ -1,5 +1,5 @@
-"""What scanners of buyers see: the crates inside the release binary, read by cargo-audit; and the VEX file, which must name the
-advisories that deny.toml ignores and no other, each with a reason that holds for this Cargo.lock and this binary.
+"""The data for buyers' scanners: the crates inside the release binary, read by cargo-audit; and the VEX file, which must name exactly the
+advisories that deny.toml ignores, each with a reason that is true for this Cargo.lock and this binary.
 
 Usage: advisories.py BINARY
 """
@@ -56,7 +56,7 @@ class Advisories(unittest.TestCase):
         cls.locked = {package["name"] for package in tomllib.loads((ROOT / "Cargo.lock").read_text())["package"]}
 
     def scan(self, crate, advisory):
-        """What cargo-audit says of the binary when one advisory exists."""
+        """Runs cargo-audit on the binary with a database of one advisory."""
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "crates" / crate / f"{advisory}.md"
             file.parent.mkdir(parents=True)
@@ -68,7 +68,7 @@ class Advisories(unittest.TestCase):
         found = self.scan("ring", "RUSTSEC-2026-9001")
         self.assertEqual(found.returncode, 1, found.stderr)
         self.assertIn("RUSTSEC-2026-9001", found.stdout + found.stderr)
-        # The emulator's cryptography is in Cargo.lock, and not in what is shipped.
+        # The emulator's cryptography is in Cargo.lock, but not in the released binary.
         absent = self.scan("rsa", "RUSTSEC-2026-9002")
         self.assertEqual(absent.returncode, 0, absent.stdout + absent.stderr)
 
@@ -78,7 +78,8 @@ class Advisories(unittest.TestCase):
         ours = {"tollgate", *(f"tollgate-{path.parent.name}" for path in ROOT.glob("crates/*/Cargo.toml"))}
         binary = {(name, version) for name, versions in listed(BINARY).items() if name not in ours for version in versions}
         self.assertEqual(bom - binary, set())
-        # cargo-auditable asks `cargo metadata`, which counts what only a feature or a test of another crate of the workspace brings.
+        # cargo-auditable asks `cargo metadata`, which also counts crates that only a feature or a test of another
+        # workspace crate needs.
         self.assertLess(len(binary - bom), 10, binary - bom)
         print(f"crates in the binary: {len(binary)}; beyond the bill of materials: {sorted(name for name, _ in binary - bom)}")
 

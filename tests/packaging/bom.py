@@ -1,4 +1,4 @@
-"""The software bill of materials against CycloneDX's own schema, and against what cargo links.
+"""The software bill of materials, compared with CycloneDX's own schema and with the crates that cargo links.
 
 Usage: bom.py
 """
@@ -20,7 +20,7 @@ def main():
     validator = JsonStrictValidator(SchemaVersion.V1_5)
     error = validator.validate_str(made[0])
     assert error is None, error
-    # A validator that takes everything would take this too.
+    # A validator that accepts everything would accept this, too.
     assert validator.validate_str(made[0].replace('"library"', '"libary"')) is not None
     bom = json.loads(made[0])
     tree = ["cargo", "tree", "--locked", "--package", "tollgate", "--no-default-features"]
@@ -29,7 +29,7 @@ def main():
     for architecture in ("x86_64", "aarch64"):
         asked = [*tree, f"{architecture}-unknown-linux-gnu"]
         lines += subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    # A path in place of a registry: the program itself, in its crates.
+    # A path in place of a registry: tollgate's own crates.
     linked = {tuple(line.split()[:2]) for line in lines if line.startswith("tollgate v") or "(/" not in line}
     named = {(component["name"], f"v{component['version']}") for component in bom["components"]}
     named.add((bom["metadata"]["component"]["name"], f"v{bom['metadata']['component']['version']}"))

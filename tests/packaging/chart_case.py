@@ -1,6 +1,6 @@
-"""What the tests of the charts have in common: the example chart with its dependency, rendered by the real helm 3 binary.
+"""The common base of the charts' tests: the example chart with its dependency, rendered by the real helm 3 binary.
 
-The binary is the program's first argument. A namespace for each release is `shop`.
+The binary is the program's first argument. The namespace of each release is `shop`.
 """
 
 import copy
@@ -43,12 +43,12 @@ def parsed(text):
 
 
 def sorted_by_name(documents):
-    """Helm sorts by kind; its SDK leaves documents as they come."""
+    """The documents in a fixed order, because Helm sorts by kind and its SDK does not."""
     return sorted(documents, key=lambda document: (document["kind"], document["metadata"]["name"]))
 
 
 def setting_forms():
-    """What the templates know of each setting."""
+    """The form of each setting in the templates."""
     text = (ROOT / "helm/tollgate/templates/_settings.tpl").read_text()
     forms = re.search(r'define "tollgate.settingForms" -\}\}\n(.*?)\{\{- end', text, re.S)[1]
     return yaml.safe_load(re.sub(r"\{\{.*?\}\}", "''", re.sub(r"(?m)^\{\{.*\n", "", forms)))
@@ -76,15 +76,15 @@ class ChartCase(unittest.TestCase):
             return subprocess.run([*command, "-f", file.name], capture_output=True, text=True)
 
     def workload(self, values):
-        """The one workload that the example renders."""
+        """The only workload that the example renders."""
         found = [document for document in self.documents(values) if document["kind"] in WORKLOADS]
         self.assertEqual(len(found), 1)
         return found[0]
 
     def of(self, template, values=None, include='(list . "other")', alias=""):
         """
-        What the example renders when its own template is another: (documents, standard error). The values are the library's, or
-        with an include or an alias of the test's own the whole.
+        Renders the example with another template: (documents, standard error). The values are those of the library, or, with an
+        include or an alias of the test, all values.
         """
         whole = alias or include != '(list . "other")'
         with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +109,7 @@ class ChartCase(unittest.TestCase):
         return parsed(self.rendered(values))
 
     def documents4(self, values, chart=None):
-        """The same by Helm 4's SDK, which raises one class for everything that is refused."""
+        """The same by Helm 4's SDK, which raises one class for every refusal."""
         files = (chart or self.helm4).render(copy.deepcopy(values), name="shop", namespace="shop")
         return [document for path, text in files.items() if path.endswith(".yaml") for document in parsed(text)]
 

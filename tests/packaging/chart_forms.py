@@ -1,4 +1,4 @@
-"""What the chart makes of a workload, one form after the other, and what it refuses with which sentence.
+"""The chart's changes of a workload, form by form, and its refusals with their sentences.
 
 Usage: chart_forms.py HELM3 [TEST…]
 """
@@ -22,7 +22,7 @@ spec: {{ {spec} selector: {{ matchLabels: {{ a: b }} }}, template: {{ spec: {{ {
 
 
 def simple(kind="Deployment", spec="", pod=""):
-    """A workload of a vendor's with one thing said."""
+    """A vendor's workload with one field set."""
     return SIMPLE.format(kind=kind, spec=spec, pod=pod)
 
 
@@ -41,7 +41,7 @@ class Native(ChartCase):
         self.assertEqual(environment(lock), {"TOLLGATE_POD_UID": None})
         self.assertEqual(pod["terminationGracePeriodSeconds"], 30 + 25 + 15)
         for container in (sidecar, lock):
-            # The kubelet of 1.35.4 and later takes a container that ran before its own restart for started.
+            # From 1.35.4 on the kubelet counts a container that ran before its own restart as started.
             self.assertNotIn("startupProbe", container)
             context = container["securityContext"]
             self.assertTrue(context["readOnlyRootFilesystem"] and context["runAsNonRoot"])
@@ -97,7 +97,7 @@ class Native(ChartCase):
         first, lock, second, other = pod["initContainers"]
         self.assertEqual([container["ports"][0]["containerPort"] for container in (first, second)], [19180, 19190])
         self.assertEqual(other["args"][:3], ["await", "--probe-addr", "127.0.0.1:19190"])
-        # Native sidecars are stopped one after the other.
+        # Kubernetes stops native sidecars one after the other.
         self.assertEqual(pod["terminationGracePeriodSeconds"], 30 + 25 + 25 + 15)
 
     def test_a_products_empty_value_beats_the_common_one(self):
@@ -155,9 +155,9 @@ class Beside(ChartCase):
         # A build with the emulator is larger than the released one, and a pod above the limit is evicted.
         room = next(volume for volume in pod["volumes"] if volume["name"] == "tollgate-bin")["emptyDir"]["sizeLimit"]
         self.assertGreaterEqual(pod_rules.quantity(room), 128 * 2**20)
-        # The template's own command needs no copy in the values.
+        # The values need no copy of the template's own command.
         self.assertEqual(pod_spec(self.workload({"tollgate": {"gate": "exec"}}))["containers"][0]["command"][-2:], ["--", "/your-app"])
-        # Two products: the binary once, one wait after the other, then the command.
+        # Two products: one copy of the binary, one wait after the other, then the command.
         products = [{"name": "one"}, {**METERED, "name": "second"}]
         pod = pod_spec(self.workload({"tollgate": {"products": products, "gate": "exec", "command": ["/serve"]}}))
         wait = ["/opt/tollgate/tollgate", "await", "--probe-addr"]
@@ -217,7 +217,7 @@ class Writers(ChartCase):
         self.assertIn("one writer", error)
 
     def test_every_emptydir_has_room_for_a_ledger(self):
-        # The chart does not know the mode of the image: a ledger in a small volume would have the pod evicted.
+        # The chart does not know the image's mode, and a ledger in a small volume would get the pod evicted.
         for values in ({}, {"mode": "hourly"}, {"products": [{"mode": "hourly"}]}):
             pod = pod_spec(self.workload({"tollgate": values}))
             self.assertEqual([volume["emptyDir"] for volume in pod["volumes"]], [{"sizeLimit": "2Gi"}])
@@ -263,7 +263,7 @@ class Contract(ChartCase):
             "TOLLGATE_ENTITLEMENTS": "users:Count:10,premium",
         })
         self.assertEqual(environment(self.sidecar(FLOATING))["TOLLGATE_LICENSE_MODEL"], "floating")
-        # What the seller's file in the image says is said once.
+        # Settings of the seller's file in the image are not set again.
         self.assertEqual(environment(self.sidecar({"mode": "contract", "licenseModel": "floating"})), {"TOLLGATE_POD_UID": None})
         self.refused({"tollgate": {"mode": "contract", "productCode": "demo"}}, "set tollgate.productId, and leave productCode out")
         self.refused({"tollgate": {**CONTRACT, "productId": "4h9bqmt5uxk8k7p6w6n9rfwkp"}}, "productId 4h9bqmt5uxk8k7p6w6n9rfwkp is a product code")
@@ -319,7 +319,7 @@ class Contract(ChartCase):
 
 class Settings(ChartCase):
     def told(self, settings, sentence):
-        """The same sentence, wherever a setting was given past the schema."""
+        """Expects the sentence for a setting that the schema does not check."""
         _, error = self.of(simple(), include=f'(list . "other" (dict "settings" (dict {settings})))')
         self.assertIn(f"tollgate: settings.{sentence}", error)
 
@@ -551,9 +551,10 @@ spec:
     def test_on_the_nodes_network_the_ports_are_declared(self):
         (deployment,), error = self.of(simple(pod="hostNetwork: true,"))
         declared = [(port["containerPort"], port["hostPort"]) for port in pod_spec(deployment)["containers"][0]["ports"]]
-        # On a main container: before 1.34 the scheduler does not look at those of init containers.
+        # On a main container, because before 1.34 the scheduler ignores ports of init containers.
         self.assertEqual(declared, [(19180, 19180), (19181, 19181)], error)
-        # A port stands once among the main containers, or the API server refuses the pod.
+        # A port may be declared only once among the main containers, or the API server refuses the
+        # pod.
         (deployment,), error = self.of(simple(pod="hostNetwork: true,"), {"gate": "readiness"})
         main, sidecar = pod_spec(deployment)["containers"]
         self.assertEqual(([port["containerPort"] for port in sidecar["ports"]], "ports" in main), ([19180, 19181], False), error)

@@ -1,10 +1,10 @@
-"""Whatever the values: the charts render a set that runs, or they say in one sentence what to do.
+"""For all values the charts render a set that runs, or one sentence that says what to do.
 
 Usage: chart_properties.py HELM3 TOLLGATE [TEST…]
 
 Values and workloads are random, the same in every run (chart_values.py). Rendered by Helm 4's SDK (helm-python-sdk) and, in part, by
-the real helm 3 binary, HELM3; judged by Kubernetes' schemas, by pod_rules.py, and by TOLLGATE, a build with the emulator, which says
-of each sidecar's environment whether it would start with it.
+the real helm 3 binary, HELM3. Checked by Kubernetes' schemas, by pod_rules.py, and by TOLLGATE, a build with the emulator, which tells for
+each sidecar's environment whether the sidecar would start.
 """
 
 import collections
@@ -25,14 +25,14 @@ from chart_case import FLOATING, METERED, ChartCase, parsed, setting_forms, sort
 
 TOLLGATE = str(pathlib.Path(sys.argv[2]).resolve())
 SEED = 15
-# The oldest version that the charts take, and the newest that there are schemas of.
+# The oldest version that the charts accept, and the newest one with schemas.
 VERSIONS = ["1.29", "1.37"]
 CUSTOM = {"PodMonitor", "PrometheusRule"}
 # Bounded settings that the sidecar reads in mode contract only.
 OF_CONTRACT = ["renew_every", "license_end_grace"]
-# A fault of a template, which tells nobody what to do.
+# A fault of a template, which says nothing about what to do.
 FAULT = re.compile(r"nil pointer|wrong type|invalid value|can't evaluate|not a function|%!|<nil>|error converting|unexpected EOF|out of range")
-# The last one: Helm 3 shows the template's text before the sentence that it makes.
+# The last one, because Helm 3 shows the template's text before its sentence.
 SENTENCE = re.compile(r".*tollgate: ([^\n]*)", re.S)
 SCHEMA = re.compile(r"don't meet the specifications of the schema\(s\)")
 
@@ -41,7 +41,7 @@ class Properties(ChartCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        # What the sidecar finds in its container: a key, a token, a certificate.
+        # Files in the sidecar's container: a key, a token, a certificate.
         keys = cls.folder / "keys"
         keys.mkdir()
         private, certificate = cls.folder / "private.pem", cls.folder / "ca.crt"
@@ -61,30 +61,30 @@ class Properties(ChartCase):
         }
 
     def rendered4(self, values, chart=None):
-        """(documents, None), or (None, what Helm 4 says)."""
+        """(documents, None), or (None, Helm 4's message)."""
         try:
             return self.documents4(values, chart), None
-        except Exception as error:  # The SDK has one class for everything.
+        except Exception as error:  # The SDK has one class for all errors.
             return None, str(error)
 
     def rendered3(self, values):
-        """The same of Helm 3."""
+        """The same by Helm 3."""
         done = self.helm3(values)
         return (None, done.stderr) if done.returncode else (parsed(done.stdout), None)
 
     def sentence(self, error):
-        """What a refusal says to do; a fault of a template fails the test."""
+        """The sentence of a refusal; a fault of a template fails the test."""
         self.assertIsNone(FAULT.search(error), error)
         found = SENTENCE.match(error)
         return found[1].rstrip("'") if found and not SCHEMA.search(error) else self.schema(error)
 
     def schema(self, error):
-        # `tollgate: null` is refused by Helm itself, before any chart is asked.
+        # Helm itself refuses `tollgate: null`, before it renders a chart.
         self.assertRegex(error, rf"{SCHEMA.pattern}|type mismatch on|cannot be null|got null", error)
         return "schema"
 
     def judge(self, documents):
-        """Fails unless the set is valid and runs; returns how many sidecars' environments were judged."""
+        """Fails unless the set is valid and runs; returns the number of sidecars' environments that were checked."""
         self.assertEqual(pod_rules.set_violations(documents), [])
         for document in documents:
             if document["kind"] not in CUSTOM:
@@ -95,7 +95,7 @@ class Properties(ChartCase):
             for document in documents if document["kind"] in pod_rules.WORKLOADS
             for container in pod_rules.everyone(document) if pod_rules.role(container) == "run"
         ]
-        # Where nothing names the product the seller's file in the image says what is missing.
+        # If the values name no product, the seller's file in the image has the missing settings.
         judged = [values for values in environments if {"TOLLGATE_PRODUCT_CODE", "TOLLGATE_PRODUCT_ID"} & set(values)]
         for values in judged:
             known = {name: value for name, value in values.items() if value is not None}
@@ -117,7 +117,7 @@ class Properties(ChartCase):
                     rendered += 1
                     judged += self.judge(documents)
         print(f"{rendered} sets render, {judged} environments start, {sum(refused.values())} are refused by {len(refused)} sentences")
-        # Values of which nearly all were refused, or nearly none, would prove little.
+        # If almost all or almost no values were refused, the test would prove little.
         self.assertGreater(rendered, 160)
         self.assertGreater(judged, 50)
         self.assertGreater(len(refused), 25)
@@ -162,7 +162,7 @@ class Properties(ChartCase):
 
     def test_the_bounds_of_the_templates_are_the_sidecars(self):
         def refused(name, value):
-            """Whether the sidecar says of this setting that it is too long or too short."""
+            """Whether the sidecar calls this setting too long or too short."""
             known = {"TOLLGATE_MODE": "metered", "TOLLGATE_PRODUCT_CODE": "demo", "TOLLGATE_DIMENSIONS": "a"}
             if name in OF_CONTRACT:
                 known = {"TOLLGATE_MODE": "contract", "TOLLGATE_PRODUCT_ID": "prod-demo"}
@@ -183,7 +183,7 @@ class Properties(ChartCase):
                     self.assertTrue(refused(name, start + beyond[form["least"]]))
 
     def test_the_rules_find_what_they_are_for(self):
-        """Each mutation of a sound set breaks a rule."""
+        """Each mutation of a valid set breaks a rule."""
         sound = self.documents4({"tollgate": METERED})
         self.assertEqual(pod_rules.set_violations(sound), [])
         place = next(n for n, document in enumerate(sound) if document["kind"] == "Deployment")

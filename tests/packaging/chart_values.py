@@ -1,18 +1,18 @@
 """Random values for the example chart, and random workloads for the library chart: the same ones for the same seed.
 
-Most are sound, some are not: what is made of them must be a set that runs, or a sentence that says what to do. Also rendered
-against a real API server, by the suite in tests/kubernetes.
+Most are valid, some are not: rendered, they must give a set that runs, or a sentence that says what to do. The suite in
+tests/kubernetes sends them to a real API server, too.
 """
 
 import random
 
 KINDS = ["Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"]
-# How often a choice that may be wrong is one that is.
+# How often a choice is a wrong one.
 ODD = 0.07
 
 
 def pick(draw, usual, odd):
-    """One of the usual, now and then one of the odd."""
+    """One of the usual values, sometimes one of the odd values."""
     return draw.choice(odd if draw.random() < ODD else usual)
 
 
@@ -30,7 +30,7 @@ SETTINGS = {
     "on_lapse": (["keep", "close-after:3h"], ["keep"]),
     "public_key_version": ([1, "2"], [3]),
 }
-# Those of mode contract.
+# The settings of mode contract.
 LICENSE = {
     "entitlements": (["users:Count:10", ["users:Count", "premium:None"], ["premium"]], [[" "]]),
     "seats_per_pod": ([1, "2"], [3]),
@@ -56,7 +56,7 @@ MOUNT = {"name": "more", "mountPath": "/more"}
 
 
 def state(draw, mode):
-    """Where usage is kept."""
+    """The values of `state`."""
     lasting = ["persistentVolumeClaim", "volumeClaimTemplate"]
     kept = {"type": pick(draw, ["emptyDir", "emptyDir", *lasting, *(["", "none"] if mode == "hourly" else [""] if mode == "contract" else [])], ["", "none"])}
     if kept["type"] == "persistentVolumeClaim":
@@ -69,7 +69,7 @@ def state(draw, mode):
 
 
 def settings(draw, mode):
-    """Some settings; those that a mode needs, mostly."""
+    """Some settings, mostly those that a mode needs."""
     known = {**SETTINGS, **LICENSE} if mode == "contract" else SETTINGS
     chosen = {name: pick(draw, usual, odd) for name, (usual, odd) in known.items() if draw.random() < 0.12}
     if mode in ("metered", "saas") and draw.random() > ODD:
@@ -78,7 +78,7 @@ def settings(draw, mode):
 
 
 def product(draw):
-    """What both the common values and one of several products may say."""
+    """Values that both the common values and one of several products may have."""
     mode = draw.choice(["hourly", "hourly", "metered", "metered", "contract", "contract", "saas"])
     gate = draw.choice(["native", "native", "native", "readiness", "exec"])
     positions = ["last", "first"] if gate == "native" else ["last"]
@@ -115,7 +115,7 @@ def product(draw):
 
 
 def license_of(draw, chosen):
-    """What names a product with contract pricing, in place of its code, and how its seats are held."""
+    """The product ID of a product with contract pricing, in place of its code, and its license model."""
     if chosen.pop("productCode", None):
         chosen["productId"] = pick(draw, ["prod-demo", "2205b290-19e6-4c76-9eea-377d6bf7141a"], ["demo", ""])
     if draw.random() < 0.5:
@@ -127,7 +127,7 @@ def license_of(draw, chosen):
 
 
 def products(draw):
-    """Several products, with names that may collide."""
+    """Several products, whose names may collide."""
     several = [product(draw) for _ in range(draw.choice([1, 2, 2, 3]))]
     for one in several:
         for of_all in ("refused", "extraVolumes", "ports"):
@@ -172,7 +172,8 @@ def paths(values, above=()):
             yield from paths(below, (*above, name))
 
 
-# Every place of the library's values.yaml, so that null stands also where nobody chose anything.
+# Every place of the library's values.yaml, so that null is also tried for values that were not
+# chosen.
 PLACES = [
     ("image",), ("image", "registry"), ("image", "repository"), ("image", "tag"), ("image", "digest"), ("image", "pullPolicy"), ("gate",),
     ("position",), ("refused",), ("container",), ("command",), ("mode",), ("productCode",), ("productId",), ("licenseModel",), ("region",), ("settings",), ("products",),
@@ -185,7 +186,7 @@ PLACES = [
 
 
 def erase(values, place):
-    """Puts null at a place."""
+    """Sets a place to null."""
     *above, name = place
     for step in above:
         below = values.get(step)
@@ -196,7 +197,7 @@ def erase(values, place):
 
 
 def suited(draw, kind, values):
-    """Mostly makes values suit a kind of workload, which alone they would seldom do."""
+    """Makes values fit a kind of workload in most cases, because random values seldom do."""
     for one in [values, *(values.get("products") or [])]:
         kept = one.get("state") or {}
         if kept.get("type") == "volumeClaimTemplate" and kind != "StatefulSet" and draw.random() > ODD:
@@ -229,7 +230,7 @@ def combinations(seed, count):
 
 
 def container(draw, name, before=False):
-    """A container of a vendor's; one that runs before the others has no probe."""
+    """A vendor's container; one that runs before the others has no probe."""
     made = {"name": name, "image": f"{name}:1"}
     if draw.random() < 0.5:
         made["command"] = [f"/{name}"]

@@ -26,7 +26,7 @@ from chart_values import KINDS
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 WRITE = "--write-golden" in sys.argv
 VERSIONS = ["1.29", "1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37"]
-# Kinds that no schema of Kubernetes itself has.
+# Kinds without a schema of Kubernetes itself.
 CUSTOM = {"PodMonitor", "PrometheusRule"}
 
 CASES = {
@@ -154,7 +154,7 @@ class Charts(ChartCase):
         with tempfile.TemporaryDirectory() as folder:
             chart = pathlib.Path(folder) / "chart"
             shutil.copytree(self.chart, chart)
-            # `helm template` prints no notes; as a manifest it does.
+            # `helm template` prints no notes, so they are rendered as a manifest.
             (chart / "templates/notes.yaml").write_text(f"notes: |\n  {{{{- include \"tollgate.notes\" . | nindent 2 }}}}\n")
             printed = self.helm3({}, chart=chart).stdout
         for words in ("Init:1/2", "kubectl describe pod POD -n shop", "kubectl logs POD -c tollgate-await -n shop", "-- /tollgate doctor"):
@@ -163,7 +163,7 @@ class Charts(ChartCase):
     def test_lint(self):
         done = subprocess.run([HELM3, "lint", "--strict", str(self.chart)], capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        # Helm 4's linter answers, and raises nothing: 2 is a warning, 3 an error.
+        # Helm 4's linter returns its findings and raises nothing: 2 is a warning, 3 an error.
         def complaints(chart):
             return [message for message in helm_python.lint(str(chart))["messages"] if message["severity"] >= 2]
 
@@ -180,7 +180,7 @@ class Charts(ChartCase):
         self.assertGreater(len(files), 12)
         for path in files:
             text = path.read_text()
-            # Buyers give values in a file or in the console.
+            # Buyers set values in a file or in the console.
             self.assertNotRegex(text, r"--set\b", path)
             if path.suffix == ".md":
                 continue
@@ -190,7 +190,7 @@ class Charts(ChartCase):
                 self.assertIn(name, ("Name", "Namespace"), path)
             if path.parent.name == "templates":
                 self.assertIsNone(re.search(r"image: *[\"']?[a-z0-9.]+/", text), f"{path} names an image")
-                # No role in the cluster: nothing here speaks to Kubernetes.
+                # No role in the cluster, because no part calls the Kubernetes API.
                 self.assertNotRegex(text, r"kind: (Cluster)?Role", path)
 
     def test_every_rendered_image_comes_from_values(self):
@@ -211,7 +211,7 @@ class Charts(ChartCase):
         pod = pod_spec(self.workload({}))
         self.assertEqual(pod["serviceAccountName"], account["metadata"]["name"])
         self.assertEqual({document["metadata"]["namespace"] for document in documents}, {"shop"})
-        # Helm's own variant for Marketplace: the account is the buyer's.
+        # The variant of Marketplace's Helm listings: the account is the buyer's.
         listed = {"tollgate": {"serviceAccount": {"create": False, "name": "${AWSMP_SERVICE_ACCOUNT}"}}}
         self.assertEqual(pod_spec(self.workload(listed))["serviceAccountName"], "${AWSMP_SERVICE_ACCOUNT}")
 
@@ -222,7 +222,7 @@ class Charts(ChartCase):
         gate = addon["properties"]["tollgate"]
         self.assertFalse(addon["additionalProperties"] or gate["additionalProperties"])
         self.assertLessEqual(set(gate["properties"]), set(chart["properties"]))
-        # What belongs to the seller is not among them.
+        # The seller's values are not among them.
         self.assertTrue({"image", "mode", "productCode", "productId", "licenseModel", "settings", "gate"}.isdisjoint(gate["properties"]))
 
         def names(schema):
@@ -256,7 +256,7 @@ class Charts(ChartCase):
         chart = yaml.safe_load((ROOT / "helm/tollgate/Chart.yaml").read_text())
         texts = {name.removeprefix("artifacthub.io/"): text for name, text in chart["annotations"].items()}
         self.assertEqual(complaints_of_artifact_hub(chart, texts), [])
-        # The image is the one that the chart installs, and the program's own version.
+        # The image is the one that the chart installs, with the program's own version.
         image = yaml.safe_load((ROOT / "helm/tollgate/values.yaml").read_text())["image"]
         cargo = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M).group(1)
         (shown,) = yaml.safe_load(texts["images"])
@@ -336,7 +336,7 @@ class Documents(unittest.TestCase):
 
 
 def complaints_of_artifact_hub(chart, texts):
-    """What is wrong with a chart's annotations by Artifact Hub's documentation."""
+    """The faults of a chart's annotations, by Artifact Hub's documentation."""
     categories = {"ai-machine-learning", "database", "integration-delivery", "monitoring-logging", "networking", "security", "storage", "streaming-messaging"}
 
     def listed(name, keys, check):
@@ -357,7 +357,7 @@ def complaints_of_artifact_hub(chart, texts):
         "links": listed("links", {"name", "url"}, lambda link: link["url"].startswith("https://")),
         "images": listed("images", {"image"}, lambda image: all("/" in platform for platform in image.get("platforms", []))),
     }
-    # signKey says who signed a chart with PGP; nothing here does.
+    # signKey names the PGP key of a signed chart; these charts are not signed with PGP.
     return [name for name in texts if not checks.get(name, False)]
 
 

@@ -1,7 +1,7 @@
-"""The images in real containers: a dockerd of our own, the release image FROM scratch, and the stories of the documents.
+"""The images in real containers: an own dockerd, the release image FROM scratch, and the procedures of the documents.
 
-Everything runs in namespaces of its own (network, mounts, processes): whatever happens, nothing of it stays on the machine, and nothing
-that is there already, such as another dockerd, is in the way.
+Everything runs in namespaces of its own (network, mounts, processes). So nothing of it stays on the machine, also after a failure, and
+programs on the machine, such as another dockerd, do not disturb it.
 
 Usage: containers.py CONTEXT (dist/image, made by `just image-context`). Needs root, dockerd, docker, docker-compose, openssl, gcc.
 """
@@ -38,7 +38,7 @@ SIZE_MAX = 17 << 19
 
 
 def wait(what, condition):
-    """Until the condition holds; what it gives."""
+    """Waits until the condition holds, and returns its value."""
     until = time.monotonic() + PATIENCE
     while True:
         found = condition()
@@ -52,7 +52,7 @@ def wait(what, condition):
 class Containers(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        # A new network namespace has its loopback down: SIOCSIFFLAGS, IFF_UP | IFF_RUNNING.
+        # In a new network namespace loopback is down: SIOCSIFFLAGS, IFF_UP | IFF_RUNNING.
         with socket.socket() as any_socket:
             fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x1 | 0x40))
         folder = tempfile.TemporaryDirectory()
@@ -73,7 +73,7 @@ class Containers(unittest.TestCase):
         facts = ("--build-arg", "VERSION=1.2.3", "--build-arg", "REVISION=abc")
         for name, file in (("tollgate", "Dockerfile"), ("tollgate-dev", "Dockerfile.dev")):
             cls.docker("build", "--quiet", "-t", name, *facts, "-f", ROOT / "deploy" / file, CONTEXT)
-        # A product as INSTALL.md builds one: the gate inside the paid image, which has no shell.
+        # A product as in INSTALL.md: the gate inside the paid image, which has no shell.
         product = cls.folder / "product"
         product.mkdir()
         source = ROOT / "tests/packaging/application.c"
@@ -119,7 +119,7 @@ class Containers(unittest.TestCase):
         values = {
             "TOLLGATE_PRODUCT_CODE": "demohourly",
             "TOLLGATE_PUBLIC_KEYS": "/keys/public_keys/demohourly",
-            # A name: it is resolved by the static binary, through the container's resolv.conf.
+            # A name, so that the static binary resolves it by the container's resolv.conf.
             "TOLLGATE_ENDPOINT_URL": "http://emulator:8090",
             "TOLLGATE_POD_UID": pod,
             "AWS_REGION": "us-east-1",
@@ -153,7 +153,7 @@ class Containers(unittest.TestCase):
             with self.subTest(image):
                 shown = self.docker("run", "--rm", *self.hard, image, "--version").stdout
                 self.assertEqual("tollgate-dev" in shown, marked, shown)
-                # In a state that needs no AWS, as in every other: the sentence, the document, the metric.
+                # Also in a state that needs no AWS: the sentence, the document, the metric.
                 settings = self.settings(
                     "pod-1", TOLLGATE_ENDPOINT_URL=None, TOLLGATE_PUBLIC_KEYS=None, TOLLGATE_MODE="metered", TOLLGATE_DIMENSIONS="requests"
                 )
@@ -177,7 +177,7 @@ class Containers(unittest.TestCase):
         size = image["Size"]
         print(f"release image: {size} bytes")
         self.assertLess(size, SIZE_MAX)
-        # It has no emulator, and nothing but what we copied.
+        # It has no emulator, and contains only the copied files.
         done = self.docker("run", "--rm", *self.hard, "tollgate", "emulator", check=False)
         self.assertEqual(done.returncode, 64, done.stderr)
         self.docker("create", "--name", "files", "tollgate")
@@ -204,7 +204,8 @@ class Containers(unittest.TestCase):
 
             (index,) = json.loads(archive.extractfile("index.json").read())["manifests"]
             manifests = json.loads(blob(index))["manifests"]
-            # No attestations: AWS Marketplace takes them for images of an unknown architecture.
+            # No attestations, because AWS Marketplace treats them as images of an unknown
+            # architecture.
             built = {manifest["platform"]["architecture"] for manifest in manifests}
             self.assertEqual(built, {path.name for path in CONTEXT.iterdir() if path.name in ("amd64", "arm64")})
             self.assertIn("amd64", built)
@@ -287,7 +288,7 @@ class Containers(unittest.TestCase):
             (("tollgate-dev", "exec", "--", "/nonexistent"), 78, "misconfigured: InvalidConfiguration: "),
             (("--network", "container:gate", "tollgate-dev", "await", "--", "/nonexistent"), 127, "cannot start"),
         ):
-            # As the kubelet mounts it: a file that anybody may write.
+            # As the kubelet mounts it: a file that everyone may write.
             log.write_text("")
             log.chmod(0o666)
             done = self.docker("run", "--rm", *self.hard, "-v", f"{log}:/dev/termination-log", *arguments, check=False)
@@ -300,7 +301,7 @@ class Containers(unittest.TestCase):
         return self.docker("logs", name).stdout.splitlines()
 
     def assert_an_application_of_its_own(self, lines, **environment):
-        """What every application may expect, whatever started it."""
+        """What every application may expect, however it is started."""
         self.assertIn("pid 1", lines)
         given = {line.removeprefix("environment ").partition("=")[0] for line in lines if line.startswith("environment ")}
         self.assertEqual({name for name in given if name.startswith("TOLLGATE")}, set())
@@ -334,7 +335,7 @@ class Containers(unittest.TestCase):
         self.emulator()
         shared = self.folder / "bin"
         shared.mkdir(mode=0o777)
-        # As an emptyDir: writable for everybody.
+        # Like an emptyDir: writable for everyone.
         shared.chmod(0o777)
         self.docker("run", "--rm", *self.hard, "-v", f"{shared}:/opt/tollgate", "tollgate-dev", "install", "/opt/tollgate")
         self.run_container("gate", *self.hard, "-v", "emulator:/keys:ro", *self.settings("pod-10"), "tollgate-dev")
@@ -444,8 +445,8 @@ class Containers(unittest.TestCase):
         wait("health over TLS", lambda: self.health("trusting") == "healthy")
 
     def compose(self, *files, first="deploy/compose.yaml", **variables):
-        """Runs docker-compose with a file of ours; everything is removed at the end of the test."""
-        # A port of its own: the file's might be taken.
+        """Runs docker-compose with one of the project's files; everything is removed at the end of the test."""
+        # A port of its own, because the file's port might be taken.
         environment = {**self.environment, "EMULATOR_PORT": "0", **variables}
         command = ["docker-compose", "-f", str(ROOT / first)]
         for file in files:
@@ -463,7 +464,7 @@ class Containers(unittest.TestCase):
         return run
 
     def composed(self, service):
-        """The name of a service's container, or nothing."""
+        """The name of a service's container, or None."""
         names = self.docker("ps", "-a", "--format", "{{.Names}}").stdout.split()
         return next((name for name in names if re.search(f"[-_]{service}[-_]1$", name)), None)
 
@@ -490,13 +491,13 @@ class Containers(unittest.TestCase):
         port = self.inspect(self.composed("emulator"), '(index (index .NetworkSettings.Ports "8090/tcp") 0).HostPort')
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/_emulator/ledger") as answer:
             self.assertEqual([one["product_code"] for one in json.load(answer)["registrations"]], ["your-product-code"])
-        # What only the seller may set stays refused.
+        # Settings that only the seller may set are refused.
         done = self.docker("exec", sidecar, "/tollgate", "config", "check", "--grace-period=1h", check=False)
         self.assertEqual(done.returncode, 78, done.stderr)
         self.assertIn("seller's file", done.stdout + done.stderr)
 
     def test_compose_starts_nothing_for_a_buyer_without_subscription(self):
-        # Unhealthy within seconds, in place of after a minute and a half: then compose gave the pod up.
+        # Unhealthy within seconds instead of a minute and a half; an earlier compose file failed then.
         hasty = self.folder / "hasty.yaml"
         hasty.write_text(
             'version: "2.4"\nservices: { tollgate: { healthcheck: { interval: 200ms, start_period: 1s, retries: 1 } } }\n'

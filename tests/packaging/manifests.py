@@ -1,4 +1,4 @@
-"""The plain manifests: valid by Kubernetes' own schemas, and with a lock that holds; and the files of a rehearsal.
+"""The plain manifests: valid by Kubernetes' own schemas, and with a correct lock; and the files of a rehearsal.
 
 Usage: manifests.py [TEST…]
 """
@@ -44,7 +44,7 @@ def workloads():
 
 
 def commented(path):
-    """The YAML that a file's head offers in its comments."""
+    """The YAML in the comments at a file's head."""
     lines = re.findall(r"^#   (.*)$", path.read_text(), re.M)
     return yaml.safe_load("\n".join(lines))
 
@@ -83,7 +83,7 @@ class Manifests(unittest.TestCase):
                     continue
                 self.assertEqual(container["resources"], RESOURCES, name)
                 self.assertIn(UID, container["env"], name)
-                # Its last sentence, and where it has none its last lines.
+                # Its last message, or, if it has none, its last lines.
                 self.assertEqual(container["terminationMessagePolicy"], "FallbackToLogsOnError", name)
                 mounts = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts", [])}
                 # The receipt of an hourly product, or the ledger.
@@ -97,7 +97,7 @@ class Manifests(unittest.TestCase):
                         )
 
     def test_the_lock_is_a_plain_init_container_and_no_probe(self):
-        """A kubelet of 1.35.4 and later opens a startup probe when it restarts, for a refused buyer too."""
+        """From 1.35.4 on a kubelet counts a startup probe as passed when it restarts, for a refused buyer too."""
         seen = {}
         for name, document, template in workloads():
             pod = template["spec"]
@@ -105,19 +105,20 @@ class Manifests(unittest.TestCase):
             for container in inits + pod["containers"]:
                 self.assertNotIn("startupProbe", container, name)
                 for probe in ("livenessProbe", "readinessProbe"):
-                    # An exec probe starts a process each time, for ever.
+                    # An exec probe starts a process each time, as long as the pod lives.
                     self.assertNotIn("exec", container.get(probe, {}), name)
                 if "livenessProbe" in container:
-                    # Each question costs CPU for as long as the pod lives.
+                    # Each probe costs CPU, as long as the pod lives.
                     self.assertGreaterEqual(container["livenessProbe"].get("periodSeconds", 10), 30, name)
             if not inits:
                 continue
-            # The last two: all of the vendor's own have run before billing begins.
+            # The last two, so that all of the vendor's own have run before billing begins.
             sidecar, lock = inits[-2:]
             self.assertEqual((sidecar["name"], sidecar["args"], sidecar["restartPolicy"]), ("tollgate", ["run"], "Always"), name)
             self.assertEqual((lock["name"], lock["image"]), ("tollgate-await", sidecar["image"]), name)
             self.assertNotIn("restartPolicy", lock, name)
-            # A Job waits with its pod; elsewhere one restart brings the reason into `kubectl describe`.
+            # A Job waits with its pod; in other workloads one restart shows the reason in `kubectl
+            # describe`.
             ends = [] if "Job" in document["kind"] else ["--refused-after", "30s"]
             self.assertEqual(lock["args"], ["await", *ends], name)
             seen[name] = document["kind"]
@@ -188,7 +189,7 @@ class Rehearsals(unittest.TestCase):
         self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
         self.assertTrue(context["readOnlyRootFilesystem"] and context["runAsNonRoot"])
         self.assertEqual(service["spec"]["selector"], deployment["spec"]["template"]["metadata"]["labels"])
-        # What the values of the chart and the recipes name.
+        # The files that the values of the chart and the recipes name.
         values = yaml.safe_load((ROOT / "helm/example/values-rehearsal.yaml").read_text())["tollgate"]
         address = f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
         self.assertEqual((values["settings"]["endpoint_url"], values["settings"]["clock"]), (address, f"{address}/_emulator/clock"))

@@ -1,4 +1,4 @@
-"""What must hold for every set that the charts render; Kubernetes' schemas do not say it, an API server or a kubelet would."""
+"""Rules for every set that the charts render. Kubernetes' schemas do not contain them; an API server or a kubelet would enforce them."""
 
 import re
 
@@ -20,26 +20,26 @@ def everyone(document):
 
 
 def quantity(text):
-    """What a quantity is in whole units."""
+    """A quantity in whole units."""
     number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(text)).groups()
     return float(number) * UNITS[unit]
 
 
 def repeated(items):
-    """What stands more than once."""
+    """The items that occur more than once."""
     items = [str(item) for item in items]
     return sorted({item for item in items if items.count(item) > 1})
 
 
 def role(container):
-    """What a container of ours does: run, await or install; None for the application's."""
+    """The command of a tollgate container: run, await or install; None for the application's containers."""
     word = (container.get("args") or [""])[0]
     ours = container.get("securityContext", {}).get("runAsUser") == 65532
     return word if ours and word in ("run", "await", "install") else None
 
 
 def set_violations(documents):
-    """What is wrong in a set of documents."""
+    """The faults of a set of documents."""
     wrong = []
     for name in repeated((document["kind"], document["metadata"]["name"]) for document in documents):
         wrong.append(f"two documents: {name}")
@@ -57,7 +57,7 @@ def set_violations(documents):
 
 
 def workload_violations(document):
-    """What is wrong in one workload."""
+    """The faults of one workload."""
     kind, spec, pod = document["kind"], document["spec"], pod_template(document)["spec"]
     job = spec["jobTemplate"]["spec"] if kind == "CronJob" else spec
     inits, mains = pod.get("initContainers") or [], pod["containers"]
@@ -70,33 +70,34 @@ def workload_violations(document):
         if not holds:
             wrong.append(text)
 
-    must(sidecars, "nothing gates it")
+    must(sidecars, "no sidecar gates it")
     must(not repeated(c["name"] for c in containers), "two containers of one name")
     for container in containers:
         must(not (role(container) and "startupProbe" in container), "a startup probe is no lock")
-    # The native form: each sidecar that is an init container, and right behind it its own lock; no lock anywhere else.
+    # The native form: directly after each sidecar that is an init container its own lock; no other locks.
     native = [place for place, container in enumerate(inits) if role(container) == "run"]
     must(len(locks) == len(native), "a sidecar without its lock, or a lock without its sidecar")
     failing = {rule["onExitCodes"]["containerName"]: rule for rule in (job.get("podFailurePolicy") or {}).get("rules", []) if "onExitCodes" in rule}
     for place in native:
         sidecar, lock = inits[place], inits[place + 1] if place + 1 < len(inits) else {}
-        must(sidecar.get("restartPolicy") == "Always", "a sidecar that would have to end")
+        must(sidecar.get("restartPolicy") == "Always", "a sidecar without restartPolicy Always")
         words = lock.get("args", [])
         must(role(lock) == "await" and lock["name"] == f"{sidecar['name']}-await", f"{sidecar['name']} is not followed by its lock")
-        must("restartPolicy" not in lock and "livenessProbe" not in lock, "the lock is a plain init container")
+        must("restartPolicy" not in lock and "livenessProbe" not in lock, "the lock must be a plain init container")
         port = sidecar["ports"][0]["containerPort"]
         asked = words[words.index("--probe-addr") + 1] if "--probe-addr" in words else "127.0.0.1:19180"
         must(asked == f"127.0.0.1:{port}", "the lock asks another port")
-        must(any(entry["name"] == "TOLLGATE_POD_UID" for entry in lock.get("env", [])), "the lock believes any pod's sidecar")
+        must(any(entry["name"] == "TOLLGATE_POD_UID" for entry in lock.get("env", [])), "the lock accepts any pod's sidecar")
         fails = lock.get("name") in failing
-        must(("--refused-after" in words) == (kind in RESTARTED or fails), "--refused-after where it ends a pod, or not where it tells")
-        must(lock.get("resources") == sidecar.get("resources"), "the lock has no resources of its own")
+        must(("--refused-after" in words) == (kind in RESTARTED or fails), "--refused-after where it would end the pod, or missing where it would show the reason")
+        must(lock.get("resources") == sidecar.get("resources"), "the lock must have the sidecar's resources")
     for name, rule in failing.items():
         must(name in {c["name"] for c in containers}, "podFailurePolicy names no container")
         must(pod.get("restartPolicy") == "Never", "podFailurePolicy needs restartPolicy Never")
-        must(sorted(rule["onExitCodes"]["values"]) == [76, 77, 78] and rule["action"] == "FailJob", "other codes than a refusal's")
+        must(sorted(rule["onExitCodes"]["values"]) == [76, 77, 78] and rule["action"] == "FailJob", "other exit codes than those of a refusal")
     beside = [container for container in mains if role(container) == "run"]
-    # A sidecar beside the application gates by readiness, or by the command of a main container.
+    # A sidecar beside the application is a gate by readiness, or by the command of a main
+    # container.
     for sidecar in beside:
         port = sidecar["ports"][0]["containerPort"]
         asked = any(f"127.0.0.1:{port}" in (container.get("command") or []) for container in mains)
@@ -114,7 +115,7 @@ def workload_violations(document):
         mounts = container.get("volumeMounts") or []
         must(not repeated(mount["mountPath"] for mount in mounts), "two volumes at one path")
         must({mount["name"] for mount in mounts} <= set(volumes), "a mount without its volume")
-    # One pod at a time for a claim; one writer for saas.
+    # A claim has one pod at a time; saas has one writer.
     claim = any("persistentVolumeClaim" in volume for volume in pod.get("volumes") or [])
     if claim or "saas" in [values_of(sidecar).get("TOLLGATE_MODE") for sidecar in sidecars]:
         must(kind != "DaemonSet", "many pods for one ledger")
@@ -125,7 +126,7 @@ def workload_violations(document):
     if claim or kept & set(templates):
         must("fsGroup" in (pod.get("securityContext") or {}), "a volume that only root may write")
 
-    # A product with contract pricing: what holds its seats is on disk, and its license where the sidecar looks for it.
+    # A product with contract pricing: its checkout is on disk, and its license where the sidecar looks for it.
     for sidecar in sidecars:
         values, mounts = values_of(sidecar), {mount["mountPath"] for mount in sidecar.get("volumeMounts") or []}
         contract = values.get("TOLLGATE_MODE") == "contract"
@@ -141,15 +142,15 @@ def workload_violations(document):
     # Ports, environment, resources.
     ports = [port["containerPort"] for container in containers for port in container.get("ports") or [] if not port.get("hostPort")]
     ours = [sidecar["ports"][0]["containerPort"] for sidecar in sidecars]
-    must(all(ports.count(port) == 1 for port in ours), "a port of ours that another container has, too")
-    must(all(0 < port < 65536 for port in ours), "no port")
+    must(all(ports.count(port) == 1 for port in ours), "a port of tollgate that another container has, too")
+    must(all(0 < port < 65536 for port in ours), "an invalid port")
     if pod.get("hostNetwork"):
         declared = [port["containerPort"] for container in mains for port in container.get("ports") or []]
         needed = [sidecar["ports"][0]["containerPort"] for sidecar in sidecars]
         needed += [int(values_of(sidecar).get("TOLLGATE_APP_ADDR", ":19181").rpartition(":")[2]) for sidecar in sidecars]
-        must(all(declared.count(port) == 1 for port in needed), "hostNetwork: each port of ours is declared once")
+        must(all(declared.count(port) == 1 for port in needed), "hostNetwork: each port of tollgate must be declared once")
     for container in sidecars + locks:
-        must(not repeated(entry["name"] for entry in container["env"]), "a variable twice")
+        must(not repeated(entry["name"] for entry in container["env"]), "a variable that is set twice")
         must(not any(entry["name"].startswith("AWS_ENDPOINT_URL") for entry in container["env"]), "an endpoint that the sidecar refuses")
         resources = container.get("resources") or {}
         for name, limit in (resources.get("limits") or {}).items():
@@ -173,6 +174,6 @@ def values_of(container):
 
 
 def seconds(text):
-    """Seconds of a duration of the chart."""
+    """The seconds of a duration in the chart."""
     minutes, rest = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", text).groups()
     return int(minutes or 0) * 60 + int(rest or 0)

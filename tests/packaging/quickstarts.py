@@ -1,7 +1,7 @@
-"""Copies the commands of docs/quickstart and docs/KEYS.md into a shell, page by page, as far as they can run without AWS, a cluster and a registry.
+"""Runs the commands of docs/quickstart and docs/KEYS.md in a shell, page by page, as far as they can run without AWS, a cluster and a registry.
 
-A block that cannot run here stands behind a paragraph with "Not run here"; every other `sh` block runs, in a folder with the release's
-`deploy` and `helm`, and in a network of its own, so that the ports are those of the page.
+The paragraph before a block that cannot run here says "Not run here". Every other `sh` block runs, in a folder with the release's `deploy`
+and `helm`, and in a network of its own, so that the ports are those of the page.
 
 Usage: quickstarts.py HELM TOLLGATE AWS [PAGE…]. Needs root and iproute2, for the network, and docker-compose.
 """
@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 
-# Whatever a page leaves running ends with the page's processes, and nobody else's port is in the way.
+# Processes that a page leaves running end with the page, and no other program uses its ports.
 APART = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "--"]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ RUNS = {
 
 
 def run(page, tools):
-    """Runs one page in a fresh folder; gives how many steps ran, failed, and cannot run here."""
+    """Runs one page in a new folder; returns how many steps ran, failed, and cannot run here."""
     text, left_out = pages.runnable(pages.read(RUNS[page]))
     with tempfile.TemporaryDirectory() as home:
         for folder in ("deploy", "helm"):

@@ -1,6 +1,6 @@
-"""The crate tollgate-receipt as it would be published: what cargo packs, what it says of it, and that it builds alone.
+"""The crate tollgate-receipt as it would be published: the packed files, the metadata, and that it builds alone.
 
-Usage: receipt.py. Needs no network where the crates have been fetched: `cargo package` packs the crate, unpacks it and builds it outside the
+Usage: receipt.py. Needs no network if the crates have been fetched: `cargo package` packs the crate, unpacks it and builds it outside the
 workspace. `cargo publish --dry-run` does the same and also asks the registry.
 """
 
@@ -12,7 +12,7 @@ import tarfile
 import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# What a crate's page shows, and how people find it.
+# Shown on a crate's page, and used by its search.
 SHOWN = ["description", "documentation", "readme", "license", "keywords", "categories", "rust-version"]
 
 
@@ -34,7 +34,7 @@ def contents(archive):
 
 
 def sources():
-    """What of the crate's folder has to be in it: everything but the tests."""
+    """The files of the crate's folder that the archive must contain: all but the tests."""
     folder = ROOT / "crates/receipt"
     paths = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     return {path for path in paths if "tests" not in path.replace(".rs", "").split("/")} | {"Cargo.lock", "Cargo.toml.orig"}
@@ -42,13 +42,14 @@ def sources():
 
 def main():
     files = contents(packed())
-    # cargo's note of the commit is there where the checkout has no changes.
+    # cargo adds the commit if the checkout has no changes.
     files.pop(".cargo_vcs_info.json", None)
     assert set(files) == sources(), set(files) ^ sources()
     manifest = tomllib.loads(files["Cargo.toml"])
     missing = [name for name in SHOWN if not manifest["package"].get(name)]
     assert not missing, f"crates/receipt/Cargo.toml: {missing}"
-    # crates.io takes neither paths nor what only a workspace knows, and no crate of ours is published beside it.
+    # crates.io accepts neither paths nor inherited workspace values, and no other crate of tollgate is
+    # published.
     needs = {**manifest["dependencies"], **manifest.get("dev-dependencies", {})}
     assert all("path" not in need and "version" in need for need in needs.values()), needs
     assert not any(name.startswith("tollgate") for name in needs), needs
@@ -56,7 +57,7 @@ def main():
     for path, text in files.items():
         outside = [line for line in text.splitlines() if re.search(r"include(_str|_bytes)?!\(\"(\.\./){2,}", line)]
         assert not outside, f"{path} reads what is not published: {outside}"
-    # A link that is relative leads nowhere on crates.io.
+    # A relative link leads nowhere on crates.io.
     relative = re.findall(r"\]\((?!https://)[^)]*\)", files["README.md"])
     assert not relative, relative
     print(f"receipt: {manifest['package']['version']}, {len(files)} files, built alone")

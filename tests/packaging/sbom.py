@@ -18,8 +18,8 @@ TREE += ["--target", "x86_64-unknown-linux-gnu", "--target", "aarch64-unknown-li
 
 
 def crates():
-    """(name, version, licence) of all crates in the release build, the program first. Its own crates, which have a path in
-    place of a registry, are the program and no part that it was given."""
+    """(name, version, licence) of all crates in the release build, the program first. The program's own crates, which have a path in place
+    of a registry, count as the program."""
     text = subprocess.run([*TREE, "{p}|{l}"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     found = {}
     for line in filter(None, text.splitlines()):
@@ -63,7 +63,7 @@ def main():
     bom = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
-        # The same contents have the same number.
+        # The same contents give the same serial number.
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(components))}",
         "version": 1,
         "metadata": {"component": {**component(name, version, licence, {}), "type": "application"}},

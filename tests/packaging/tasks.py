@@ -1,4 +1,4 @@
-"""The ECS task definitions against AWS's own model, with the rules that no model holds; CloudFormation by cfn-lint; all files by checkov.
+"""The ECS task definitions, checked by AWS's own model and by rules that the model lacks; CloudFormation by cfn-lint; all files by checkov.
 
 Usage: tasks.py CHECKOV
 """
@@ -23,7 +23,7 @@ CHECKOV = sys.argv.pop(1)
 
 
 def in_template(value):
-    """A task definition's JSON in CloudFormation's spelling: names begin with a capital, those of a log driver's options do not."""
+    """A task definition's JSON in CloudFormation's spelling: names begin with a capital, except those of a log driver's options."""
     if isinstance(value, list):
         return [in_template(item) for item in value]
     if not isinstance(value, dict):
@@ -92,39 +92,39 @@ class Tasks(unittest.TestCase):
                 self.assertEqual(container["linuxParameters"], {"capabilities": {"drop": ["ALL"]}}, where)
                 if fargate:
                     self.assertLessEqual(container["stopTimeout"], 120, where)
-                # ECS gives up on what waits for a container with one.
+                # ECS gives up on containers that wait for a container with a health check.
                 self.assertNotIn("startTimeout", container, where)
                 for mount in container.get("mountPoints", []):
-                    # Elsewhere the volume belongs to root, and user 65532 cannot write.
+                    # At other paths the volume belongs to root, and user 65532 cannot write.
                     self.assertIn(mount["containerPath"], volumes, where)
                     self.assertIn({"name": "TOLLGATE_STATE_DIR", "value": mount["containerPath"]}, container["environment"], where)
             self.gate(name, task["networkMode"], containers)
 
     def gate(self, name, network, containers):
-        """What holds the application back."""
+        """Checks on which containers the application's start depends."""
         waits = {d["containerName"]: d["condition"] for d in containers["app"].get("dependsOn", [])}
         checked = [container for container in containers.values() if "healthCheck" in container]
-        # Nothing here replaces the application's entry point, but the gate that is in it.
+        # Only the gate in its own image may be the application's entry point.
         if len(containers) == 1:
             self.assertEqual((containers["app"]["command"][:3], waits), (["/tollgate", "exec", "--"], {}), name)
-            # tollgate stays beside the command where usage is reported: command_grace, then shutdown_grace.
+            # With usage tollgate stays beside the command: command_grace, then shutdown_grace.
             stays = bool(containers["app"].get("mountPoints"))
             self.assertEqual(containers["app"]["stopTimeout"] > 20 + 25, stays, name)
             return
         self.assertNotIn("command", containers["app"], name)
         if network == "bridge":
-            # One container does not reach another's loopback: the check runs inside.
+            # One container cannot reach another's loopback, so the check runs inside.
             self.assertEqual(waits, {"tollgate": "HEALTHY"}, name)
             [sidecar] = checked
             # `ready` would have ECS replace the task whenever the gate shuts.
             self.assertEqual(sidecar["healthCheck"]["command"], ["CMD", "/tollgate", "probe", "startup"], name)
             self.assertLessEqual(sidecar["healthCheck"]["startPeriod"], 300, name)
             return
-        # A health check would end the wait after minutes, and so the task.
+        # A health check would end the wait after minutes, and with it the task.
         self.assertEqual((network, checked), ("awsvpc", []), name)
         self.assertEqual(waits, {"tollgate": "START", "tollgate-await": "SUCCESS"}, name)
         lock = containers["tollgate-await"]
-        # Its end with success must not end the task, and it must not end without: a failed dependency stops the task.
+        # Its success must not end the task, and it must not fail, because a failed dependency stops the task.
         self.assertEqual((lock["essential"], lock["command"]), (False, ["await"]), name)
         self.assertEqual(lock["dependsOn"], [{"containerName": "tollgate", "condition": "START"}], name)
         self.assertEqual(lock["image"], containers["tollgate"]["image"], name)
@@ -163,7 +163,7 @@ class Tasks(unittest.TestCase):
                     self.assertEqual(ours.get(name), container.get(name), f"{container['Name']}: {name}")
 
     def test_the_least_role_and_no_more(self):
-        # `cargo test` compares the policies with what the sidecar calls.
+        # `cargo test` compares the policies with the modes' actions.
         policies = {path.stem: json.loads(path.read_text()) for path in (ROOT / "deploy/iam").glob("*.json")}
         self.assertEqual(set(policies), {"hourly", "metered", "contract", "saas"})
         needs = {}

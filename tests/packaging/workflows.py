@@ -1,5 +1,5 @@
-"""What actionlint does not ask of the workflows: everything from elsewhere pinned by digest, no permission but those that a job names, and
-secrets only where nothing of others is compiled.
+"""Rules for the workflows that actionlint does not have: everything external is pinned by digest, a job has only the permissions that it
+names, and jobs with secrets compile no third-party code.
 
 Usage: workflows.py
 """
@@ -28,7 +28,7 @@ jobs:
 
 
 def findings(text):
-    """What is wrong with a workflow."""
+    """The faults of a workflow."""
     workflow, found = yaml.safe_load(text), []
     if workflow.get("permissions") != {}:
         found.append("a job without permissions of its own must have none")

@@ -1,7 +1,7 @@
-"""deploy/release.sh into a registry on loopback, with a key made for it; then docs/VERIFY.md, block by block, as a buyer would run it; then
-what must be refused. Registry, skopeo, Helm, openssl and the attestations' readers are none of ours.
+"""Runs deploy/release.sh into a registry on loopback, with a key made for it; then docs/VERIFY.md, block by block, as a buyer would; then
+cases that must be refused. Registry, skopeo, Helm, openssl and the attestations' readers are third-party programs.
 
-Usage: release.py COSIGN [TEST…]     (COSIGN is what tests/release/cosign makes)
+Usage: release.py COSIGN [TEST…]     (COSIGN is the program of tests/release/cosign)
 """
 
 import base64
@@ -31,7 +31,7 @@ from securesystemslib.signer import SSlibKey
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
 COSIGN = sys.argv.pop(1)
-# A registry that does not answer by then will not.
+# A registry that has not answered by then is considered broken.
 PATIENCE = 30
 
 
@@ -48,7 +48,7 @@ def make_key(path):
 
 
 class Registry:
-    """Debian's docker-registry, which speaks TLS as a registry in the field does; so no tool has to be told to do without."""
+    """Debian's docker-registry with TLS, as real registries have it, so that no tool needs an option for plain HTTP."""
 
     def __init__(self, folder):
         self.ca, key = folder / "ca.pem", folder / "ca.key"
@@ -62,7 +62,7 @@ class Registry:
             "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
             "http": {"addr": "127.0.0.1:0", "tls": {"certificate": str(self.ca), "key": str(key)}},
         }
-        # JSON is YAML.
+        # Every JSON text is YAML, too.
         (folder / "registry.yml").write_text(json.dumps(settings))
         self.log = (folder / "registry.log").open("w")
         self.process = subprocess.Popen(["docker-registry", "serve", folder / "registry.yml"], stdout=self.log, stderr=self.log)
@@ -88,7 +88,7 @@ class Release(unittest.TestCase):
         server = Registry(cls.folder)
         cls.addClassCleanup(server.close)
         cls.registry = f"{server.address}/your-org"
-        # Nothing of the machine's own logins and trust.
+        # Without the machine's own logins and trusted keys.
         home = cls.folder / "home"
         home.mkdir()
         cls.environment = {"PATH": os.environ["PATH"], "HOME": str(home), "SSL_CERT_FILE": str(server.ca), "LC_ALL": "C.UTF-8"}
@@ -99,7 +99,7 @@ class Release(unittest.TestCase):
 
     @classmethod
     def staged(cls, name, heading=None):
-        """The release's files in a folder of their own, the changelog as on the day of a release."""
+        """Copies the release's files to a folder of their own, with the changelog as on the day of a release."""
         folder = cls.folder / name
         folder.mkdir()
         for file in (ROOT / "dist").glob(f"tollgate-{VERSION}*"):
@@ -123,7 +123,7 @@ class Release(unittest.TestCase):
         return [ROOT / "deploy/release.sh", folder, registry or cls.registry, key or cls.key]
 
     def published(self, said):
-        """Image and charts with their digests."""
+        """The repositories of image and charts, with their digests."""
         found = re.findall(r"^published: (\S+@sha256:[0-9a-f]{64})$", said, re.M)
         self.assertEqual(len(found), 3, said)
         return found
@@ -135,13 +135,13 @@ class Release(unittest.TestCase):
         self.assertNotIn("published", done.stdout)
 
     def buyers_folder(self, name):
-        """What a buyer has: the release's files and the key."""
+        """The files of a buyer: the release's files and the key."""
         folder = self.folder / name
         shutil.copytree(self.dist, folder)
         return folder
 
     def page(self):
-        """The `sh` blocks of VERIFY.md as one script, about this registry and this version."""
+        """The `sh` blocks of VERIFY.md as one script, for this registry and this version."""
         blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/VERIFY.md").read_text(), re.M | re.S)
         self.assertGreater(len(blocks), 6)
         self.assertIn("REGISTRY=registry.example/your-org\n", blocks[0])
@@ -178,7 +178,7 @@ class Release(unittest.TestCase):
         run("openssl", "pkey", "-in", other, "-pubout", "-out", folder / "tollgate-release.pub")
         script = self.page()
         self.assertNotEqual(run("bash", "-c", script, cwd=folder, check=False, env=self.environment).returncode, 0)
-        # Each signature apart: the first refusal hides the others.
+        # Each signature separately, because the first refusal hides the others.
         functions = script[script.index("verify() {"):script.index("\nDIGEST=")]
         for name in ("tollgate", "charts/tollgate", "charts/example"):
             digest, _ = self.digest(name)
@@ -196,7 +196,8 @@ class Release(unittest.TestCase):
         done = run("bash", "-c", self.page(), cwd=folder, check=False, env=self.environment)
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("FAILED", done.stdout)
-        # Somebody with the registry's password, but without the key: another image, beside it the signature of the released one.
+        # An attacker with the registry's password but without the key: another image, with the signature of the
+        # released one.
         stolen = f"{self.registry.rpartition('/')[0]}/stolen"
         archive = f"oci-archive:{self.dist}/tollgate-{VERSION}-image.tar"
         digest, index = self.digest("tollgate")
@@ -215,7 +216,7 @@ class Release(unittest.TestCase):
         run("skopeo", "copy", "--quiet", "--preserve-digests", source, target, env=self.environment)
 
     def digest(self, name, registry=None):
-        """The digest of what a name holds, without its algorithm, and the manifest."""
+        """The digest behind a name, without its algorithm, and the manifest."""
         raw = subprocess.run(
             ["skopeo", "inspect", "--raw", f"docker://{registry or self.registry}/{name}:{VERSION}"], env=self.environment, capture_output=True, check=True
         ).stdout
@@ -242,7 +243,7 @@ class Release(unittest.TestCase):
             digest, _ = self.digest(name)
             for layer, content in self.attached(name, "att"):
                 self.assertEqual(layer["mediaType"], "application/vnd.dsse.envelope.v1+json")
-                # cosign leaves the key's name empty; this reader wants one. It is not signed.
+                # cosign leaves the key's name empty; this reader requires one. It is not signed.
                 envelope = Envelope.from_dict(json.loads(content.replace(b'"keyid": ""', b'"keyid": "key"')))
                 envelope.verify([key], 1)
                 with self.assertRaises(VerificationError):
@@ -259,7 +260,7 @@ class Release(unittest.TestCase):
         })
         for kind, file in ((slsa, "-provenance.json"), ("https://cyclonedx.org/bom", ".cdx.json"), ("https://openvex.dev/ns", ".openvex.json")):
             self.assertEqual(predicates["tollgate", kind], json.loads((self.dist / f"tollgate-{VERSION}{file}").read_text()))
-        # Fields that SLSA does not know are refused.
+        # Fields that SLSA does not define are refused.
         json_format.ParseDict(predicates["tollgate", slsa], provenance_pb2.Provenance())
         revision = run("git", "rev-parse", "HEAD", cwd=ROOT).stdout.strip()
         built = predicates["tollgate", slsa]["buildDefinition"]

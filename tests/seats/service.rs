@@ -1,4 +1,5 @@
-//! License Manager as far as seats go: so many, each held until a time, and client tokens that are known for ten minutes.
+//! A model of License Manager's seats: a number of seats, each held until a time, and client tokens that are known for
+//! ten minutes.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +16,15 @@ pub(crate) const DIMENSION: &str = "users";
 const ARN: &str = "arn:aws:license-manager::294406891311:license:l-1";
 const TIME_TO_LIVE_MILLIS: u64 = 3_600_000;
 const CLIENT_TOKEN_MILLIS: u64 = 600_000;
-/// What the simulation's zero is.
+/// The wall time at the simulation's start.
 const EPOCH_SECONDS: i64 = 1_790_000_000;
 
-/// Wall time at a moment of the simulation.
+/// The wall time at a moment of the simulation.
 pub(crate) fn wall(millis: u64) -> Timestamp {
     Timestamp::from_unix_seconds(EPOCH_SECONDS).plus(std::time::Duration::from_millis(millis))
 }
 
-/// A seat that is sold. It is idle while no pod that lives works by it, whoever holds it.
+/// A seat that is sold. It is idle while no living pod uses it, even if it is held.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
     pub(crate) token: Option<String>,
@@ -36,7 +37,8 @@ pub(crate) struct Service {
     pub(crate) slots: Vec<Slot>,
     client_tokens: BTreeMap<String, (String, u64)>,
     serial: u64,
-    /// When to look for what has ended: once a second is exact enough, and much faster.
+    /// The time of the next search for expired seats: once a second is exact enough, and much
+    /// faster.
     looks_at: u64,
 }
 
@@ -51,7 +53,7 @@ impl Service {
         }
     }
 
-    /// What has ended by itself is free.
+    /// Expired seats are free.
     pub(crate) fn pass(&mut self, now: u64) {
         if now < self.looks_at {
             return;

@@ -1,5 +1,5 @@
-//! Pods that live, die and start again, each with the machine that the sidecar has. Calls take time, and some answers are
-//! lost; a pod that ends in the middle of one never hears of it.
+//! Pods that live, die and start again, each with the sidecar's state machine. Calls take time, and some answers are
+//! lost; a pod that ends during a call does not get its answer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,19 +17,19 @@ use crate::service::{DIMENSION, PRODUCT, Service, wall};
 const HOUR_MILLIS: u64 = 3_600_000;
 /// How long a pod lives on average.
 const LIFE_MILLIS: f64 = 3.0 * 3_600_000.0;
-/// What the platform leaves a pod to stop.
+/// The time that the platform gives a pod to stop.
 const STOP_MILLIS: u64 = 30_000;
-/// What a caller waits for an answer that does not come.
+/// How long a caller waits for an answer.
 const TIMEOUT_MILLIS: u64 = 10_000;
-/// Of a thousand calls, so many are lost on the way there, and as many on the way back.
+/// Of a thousand calls this number of requests is lost, and the same number of answers.
 const LOST_PER_THOUSAND: u64 = 10;
 
-/// How pods end, as parts of a hundred.
+/// How pods end, in percent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deaths {
     /// The container ends, and starts again in the same pod, with its folder.
     crashes: u64,
-    /// The pod is told to stop; the rest loses its node: nobody gives its seat back.
+    /// The pod is stopped. All others lose their node, and their seat is not given back.
     stops: u64,
 }
 
@@ -38,16 +38,16 @@ impl Deaths {
     pub(crate) const WITHOUT_EVICTIONS: Self = Self { crashes: 50, stops: 50 };
 }
 
-/// What was seen.
+/// The results.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     /// Most seats held at the service at once.
     pub(crate) held_most: usize,
     /// Most gates open at once.
     pub(crate) open_most: usize,
-    /// The longest that a seat had no living pod's work, while another pod waited.
+    /// The longest time for which no living pod used a seat while another pod waited.
     pub(crate) idle_most_millis: u64,
-    /// Seats in use, of those sold, over the time.
+    /// The share of sold seats in use, over time.
     pub(crate) used: f64,
     pub(crate) deaths: u64,
     pub(crate) answers_lost: u64,
@@ -69,15 +69,15 @@ enum What {
 
 struct Pod {
     name: String,
-    /// What its folder holds.
+    /// The content of its folder.
     folder: Record,
     machine: Option<Machine>,
     started: u64,
-    /// Of its processes; what was planned for an earlier one is void.
+    /// The number of its process; events for an earlier process are ignored.
     process: u64,
     calling: bool,
     stopping: bool,
-    /// Its machine knows that it is stopping.
+    /// Its machine has been told to stop.
     told: bool,
     open: bool,
     waiting: bool,
@@ -87,7 +87,7 @@ pub(crate) struct Simulation {
     service: Service,
     pods: Vec<Pod>,
     deaths: Deaths,
-    /// By time, and by order where the time is the same.
+    /// By time, then by order.
     agenda: BTreeMap<(u64, u64), (usize, u64, What)>,
     planned: u64,
     random: u64,
@@ -194,7 +194,7 @@ impl Simulation {
         self.drive(index, Event::Started);
     }
 
-    /// What the machine says, until it waits for something.
+    /// Performs the machine's actions until it waits.
     fn drive(&mut self, index: usize, event: Event) {
         let mut event = event;
         loop {
@@ -253,7 +253,7 @@ impl Simulation {
         self.plan(delay, index, What::Hear(answer));
     }
 
-    /// Nobody hears what became of the call.
+    /// The call's result is lost.
     fn lose(&mut self, index: usize, call: &Call) {
         self.report.answers_lost += 1;
         let fault = || Fault::local(FaultClass::Transient, "Timeout", "").at(Place::LicenseManager, None);
@@ -281,7 +281,7 @@ impl Simulation {
         let pod = &mut self.pods[index];
         pod.stopping = true;
         let asleep = !pod.calling;
-        // What it sleeps for is void; a call goes on.
+        // Its timers end; a call continues.
         pod.process += u64::from(asleep);
         self.plan(STOP_MILLIS, index, What::Cut);
         if asleep {
@@ -290,7 +290,7 @@ impl Simulation {
         }
     }
 
-    /// The process is gone.
+    /// The process has ended.
     fn end(&mut self, index: usize) {
         let now = self.now;
         let pod = &mut self.pods[index];
@@ -304,7 +304,7 @@ impl Simulation {
         }
     }
 
-    /// Another pod comes in its place, with an empty folder.
+    /// Another pod takes its place, with an empty folder.
     fn replace(&mut self, index: usize) {
         self.end(index);
         let delay = 2000 + self.below(58_000);

@@ -1,4 +1,4 @@
-//! The rules. A sample of each, kept and broken, stands in `samples.txt`.
+//! The rules. `samples.txt` has samples of each, kept and broken.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,20 +7,21 @@ use crate::metadata::needs;
 use crate::source::module;
 use crate::{METADATA, Project, root};
 
-/// Texts that must not stand in any file; the bar, as this file is checked too. A path is a folder of one machine.
+/// Texts that no file may contain. The bar is removed; it hides them in this file, which is checked, too. The
+/// paths are folders of one machine.
 const FORBIDDEN: [&str; 8] =
     ["TO|DO", "FIX|ME", "XX|X", "#[ign|ore", "should_|panic", "/wo|rk/", "/ro|ot/", "/fa|rm/"];
 
-/// rustfmt holds code to 110 (rustfmt.toml) but leaves comments alone: they get a word more.
+/// rustfmt limits code to 110 (rustfmt.toml) but not comments; they may be a word longer.
 const COLUMNS_MAX: usize = 120;
 
-/// Names that say nothing of what is inside.
+/// Names that say nothing about the content.
 const EMPTY_NAMES: [&str; 8] = ["util", "common", "helper", "constant", "const", "type", "manager", "misc"];
 
-/// The bare prefix is how names are put together; the revision is read when the binary is built, not when it runs.
+/// The bare prefix builds names; the revision is read when the binary is built, not when it runs.
 const NOT_SETTINGS: [&str; 2] = ["TOLLGATE_", "TOLLGATE_REVISION"];
 
-/// Where this version stands: below a path, behind a text. What follows and is no version is none of this rule's business.
+/// The places of this version: files below a path, behind a text. The rule ignores what follows if it is no version.
 const STATED: [(&str, &str); 10] = [
     ("", "tollgate:"),
     ("", "tollgate-"),
@@ -34,7 +35,7 @@ const STATED: [(&str, &str); 10] = [
     ("helm/tollgate/README.md", "`image.tag` | `\""),
 ];
 
-/// They tell of several versions.
+/// These documents name several versions.
 const OF_SEVERAL: [&str; 2] = ["CHANGELOG.md", "docs/UPGRADE.md"];
 
 macro_rules! by_name {
@@ -44,7 +45,7 @@ macro_rules! by_name {
 /// One line for each finding.
 type Rule = fn(&Project) -> Vec<String>;
 
-/// Each by its name in the samples.
+/// Each rule with its name in the samples.
 #[rustfmt::skip]
 pub(crate) const RULES: &[(&str, Rule)] = by_name![
     forbidden_words, silent_files, forbidden_texts, long_lines, empty_names, dead_links, unknown_variables,
@@ -52,8 +53,8 @@ pub(crate) const RULES: &[(&str, Rule)] = by_name![
     other_versions, unsupported_versions
 ];
 
-/// What the architecture's table of imports forbids: for each file, words that stand in no path and no import of it; for
-/// each `Cargo.toml`, crates that it does not need, but for tests and as an option. A cell `a` but `b` leaves `b` out.
+/// The architecture's table of imports: for each file, words that its paths and imports may not contain; for each
+/// `Cargo.toml`, crates that it may not need, except for tests and as an option. A cell `a` but `b` excludes `b`.
 fn forbidden_words(project: &Project) -> Vec<String> {
     let mut words: Vec<(String, &str)> = Vec::new();
     for source in project.sources() {
@@ -89,7 +90,7 @@ fn forbidden_words(project: &Project) -> Vec<String> {
     found
 }
 
-/// Every file says first what it is.
+/// Every file begins with its purpose.
 fn silent_files(project: &Project) -> Vec<String> {
     let says = |text: &str| {
         let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
@@ -100,7 +101,7 @@ fn silent_files(project: &Project) -> Vec<String> {
     silent.map(|source| format!("{}: begin with `//!`: purpose and invariants", source.path)).collect()
 }
 
-/// Nothing is unfinished, no test is switched off or content with any panic, and no text names a path of one machine.
+/// Nothing is unfinished, no test is switched off or passes on any panic, and no text names a path of one machine.
 fn forbidden_texts(project: &Project) -> Vec<String> {
     let mut found = Vec::new();
     for (path, text) in project.texts.iter().filter(|(path, _)| *path != METADATA) {
@@ -111,7 +112,7 @@ fn forbidden_texts(project: &Project) -> Vec<String> {
     found
 }
 
-/// Lines fit, but for literals and tests.
+/// Lines have at most [`COLUMNS_MAX`] columns, except literals and tests.
 fn long_lines(project: &Project) -> Vec<String> {
     let mut found = Vec::new();
     for source in project.sources() {
@@ -157,7 +158,7 @@ fn dead_links(project: &Project) -> Vec<String> {
     found
 }
 
-/// Environment variables that the sources name and the document does not, and the reverse.
+/// Environment variables that only the sources or only the document name.
 fn unknown_variables(project: &Project) -> Vec<String> {
     let document = project.text("docs/CONFIGURATION.md");
     let setting = |key: &str| key.trim_start_matches("TOLLGATE_").to_ascii_lowercase();
@@ -181,7 +182,7 @@ fn unknown_variables(project: &Project) -> Vec<String> {
     found
 }
 
-/// Every log line above debug begins with its event, and docs/LOG.md lists each event that there is. The emulator has no log.
+/// Every log line above debug begins with its event, and docs/LOG.md lists each event. The emulator has no log.
 fn unnamed_events(project: &Project) -> Vec<String> {
     let (mut found, mut logged) = (Vec::new(), BTreeSet::new());
     for source in project.sources().filter(|source| !source.path.starts_with("crates/emulator/")) {
@@ -221,7 +222,7 @@ fn alerts_of_one_side(project: &Project) -> Vec<String> {
         .concat()
 }
 
-/// Each attack, and each rule for listings, has a mark and a row of tests at the end of its document, and the tests exist.
+/// Each attack, and each rule for listings, has a mark and a row of tests at the end of its document; the tests exist.
 fn absent_defences(project: &Project) -> Vec<String> {
     let marks = |text: &str| -> BTreeSet<String> {
         let first = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
@@ -245,7 +246,7 @@ fn absent_defences(project: &Project) -> Vec<String> {
     found
 }
 
-/// `docs/SEMANTICS.md` says what the comments of its tests say, however it is wrapped.
+/// `docs/SEMANTICS.md` contains the comments of its tests; line breaks do not count.
 fn unsaid_semantics(project: &Project) -> Vec<String> {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let told = words(project.text("docs/SEMANTICS.md"));
@@ -267,7 +268,7 @@ fn forgotten_targets(project: &Project) -> Vec<String> {
     forgotten.map(|file| format!("fuzz/{file} has no [[bin]] in fuzz/Cargo.toml")).collect()
 }
 
-/// SECURITY.md promises a year of security fixes: the heading of each version in the changelog says both days.
+/// SECURITY.md promises a year of security fixes: the heading of each version in the changelog has both dates.
 fn unsupported_versions(project: &Project) -> Vec<String> {
     let kept = |heading: &str| {
         let (version, days) = heading.split_once(" (released ")?;
@@ -287,7 +288,7 @@ fn unsupported_versions(project: &Project) -> Vec<String> {
         .collect()
 }
 
-/// AWS's exceptions are told apart in one table.
+/// AWS's exceptions are distinguished in one table.
 fn other_exceptions(project: &Project) -> Vec<String> {
     let owners = ["crates/marketplace/src/exceptions.rs", "crates/emulator", "src/cli/emulator", "src/api"];
     let mut found = Vec::new();
@@ -309,7 +310,7 @@ fn other_versions(project: &Project) -> Vec<String> {
     let mut found = Vec::new();
     for (path, text) in project.texts.iter().filter(|(path, _)| !OF_SEVERAL.contains(&path.as_str())) {
         for (place, before) in STATED.iter().filter(|(place, _)| path.starts_with(place)) {
-            // What others wrote has versions of its own.
+            // Third-party crates have versions of their own.
             let ours = |line: &&str| *place != "Cargo.toml" || line.starts_with("tollgate-");
             let stated = text.lines().filter(ours).flat_map(|line| line.split(before).skip(1)).map(number);
             let other = stated.filter(|stated| !stated.is_empty() && *stated != version);
@@ -342,13 +343,13 @@ fn table(text: &str) -> Vec<Vec<&str>> {
     rows
 }
 
-/// The names in a cell, before and behind "but".
+/// The names in a cell, before and after "but".
 fn named(cell: &str) -> (Vec<&str>, Vec<&str>) {
     let (some, but) = cell.split_once(" but ").unwrap_or((cell, ""));
     (some.split('`').skip(1).step_by(2).collect(), but.split('`').skip(1).step_by(2).collect())
 }
 
-/// From a heading that begins so to the next of its rank.
+/// From the heading that begins with this text to the next of its rank.
 fn section<'a>(document: &'a str, heading: &str) -> &'a str {
     let (_, rest) = document.split_once(heading).expect(heading);
     rest.split_once("\n## ").map_or(rest, |(section, _)| section)
@@ -358,14 +359,14 @@ fn keys(text: &str) -> BTreeSet<String> {
     names(text, "TOLLGATE_", |c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// Whole words of a text that start so and go on in the given characters.
+/// Whole words of a text that begin with the prefix and continue with the given characters.
 fn names(text: &str, prefix: &str, goes_on: fn(char) -> bool) -> BTreeSet<String> {
     let starts =
         text.match_indices(prefix).filter(|(at, _)| !text[..*at].chars().next_back().is_some_and(is_word));
     starts.map(|(at, _)| text[at..].chars().take_while(|c| goes_on(*c)).collect()).collect()
 }
 
-/// Whether a word stands by itself on a line, or a path begins there.
+/// Whether a line contains a word by itself, or the start of a path.
 fn stands(line: &str, text: &str) -> bool {
     line.match_indices(text).any(|(at, _)| {
         let (before, after) = (line[..at].chars().next_back(), line[at + text.len()..].chars().next());
@@ -378,14 +379,14 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Whether a file is, or defines, what is named: a test, a module of tests, a row of the chaos tests, a file.
+/// Whether the name is that of a file, or of a test, a module of tests or a row of the chaos tests in a file.
 fn defines(project: &Project, name: &str) -> bool {
     let parts: Vec<&str> = name.split("::").filter(|part| !["…", "tests"].contains(part)).collect();
     let last = parts.last().copied().unwrap_or(name);
     let defined = [format!("fn {last}("), format!("mod {last}"), format!("def {last}(")];
     project.texts.iter().any(|(path, text)| {
         let is_file = path == name || path.strip_suffix(".rs").is_some_and(|path| path.ends_with(last));
-        // A whole path names its module, too; a lone name may stand in any.
+        // A whole path names its module, too; a single name may be in any module.
         let of_module = parts.len() < 2 || module(path) == parts[..parts.len() - 1];
         is_file
             || path != "docs/THREATS.md" && of_module && defined.iter().any(|defined| text.contains(defined))

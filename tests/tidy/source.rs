@@ -1,4 +1,4 @@
-//! A Rust file as its tokens show it. The lexer is the compiler's own, as procedural macros have it.
+//! The tokens of a Rust file, by the compiler's own lexer, as procedural macros use it.
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
@@ -9,7 +9,7 @@ pub(crate) struct Source {
     pub(crate) text: String,
     /// Line and text of each string literal, as written.
     pub(crate) strings: Vec<(usize, String)>,
-    /// Line and text of each word that stands in a path or in an import.
+    /// Line and text of each word in a path or in an import.
     pub(crate) words: Vec<(usize, String)>,
 }
 
@@ -22,7 +22,7 @@ impl Source {
         source
     }
 
-    /// Whether a line holds nothing but tests: their data are no promises.
+    /// Whether a line belongs to tests, whose data are no promises.
     pub(crate) fn is_test(&self, line: usize) -> bool {
         let tests = self.text.find("#[cfg(test)]\nmod tests {");
         self.path.contains("/tests/")
@@ -57,7 +57,7 @@ impl Source {
     }
 }
 
-/// What the lexer makes of a comment `///`.
+/// Whether this is the lexer's form of a comment `///`.
 fn is_doc(group: &Group) -> bool {
     group.delimiter() == Delimiter::Bracket
         && matches!(group.stream().into_iter().next(), Some(TokenTree::Ident(word)) if word == "doc")

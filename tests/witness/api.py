@@ -1,5 +1,5 @@
-"""Runs the commands of docs/API.md against sidecars and the emulator, and compares what stands behind the arrows. The page has a command
-for every path and method of docs/openapi.yaml.
+"""Runs the commands of docs/API.md against sidecars and the emulator, and compares the output with the text behind the arrows. The page
+must have a command for every path and method of docs/openapi.yaml.
 
 Usage: api.py PROGRAM
 """
@@ -35,7 +35,7 @@ def missing(commands):
 
 
 def make_dead_letters(emulator, sidecar):
-    """Three records, numbered 1 to 3, that AWS refuses for good."""
+    """Makes three records, numbered 1 to 3, that AWS refuses permanently."""
     emulator.admin("faults", {"operation": "MeterUsage", "fault": "exception", "exception": "InvalidUsageDimensionException"})
     for dimensions in (("requests", "gigabytes"), ("requests",)):
         events = [{"dimension": dimension, "quantity": 5} for dimension in dimensions]

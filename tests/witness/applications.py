@@ -1,5 +1,5 @@
-"""Runs the examples of docs/SEMANTICS.md as applications would, and compares AWS's bill with what they reported;
-the metrics meanwhile go through promtool.
+"""Runs the examples of docs/SEMANTICS.md as applications would, and compares the emulator's bill with the reported usage; promtool checks
+the metrics meanwhile.
 
 Usage: applications.py PROGRAM
 """
@@ -24,7 +24,7 @@ def block(text, language):
 
 
 def send(address, example):
-    """A request as it stands on the page, its length added."""
+    """Sends a request of the page, with its length added."""
     head, _, body = example.partition("\n\n")
     body = body.strip().encode()
     host, port = address.split(":")
@@ -45,13 +45,13 @@ def main():
             text = text.replace("127.0.0.1:19181", address)
             subprocess.run(["bash", "-euc", block(text, "sh")], check=True, stdout=subprocess.DEVNULL)
             subprocess.run([sys.executable, "-c", block(text, "python")], check=True)
-            # A second run of an application that does not know of the first: each id counts once.
+            # A second run, without knowledge of the first: each id counts once.
             subprocess.run([sys.executable, "-c", block(text, "python")], check=True)
             send(address, block(text, "http"))
             emulator.admin("clock", {"advance": "75m"})
             for _ in range(2):
                 sidecar.log_line("record_billed")
-            # Prometheus' own linter, on every metric with values in it.
+            # Prometheus' own linter, with every metric that has values.
             with urllib.request.urlopen(sidecar.probe + "/metrics") as answer:
                 metrics = answer.read()
             subprocess.run(["promtool", "check", "metrics"], input=metrics, check=True)

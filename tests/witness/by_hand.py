@@ -1,4 +1,4 @@
-"""The forty lines that a seller would write without tollgate: they work, and they miss what README.md says they miss.
+"""The forty lines that a seller would write without tollgate: they work, and they lack what README.md says they lack.
 
 Usage: by_hand.py PROGRAM
 
@@ -37,13 +37,14 @@ class ByHand(unittest.TestCase):
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": self._testMethodName,
             "AWS_SECRET_ACCESS_KEY": "any",
-            # One attempt a call: an outage is longer than the SDK's own attempts.
+            # One attempt for each call, because a real outage is longer than the SDK's own
+            # attempts.
             "AWS_MAX_ATTEMPTS": "1",
         }
         os.environ.update(self.environment)
 
     def script(self):
-        """The script as a module, its client made for this test's pod."""
+        """The script as a module, with a client for this test's pod."""
         spec = importlib.util.spec_from_file_location("by_hand", SCRIPT)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

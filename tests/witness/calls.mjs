@@ -1,4 +1,4 @@
-// One call of each operation by the AWS SDK for JavaScript, unmodified; prints what it brought as JSON.
+// One call of each operation by the AWS SDK for JavaScript, unmodified; prints the results as JSON.
 // Usage: node calls.mjs ENDPOINT REGISTRATION_TOKEN TIME
 import {
   BatchMeterUsageCommand,

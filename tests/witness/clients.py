@@ -1,4 +1,4 @@
-"""Programs that we did not write, as they are: the AWS CLI, the AWS SDK for JavaScript, and moto.
+"""Unmodified third-party programs: the AWS CLI, the AWS SDK for JavaScript, and moto.
 
 Usage: clients.py PROGRAM NODE_MODULES_FOLDER
 """
@@ -24,7 +24,8 @@ TIME = "2026-11-24T08:30:00Z"
 
 class Clients(unittest.TestCase):
     def setUp(self):
-        # The CLI keeps the credentials of a role below HOME, and another run's emulator does not know them.
+        # The CLI caches the credentials of a role below HOME, and another run's emulator does not know
+        # them.
         self.home = self.enterContext(tempfile.TemporaryDirectory())
         self.emulator = self.enterContext(Emulator(PROGRAM))
         self.emulator.admin("clock", {"now": TIME})
@@ -49,7 +50,7 @@ class Clients(unittest.TestCase):
         program = os.path.join(os.path.dirname(sys.executable), "aws")
         done = subprocess.run([program, *arguments], env={**surroundings, **environment}, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
-        # The CLI prints nothing of an answer without members.
+        # The CLI prints nothing for an answer without members.
         return json.loads(done.stdout or "{}")
 
     def test_the_aws_cli_with_one_environment_variable(self):

@@ -1,6 +1,6 @@
 """Every `tollgate` command in the documents exists in the program, with its flags.
 
-Commands stand in blocks of sh and console, and in the text as code that begins with the program's name. Usage: commands.py PROGRAM
+Commands are in blocks of sh and console, and in the text as code that begins with the program's name. Usage: commands.py PROGRAM
 """
 
 import functools
@@ -12,20 +12,20 @@ import sys
 PROGRAM = sys.argv[1]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMANDS_MIN = 150
-# The program where a command begins, and not as somebody's argument.
+# The program at the start of a command, not as an argument of another program.
 COMMAND = r"(?:^\s*|[|&;($] *|\b(?:do|until|if) |[A-Z_]+=\S* |-- )(?:\S*/)?tollgate"
 
 
 @functools.cache
 def help_of(*words):
-    """What `--help` says of a command, None where there is none such."""
+    """The `--help` of a command, or None if there is no such command."""
     done = subprocess.run([PROGRAM, *words, "--help"], capture_output=True, text=True)
     return done.stdout if done.returncode == 0 else None
 
 
 @functools.cache
 def subcommands(*words):
-    """The names below a command."""
+    """The names of a command's subcommands."""
     listed = re.search(r"^Commands:\n((?:  .*\n|\n)*)", help_of(*words), re.M)
     return set(re.findall(r"^  ([a-z-]+)", listed[1], re.M)) if listed else set()
 
@@ -41,13 +41,13 @@ def written(text):
 
 
 def wrong(words):
-    """What the program does not have of one command; None where it is right."""
+    """The part of one command that the program does not have; None if the command is right."""
     path = []
     while words and (below := subcommands(*path)):
-        # `ledger list|reconcile` names two.
+        # `ledger list|reconcile` names two commands.
         names = words[0].split("|")
         if unknown := [name for name in names if name not in below]:
-            # A flag or a value before a subcommand is not ours to judge.
+            # A flag or a value before a subcommand is not checked.
             return None if words[0].startswith("-") else f"{' '.join([*path, unknown[0]])} is no command"
         path, words = [*path, names[0]], words[1:]
     shown = help_of(*path)
@@ -65,7 +65,7 @@ def main():
     found = 0
     failures = []
     for document in sorted(documents):
-        # It tells of commands that were.
+        # It names former commands.
         if document.name == "CHANGELOG.md":
             continue
         for command in written(document.read_text()):
@@ -74,7 +74,7 @@ def main():
                 failures.append(f"{document.relative_to(ROOT)}: tollgate{command}: {problem}")
     for line in failures:
         print(f"FAILED: {line}")
-    # What the check can find, it does find.
+    # The check must find these faults.
     assert wrong("ledger lists".split()) and wrong("probe ready --json --nonsense".split()), "the check finds nothing"
     assert not wrong("ledger list|reconcile --csv".split()), "the check finds too much"
     print(f"commands: {found} in the documents, {len(failures)} wrong")

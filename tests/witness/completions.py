@@ -1,4 +1,4 @@
-"""Completions in bash, zsh and fish, as a person gets them: the script is read, and TAB completes. What bash offers is what `--help` lists.
+"""Completions in bash, zsh and fish, as a person uses them: the shell reads a script, and TAB completes. bash must offer what `--help-all` lists.
 
 Usage: completions.py PROGRAM ARCHIVE RELEASED
 
@@ -16,17 +16,17 @@ import tempfile
 from terminal import Terminal
 
 PROGRAM, ARCHIVE, RELEASED = (os.path.abspath(path) for path in sys.argv[1:])
-# What is typed before TAB, and the command line after it.
+# The text before TAB, and the command line after it.
 CASES = {
     "expl": "explain", "support-b": "support-bundle", "config ch": "config check", "ledger repl": "ledger replay", "run --renew-e": "run --renew-every",
     "probe star": "probe startup", "run --mode contr": "run --mode contract", "run --on-denied ex": "run --on-denied exit", "run --quit t": "run --quit true", "doctor --js": "doctor --json",
 }
-# What stands without a flag before it is not completed by the scripts of clap for fish.
+# clap's scripts for fish do not complete a value without a flag before it.
 NOT_IN_FISH = {"probe star", "completions zs"}
 OF_DEVELOPMENT = {"emul": "emulator", "dem": "demo", "completions zs": "completions zsh"}
 SHELLS = ["bash", "zsh", "fish"]
 COMMANDS_MIN = 20
-# Names of the same program, which does nothing here but say how it was called.
+# Names of the same program, which here only prints its arguments.
 CALLED = 'tollgate() { printf "called:%s:\\n" "$*"; }'
 INTERACTIVE = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], "PS1=; bind 'set bell-style none'"),
@@ -35,7 +35,7 @@ INTERACTIVE = {
 
 
 def typed(shell, text_of_script, cases):
-    """Lines that differ from what TAB should make of them, in a shell on a terminal."""
+    """The lines that TAB does not complete as it should, in a shell on a terminal."""
     command, begin = INTERACTIVE[shell]
     wrong = []
     with tempfile.TemporaryDirectory() as home, open(os.path.join(home, "script"), "w") as script:
@@ -46,7 +46,8 @@ def typed(shell, text_of_script, cases):
             terminal.type(f"{begin}; {CALLED}; source {shlex.quote(script.name)}; echo rea'dy:'\n")
             terminal.read("ready:")
             for number, (text, expected) in enumerate(cases.items()):
-                # The tab is taken when the line is edited: what was typed before has been read by then.
+                # The shell handles the tab when it edits the line, so it has read the text before it by
+                # then.
                 terminal.type(f"tollgate {text}\t\n")
                 terminal.type(f"echo do'ne:{number}:'\n")
                 seen = terminal.read(f"done:{number}:")
@@ -57,7 +58,7 @@ def typed(shell, text_of_script, cases):
 
 
 def asked(text_of_script, cases):
-    """The same by fish, which tells what it would complete."""
+    """The same for fish, which can print its completions."""
     wrong = []
     with tempfile.TemporaryDirectory() as home:
         script = os.path.join(home, "tollgate.fish")
@@ -124,10 +125,10 @@ def main():
             wrong.append(f"{program}: {compared} commands were compared")
         wrong += different
         print(f"completions: {program}: {len(cases)} lines in bash, zsh and fish; {compared} commands offer what their help lists")
-    # The comparison finds what one program has and the other has not.
+    # The comparison can fail: a development build has commands that a released one has not.
     if not differences(RELEASED, scripts["bash"])[0]:
         wrong.append("scripts of a development build pass for those of a released one")
-    # A shell that has no script is told which have one.
+    # For a shell without a script the message names the shells that have one.
     refused = subprocess.run([PROGRAM, "completions", "tcsh"], capture_output=True, text=True)
     if refused.returncode != 64 or "bash" not in refused.stderr:
         wrong.append(f"tcsh: {refused}")

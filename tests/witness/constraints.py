@@ -1,11 +1,11 @@
-"""Every constraint of botocore's own models of metering and License Manager, at its border and one beyond, against the emulator.
+"""Every constraint of botocore's own models of metering and License Manager, at its limit and one beyond, against the emulator.
 
 Usage: constraints.py PROGRAM
 
 For each member of each operation's input (lists and structures within included) the walk builds values whose validity
 follows from the model alone: lengths, patterns, ranges, counts, required members, types. The emulator must refuse
 exactly the invalid ones, with ValidationException or, for a wrong type, SerializationException. A valid value may still
-be refused for what it means (an unknown product): those exceptions are others.
+be refused for its meaning (an unknown product), with other exceptions.
 """
 
 import copy
@@ -28,7 +28,7 @@ MARKETPLACE = "aws:294406891311:AWS/Marketplace:issuer-fingerprint"
 ARN = "arn:aws:license-manager::294406891311:license:l-demo"
 TIME = "2026-11-24T08:30:00Z"
 
-# A valid request of each operation; what it lacks, the walk adds.
+# A valid request of each operation; the walk adds the other members.
 BASES = {
     "RegisterUsage": {"ProductCode": "demohourly", "PublicKeyVersion": 1, "Nonce": "n"},
     "MeterUsage": {
@@ -90,7 +90,7 @@ BASES = {
     },
 }
 
-# The operations of each service that the emulator has, and the fewest values that a walk over them has to find.
+# The emulator's operations of each service, and the least number of values that a walk over them must find.
 SERVICES = {
     "meteringmarketplace": (["RegisterUsage", "MeterUsage", "BatchMeterUsage", "ResolveCustomer"], 800),
     "license-manager": (
@@ -118,12 +118,12 @@ def fits(shape, value):
 
 
 def texts(shape):
-    """Texts at the borders of length and pattern."""
+    """Texts at the limits of length and pattern."""
     meta = shape.metadata
     values = ["", "0", "a", "1", " ", "\u00fc", "a b", "A/b=c:d_e.f@g-h", "0.1", "00", "1.0000001", "-1", "1e3", "x" * 2000]
     values += ["arn:aws:license-manager::111122223333:license:l-demo", "arn:aws:x", "9999999999.999999"]
     values += ["10000000000", "0.0000001", "17.", ".5", "01.5", "+1", "1_000", "\u0661", "a\n", "0\n"]
-    # The pattern of a LicenseArn bounds its parts; the model has no maximum for the whole.
+    # The pattern of a LicenseArn limits its parts; the model has no maximum for the whole.
     for service, region, resource in ((63, 63, 1024), (64, 0, 1), (1, 64, 1), (1, 0, 1025)):
         values.append(f"arn:aws-cn:{'s' * service}:{'r' * region}::{'l' * resource}")
     for length in {meta.get("min"), meta.get("max")} - {None}:
@@ -138,7 +138,7 @@ def texts(shape):
 
 
 def times():
-    """A time with each of its parts at its borders, and parts left out or repeated."""
+    """A time with each of its parts at its limits, and with parts left out or repeated."""
     parts = {
         "year": ["2026", "0000", "-2026", "12026", "02026", "226", ""],
         "month": ["01", "12", "00", "13", "1"],
@@ -157,7 +157,7 @@ def times():
 
 
 def numbers(shape):
-    """Integers at the borders of the range, and of 32 or 64 bits."""
+    """Integers at the limits of the range, and of 32 or 64 bits."""
     largest = (1 << (63 if shape.type_name == "long" else 31)) - 1
     borders = {shape.metadata.get("min"), shape.metadata.get("max"), 0, largest} - {None}
     return sorted({border + step for border in borders for step in (-1, 0, 1)})
@@ -173,7 +173,7 @@ def walk(shape, path):
 
 
 def values(member, here):
-    """The same for one member, and for what is below it."""
+    """The same for one member and the members below it."""
     if member.type_name == "string":
         for text in texts(member):
             yield here, text, fits(member, text), f"text of {len(text)}: {text[:20]!r}"
@@ -207,7 +207,7 @@ def values(member, here):
 
 
 def item(shape, index):
-    """One of many items, unlike the others where that matters."""
+    """One of many items, different from the others if that matters."""
     if shape.name == "Tag":
         return {"Key": f"k{index}", "Value": "v"}
     if shape.name == "UsageAllocation":
@@ -234,7 +234,7 @@ def changed(base, path, value):
     for step in path[:-1]:
         place = place[step]
     name = path[-1]
-    # One form of a quantity at a time: both at once is another rule.
+    # One form of a quantity at a time, because both at once break another rule.
     if isinstance(name, str):
         twin = name.removesuffix("AsDecimal") if name.endswith("AsDecimal") else f"{name}AsDecimal"
         place.pop(twin, None)

@@ -27,7 +27,7 @@ LICENSE = "arn:aws:license-manager::111122223333:license:l-demo"
 
 
 def client(sidecar):
-    """A client as an application makes it: endpoint from the environment, credentials of no worth."""
+    """A client as an application makes it: endpoint from the environment, credentials without value."""
     os.environ["AWS_ENDPOINT_URL_MARKETPLACE_METERING"] = sidecar.app
     session = boto3.Session("not-a-key", "not-a-secret", region_name="us-east-1")
     return session.client("meteringmarketplace")
@@ -140,7 +140,7 @@ class Door(unittest.TestCase):
         signed = AWSRequest("POST", self.emulator.endpoint + "/", headers=headers, data=body)
         SigV4Auth(Credentials("witness-pod", "any"), "aws-marketplace", "us-east-1").add_auth(signed)
         through = post(sidecar.app + "/", headers)
-        # The same report, straight from the same pod: AWS repeats its answer.
+        # The same report, directly from the same pod: the emulator repeats its answer.
         straight = post(self.emulator.endpoint + "/", dict(signed.headers))
         self.assertEqual(through, straight)
 

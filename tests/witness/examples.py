@@ -2,7 +2,7 @@
 
 Usage: examples.py PROGRAM
 
-Python, JavaScript, Java and Rust must be there; Go is run where it is, and named where it is not.
+Python, JavaScript, Java and Rust are required. Go is run if it is installed; otherwise the output says that it is missing.
 """
 
 import os
@@ -35,7 +35,7 @@ def main():
         subprocess.run(["openssl", "genrsa", "-out", private, "3072"], check=True, capture_output=True)
         subprocess.run(["openssl", "rsa", "-in", private, "-pubout", "-out", foreign], check=True, capture_output=True)
         for language, command in COMMANDS.items():
-            # A sidecar each: attestations are few.
+            # A sidecar for each, because the rate of attestations is limited.
             with Emulator(PROGRAM) as emulator, Sidecar(PROGRAM, emulator, "hourly") as sidecar:
                 key = os.path.join(emulator.facts["public_keys"], "1.pem")
                 for name, arguments, good in (

@@ -1,9 +1,9 @@
-"""The rehearsals of examples/pytest and examples/go, and the test on docs/REHEARSAL.md, against the built binary: with an emulator of their
-own, and with one that runs already.
+"""The rehearsals of examples/pytest and examples/go, and the test on docs/REHEARSAL.md, with the built binary: with an emulator of their
+own, and with one that already runs.
 
 Usage: fixtures.py PROGRAM
 
-Each is shown to fail, too: with a program that is no tollgate.
+Each must fail with a program that is not tollgate.
 """
 
 import concurrent.futures
@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def run(command, folder, promise, **environment):
-    """Whether a command ends well and says what it promises; what it said."""
+    """Whether a command succeeds and prints the expected text; its output."""
     more = {"PYTHONDONTWRITEBYTECODE": "1", **environment}
     done = subprocess.run(command, cwd=folder, env={**os.environ, **more}, capture_output=True, text=True)
     return done.returncode == 0 and promise in done.stdout, done.stdout + done.stderr
@@ -34,7 +34,7 @@ def state(emulator):
 
 
 def failures(other, name, command):
-    """What went otherwise than it should with one command: with an emulator of its own, with one that runs, and with another program."""
+    """The faults of one command: with an emulator of its own, with one that already runs, and with another program."""
     found = []
     with Emulator(PROGRAM) as emulator:
         before = state(emulator)
@@ -63,7 +63,7 @@ def main():
             "pytest": ([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."], tests, "4 passed"),
             "go test": (["go", "test", "-count=1", "-v", "."], ROOT / "examples/go", "--- PASS: TestADayOfHours"),
         }
-        # Most of their time they wait for the sidecar's next attempt.
+        # In parallel, because most of the time they wait for the sidecar's next attempt.
         found = sum(pool.map(lambda name: failures(other, name, commands[name]), commands), [])
     print("\n".join([*found, f"fixtures: {', '.join(commands)}: {len(found)} failures"]))
     sys.exit(1 if found else 0)

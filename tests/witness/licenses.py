@@ -1,4 +1,4 @@
-"""License Manager of the emulator by boto3, unmodified: every call, every modelled error, seats on the emulated clock, lost
+"""The emulator's License Manager by boto3, unmodified: every call, every modelled error, seats on the emulated clock, lost
 answers, listings, and the way from a refresh token to a role.
 
 Usage: licenses.py PROGRAM
@@ -191,7 +191,7 @@ class Licenses(unittest.TestCase):
         self.license(time_to_live="5m")
         self.checkout("short", users(1))
         self.emulator.admin("clock", {"advance": "5m"})
-        # Orders tell of the license as it is then, too.
+        # The answer to an order shows the changed license, too.
         self.assertEqual(self.license(time_to_live="60m")["entitlements"][0]["held"], 9)
         self.assertEqual(self.held()[0], 9)
 
@@ -223,7 +223,7 @@ class Licenses(unittest.TestCase):
                 self.setUp()
                 self.emulator.admin("faults", {"fault": fault, "operation": "CheckoutLicense", "count": 1})
                 try:
-                    # botocore makes an answer without members of what is no JSON.
+                    # botocore returns an answer without members for a body that is no JSON.
                     self.assertNotIn("LicenseConsumptionToken", self.checkout("same", users(1)))
                 except botocore.exceptions.BotoCoreError:
                     self.assertNotEqual(fault, "invalid-json")
@@ -326,7 +326,7 @@ class Licenses(unittest.TestCase):
         self.assertIn("name one of them", raised.exception.read().decode())
 
     def pages(self, limit=None, **members):
-        """As a client has to do it: botocore has no paginator for this operation."""
+        """Lists page by page, as a client must, because botocore has no paginator for this operation."""
         pages, token = [], None
         while limit is None or len(pages) < limit:
             answer = self.client.list_received_licenses(**members, **({"NextToken": token} if token else {}))
@@ -409,7 +409,7 @@ class Licenses(unittest.TestCase):
         noted = json.dumps(self.emulator.admin("calls"))
         for secret in (refresh, access, keys["SecretAccessKey"]):
             self.assertNotIn(secret, noted)
-        # Whoever signs must sign rightly, and nothing else comes unsigned.
+        # A wrong signature is refused, and no other operation is accepted unsigned.
         with self.assertRaisesRegex(botocore.exceptions.ClientError, "MissingAuthenticationToken"):
             unsigned.list_received_licenses()
 

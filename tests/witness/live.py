@@ -1,9 +1,9 @@
-"""tests/live, all of it, against the emulator: pods by a stand-in of kubectl, tasks by one of ECS, with the roles that both would have.
+"""All of tests/live against the emulator: pods by a stand-in for kubectl, tasks by a stand-in for ECS, with the roles that both would have.
 
 Usage: live.py PROGRAM
 
-A relay between the containers and the emulator keeps every secret, token and account that crosses it: none may stand in a transcript. The
-switches of the emulator are AWS's possible answers: each run has to find out those that are in force.
+A relay between the containers and the emulator records every secret, token and account in the traffic: no transcript may contain one. The
+switches of the emulator are AWS's possible answers; each run must find out the current ones.
 """
 
 import http.client
@@ -35,12 +35,12 @@ import transcript  # noqa: E402
 
 BUYER, PRODUCT = "111122223333", "prod-democontract"
 SECRET_MEMBERS = {"Signature", "LicenseConsumptionToken", "SignedToken", "SecretAccessKey", "SessionToken", "Token", "AccessKeyId", "LicenseArn"}
-# Answers that tollgate takes for no answer of AWS at all, or that hide others: each has a run of its own.
+# Answers that tollgate does not accept as AWS's, or that hide others: each has a run of its own.
 ALONE = {"salt_length", "hour_before_start", "eks_fargate"}
 
 
 class Relay(http.server.BaseHTTPRequestHandler):
-    """Passes everything on, and remembers what must not be told."""
+    """Passes everything on, and records what a transcript must not contain."""
 
     def relay(self):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -66,7 +66,7 @@ class Relay(http.server.BaseHTTPRequestHandler):
 
 
 def secrets_in(headers, asked, answered):
-    """Values that would let somebody act as the buyer, or that name the buyer."""
+    """Values with which one could act as the buyer, or that name the buyer."""
     found = set(re.findall(r"Credential=([^/]+)/", headers.get("authorization", "")))
     found |= set(re.findall(r"Signature=([0-9a-f]+)", headers.get("authorization", "")))
     found.add(headers.get("x-amz-security-token") or "")
@@ -88,7 +88,7 @@ def secrets_in(headers, asked, answered):
     for text in (asked, answered):
         if text.startswith(("{", "[")):
             members(json.loads(text))
-    # Of a token each part, but the header, which every token has.
+    # Each part of a token except the header, which is the same in every token.
     found |= {part for secret in found if secret.count(".") == 2 for part in secret.split(".")[1:]}
     return {secret for secret in found if len(secret) >= 8}
 
@@ -117,7 +117,7 @@ class Live(unittest.TestCase):
         self.account = Account(self.facts)
         self.addCleanup(self.account.server_close)
         self.addCleanup(self.account.shutdown)
-        # A product that nobody has bought, and a key that was rotated: version 1 is the old one.
+        # A product without a buyer, and a rotated key: version 1 is the old one.
         self.emulator.admin("products", {"product_code": "notbought", "pricing": "hourly", "keys": [{"version": 1}]})
         self.emulator.admin("customers", {"account_id": BUYER, "subscribed": False, "product_code": "notbought"})
         self.emulator.admin("products", {"product_code": "demohourly", "rotate": True})
@@ -196,7 +196,7 @@ class Live(unittest.TestCase):
         self.assertEqual((list(self.cluster.glob("*.log")), self.account.definitions), ([], {}))
 
     def run_with(self, answers, *parts, fargate=False, unsettled=(), code=0):
-        """One run with these answers of AWS: what it says is what they are."""
+        """One run with these answers of AWS; it must report exactly these."""
         self.emulator.admin("switches", answers)
         done, text, error = self.live(*parts, fargate=fargate)
         self.assertEqual(done, code, (text or "") + error)
@@ -215,7 +215,7 @@ class Live(unittest.TestCase):
             "ecs-fargate denied: gate: misconfigured", "ecs-fargate contract: extend by dry run: ok", '"salt_bytes": 32', "ecs-fargate metered: zero: ok",
         ):
             self.assertIn(expected, text)
-        # Nothing is billed, and every seat was given back.
+        # No usage is billed, and every seat was given back.
         self.assertEqual(set(self.emulator.billed().values()) - {"0", 0}, set())
         self.assertEqual(self.emulator.admin("licenses")["licenses"][0]["entitlements"][0]["held"], 0)
 
@@ -230,7 +230,7 @@ class Live(unittest.TestCase):
         self.run_with({"other_region": "redirect-url"}, "contract", unsettled=names - {"other_region", "expiration_format", "repeated_client_token", "unit_mismatch"})
         of_token = {"salt_length", "claim_case", "issued_at", "rotation_claim", "absent_rotation", "absent_nonce", "expired_key"}
         self.run_with({"eks_fargate": "refused"}, "hourly", fargate=True, unsettled=names - of_token - {"eks_fargate"})
-        # tollgate takes no token with another salt, and the run says so.
+        # tollgate accepts no token with another salt length, and the run says so.
         text = self.run_with(
             {"salt_length": "longest"}, "hourly", code=1, unsettled=names - of_token,
         )
@@ -262,7 +262,7 @@ class Live(unittest.TestCase):
         self.assertIn("ecs-fargate hourly: FAILED: gate: denied, expected entitled", text)
         self.leaks_nothing(text)
         self.nothing_is_left()
-        # What a run left that was killed.
+        # Objects that a killed run left behind.
         self.account.definitions["arn:aws:ecs:us-east-1:111122223333:task-definition/tollgate-live-0-hourly:1"] = {}
         self.account.definitions["arn:aws:ecs:us-east-1:111122223333:task-definition/somebody-elses:1"] = {}
         (self.cluster / "tollgate-live-0-hourly.log").write_text("")
@@ -297,7 +297,7 @@ class Live(unittest.TestCase):
         shown.write("a/secret+key of 123456789012")
         shown.close()
         self.assertEqual(path.read_text(), "[KEY-1] of [ACCOUNT-1]\n")
-        # What goes by it is found at the end.
+        # A value that the redaction misses is found at the end.
         leaking = transcript.Transcript(self.folder / "leaking")
         leaking.file.write("of account 123456789012\n")
         with self.assertRaises(transcript.Leak):

@@ -20,7 +20,7 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 
 
 def run(folder, sidecar, server, url, paths):
-    """One run of schemathesis; what 503 and Retry-After mean is in the document, so a gate that is shut is no failure."""
+    """One run of schemathesis. The document describes 503 with Retry-After, so a shut gate is no failure."""
     program = os.path.join(os.path.dirname(sys.executable), "schemathesis")
     done = subprocess.run(
         [program, "run", f"{sidecar.app}/openapi.json", "--url", url, *paths, "--checks", CHECKS, "--max-examples", "60",

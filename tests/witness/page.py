@@ -1,4 +1,4 @@
-"""The emulator's page in a browser: what it shows, what it orders, and that axe-core finds nothing that keeps somebody out.
+"""The emulator's page in a browser: its contents, its orders, and that axe-core finds no fault of accessibility.
 
 Usage: page.py PROGRAM NODE_MODULES_FOLDER
 With PICTURES set it writes the page's pictures, light and dark, into that folder.
@@ -90,7 +90,7 @@ class Page(unittest.TestCase):
         self.wait.until(lambda b: b.execute_script("return innerWidth") == width)
 
     def pictures(self, name):
-        """Writes the page as it is now for the documents, where somebody asks for it."""
+        """Writes a picture of the page for the documents, if PICTURES is set."""
         if folder := os.environ.get("PICTURES"):
             for scheme in ("light", "dark"):
                 self.screen(1240, 1000, scheme)
@@ -134,11 +134,11 @@ class Page(unittest.TestCase):
         for colour in ((217, 72, 15), (25, 113, 194)):
             self.assertGreater(colours.get(colour, 0), 500, f"{colour} is not on the picture")
         self.pictures("emulator")
-        # On a telephone nothing is wider than the screen.
+        # On a telephone no element is wider than the screen.
         self.screen(400, 800)
         self.assertLessEqual(browser.execute_script("return document.documentElement.scrollWidth"), 400)
 
-        # An open question is answered the other way; the emulator knows it.
+        # The page answers an open question the other way, and the emulator has the new answer.
         browser.execute_script(
             "document.querySelector('details').open = true; const s = document.querySelector('[aria-label=dry_run]');"
             "s.value = 'exception'; s.dispatchEvent(new Event('change'))"
@@ -176,7 +176,8 @@ class Page(unittest.TestCase):
         search.send_keys(" ")
         browser.find_element(By.ID, "bad").click()
         self.assertEqual(found(), ["RegisterUsage"])
-        # Details stand beside the list, also by the keyboard, and stay when the call is filtered out.
+        # Details are shown beside the list, also by the keyboard, and stay when the call is filtered
+        # out.
         row = browser.find_element(By.CSS_SELECTOR, "#calls tr[data-number]")
         row.send_keys("\n")
         wait.until(lambda b: "CustomerNotEntitledException" in self.text("call"))
@@ -265,14 +266,14 @@ class Page(unittest.TestCase):
                     self.assertGreater(len(result["passes"]), 20, result.get("error"))
                     found = [(v["id"], [node["html"] for node in v["nodes"]]) for v in result["violations"]]
                     self.assertEqual(found, [], (filled, scheme, width))
-        # What it can find, it does find.
+        # axe-core must find this fault.
         self.browser.execute_script("document.body.append(document.createElement('button'))")
         ids = [violation["id"] for violation in self.browser.execute_async_script(analyse)["violations"]]
         self.assertIn("button-name", ids)
 
 
 def pixels(png):
-    """How often each colour stands in a PNG of 8-bit RGB or RGBA (PNG specification, sections 4 and 9)."""
+    """How often each colour occurs in a PNG of 8-bit RGB or RGBA (PNG specification, sections 4 and 9)."""
     at, data, width, channels = 8, b"", 0, 0
     while at < len(png):
         length, kind = struct.unpack(">I4s", png[at : at + 8])

@@ -1,7 +1,7 @@
-"""Commands of a document, run as they stand there in one shell, and compared with what the document promises.
+"""Runs the commands of a document unchanged in one shell, and compares the output with the document's promises.
 
-A line `# → text` behind a command promises that text in the command's output; a number promises a line of its own, and what ends with …
-is how a line begins. A command without a promise has to succeed.
+A line `# → text` after a command promises that text in the command's output. A number promises a whole line, and a text that ends with …
+promises the start of a line. A command without a promise must succeed.
 """
 
 import os
@@ -33,7 +33,7 @@ def steps(text, language="sh"):
 
 
 def runnable(text):
-    """The page without the blocks that cannot run here, and how many those are: "Not run here" stands in the paragraph before each."""
+    """The page without the blocks that cannot run here, and their number: the paragraph before each says "Not run here"."""
     parts, left_out = re.split(r"(```sh\n.*?```)", text, flags=re.S), 0
     for at in range(1, len(parts), 2):
         if "**Not run here**" in parts[at - 1].rstrip().rpartition("\n\n")[2]:
@@ -42,7 +42,7 @@ def runnable(text):
 
 
 def kept(promise, output):
-    """Whether the output holds what the document promises."""
+    """Whether the output contains what the document promises."""
     lines = output.splitlines()
     if promise.endswith("…"):
         return any(line.startswith(promise.removesuffix("…")) for line in lines)
@@ -50,7 +50,7 @@ def kept(promise, output):
 
 
 def run(commands, home, within=(), **environment):
-    """Runs the steps in one shell (started by `within`), so that what is set stays; gives how many ran and how many failed."""
+    """Runs the steps in one shell (started by `within`), so that variables stay set; returns how many ran and how many failed."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     environment = {"PATH": path, "HOME": home, "AWS_PAGER": "", **environment}
     shell = subprocess.Popen(

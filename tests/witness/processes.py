@@ -39,7 +39,7 @@ class Emulator(Process):
         self.endpoint = self.facts["endpoint"]
 
     def admin(self, path, order=None, method=None):
-        """Asks the admin interface; with an order it is posted."""
+        """Calls the admin interface; an order is posted."""
         body = None if order is None else json.dumps(order).encode()
         request = urllib.request.Request(f"{self.endpoint}/_emulator/{path}", data=body, method=method)
         with urllib.request.urlopen(request) as answer:
@@ -52,7 +52,7 @@ class Emulator(Process):
 
 
 def product(emulator, mode):
-    """The settings that name the emulator's product of a mode."""
+    """The settings for the emulator's product of a mode."""
     if mode == "contract":
         return {"TOLLGATE_PRODUCT_ID": emulator.facts["product_id"], "TOLLGATE_LICENSE_MODEL": "floating"}
     code = {"TOLLGATE_PRODUCT_CODE": f"demo{mode}"}
@@ -87,7 +87,8 @@ class Sidecar(Process):
         started = self.log_line("started")
         self.app = f"http://{started['app_addr']}"
         self.probe = f"http://{started['probe_addr']}"
-        # In any order: faults that a test sets are for reports of usage, not for the trial of each dimension.
+        # Waits for the dimensions' dry runs, in any order, because faults that a test sets must hit reports
+        # of usage only.
         awaited = [("state", "entitled")]
         if mode == "metered":
             awaited.append(("dimensions_tried", None))

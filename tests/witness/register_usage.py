@@ -138,12 +138,12 @@ class Emulator(unittest.TestCase):
                 self.assertEqual(claims, expected)
         self.assertEqual(decoded("issued_at", "omitted")[1], camel)
         self.assertNotIn("PublicKeyRotationTimestamp", decoded("absent_rotation", "omitted")[0])
-        # RFC 7518 wants 32 bytes of salt, and PyJWT takes nothing else.
+        # RFC 7518 requires 32 bytes of salt, and PyJWT accepts nothing else.
         with self.assertRaises(jwt.InvalidSignatureError):
             decoded("salt_length", "longest")
 
     def test_awss_own_bounds_are_the_emulators(self):
-        # Past the client's own validation, as another client would send it.
+        # Without the client's own validation, as another client would send it.
         config = botocore.config.Config(parameter_validation=False, retries={"total_max_attempts": 1})
         client = boto3.client(
             "meteringmarketplace", endpoint_url=self.facts["endpoint"], region_name="us-east-1",
@@ -160,7 +160,7 @@ class Emulator(unittest.TestCase):
 
 
 class Forgeries(unittest.TestCase):
-    """Tokens that PyJWT makes, judged by tollgate."""
+    """Tokens made by PyJWT, verified by tollgate."""
 
     @classmethod
     def setUpClass(cls):

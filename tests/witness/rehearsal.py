@@ -1,5 +1,5 @@
-"""Runs the commands of docs/EMULATOR.md with the AWS CLI and compares what stands behind the arrows: every command has
-to succeed, an HTTP error included.
+"""Runs the commands of docs/EMULATOR.md with the AWS CLI and compares the output with the text behind the arrows. Every command must
+succeed; an HTTP error is a failure.
 
 Usage: rehearsal.py PROGRAM
 """

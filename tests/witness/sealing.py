@@ -1,8 +1,8 @@
-"""A seller's file in its real place, and every way around it that a buyer has, against the built binary.
+"""A seller's file at its real path, and a buyer's ways around it, against the built binary.
 
 Usage: sealing.py PROGRAM [RELEASED]
 
-RELEASED is a build without the emulator: what a build with it leaves to the operator for rehearsals is tried on RELEASED only.
+RELEASED is a build without the emulator. Settings that a build with the emulator leaves to the operator are tried only on RELEASED.
 
 Needs root or user namespaces: /usr/share/tollgate is a folder of this run's own, in a mount namespace of its own.
 """
@@ -39,7 +39,7 @@ def write(path, text):
 
 
 def check(environment, arguments=(), folder="/"):
-    """`config check`: exit code and all that it said."""
+    """Runs `config check`; returns exit code and output."""
     done = subprocess.run([RELEASED or PROGRAM, "config", "check", *arguments], env={**BASE, **KEYS, **environment}, cwd=folder,
                           capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
@@ -88,7 +88,7 @@ def ways(folder, stranger):
 
 
 def late_profile(folder, emulator):
-    """A profile file that is named and absent, so that it is looked for again and again; then it brings keys and an endpoint."""
+    """A profile file that is named and absent, so that the SDK looks for it repeatedly; then it appears with keys and an endpoint."""
     path = f"{folder}/late"
     environment = {**BASE, "AWS_CONFIG_FILE": path}
     process = subprocess.Popen([PROGRAM, "run"], env=environment, stderr=subprocess.PIPE, text=True)
@@ -99,7 +99,7 @@ def late_profile(folder, emulator):
             seen.append(parsed.get("code"))
             if seen[-1] == "CredentialsIncomplete":
                 write(path, f"[default]\naws_access_key_id = pod\naws_secret_access_key = any\nendpoint_url = {emulator.endpoint}\n")
-            # The next word is about the real endpoint, which nothing here reaches.
+            # The next log line is about the real endpoint, which cannot be reached here.
             if seen[-1] not in (None, "NoAnswerYet", "CredentialsIncomplete"):
                 break
         calls = emulator.admin("calls")["total"]

@@ -235,7 +235,8 @@ class Secrets(unittest.TestCase):
 class Quotas(unittest.TestCase):
     def test_quotas_hold_for_the_account_and_not_for_the_pod(self):
         with Emulator(PROGRAM, "--quotas") as emulator:
-            # A burst from many pods: five pass, and what the time that it takes adds.
+            # A burst from many pods: five calls pass, and those that the quota allows during the
+            # burst's time.
             pods = [client(emulator, f"pod-{index}") for index in range(25)]
             began = time.monotonic()
             refusals = [refusal(lambda pod=pod: pod.register_usage(**REGISTER)) for pod in pods]
@@ -335,8 +336,7 @@ class State(unittest.TestCase):
 
     def test_a_full_disk_bills_nothing_that_it_cannot_keep(self):
         with tempfile.TemporaryDirectory() as folder:
-            # A limit on the size of files, without the signal that ends a process at it: writes fail half-way, as they do
-            # on a full disk.
+            # A limit on the size of files, without its signal, so that writes fail half-way, as on a full disk.
             limited = os.path.join(folder, "limited")
             with open(limited, "w") as file:
                 file.write(f'#!/bin/bash\ntrap "" XFSZ\nulimit -f 8\nexec {os.path.abspath(PROGRAM)} "$@"\n')
@@ -414,7 +414,7 @@ class State(unittest.TestCase):
                     self.assertEqual(served(f"demohourly/{version}.pem"), file.read())
             self.assertTrue(served("a%2Fcode/1.pem").startswith("-----BEGIN PUBLIC KEY-----"))
             self.assertEqual(served("a/code/1.pem"), served("a%2Fcode/1.pem"))
-            # Neither a version nor a product that does not exist, nor a file of another kind, nor the key that nobody trusts.
+            # There is no file for an unknown version or product, nor of another kind, nor for the untrusted key.
             for absent in ("demohourly/3.pem", "other/1.pem", "demohourly/1", "demohourly", "../keys/demohourly/1.pem", ".%20stranger/1.pem"):
                 self.assertEqual(served(absent), 404, absent)
 

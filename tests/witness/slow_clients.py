@@ -1,4 +1,4 @@
-"""slowhttptest, which is not ours, against both servers: slow headers, slow bodies, slow reading; the servers must stay available.
+"""slowhttptest, a third-party program, against both servers: slow headers, slow bodies, slow reading; the servers must stay available.
 
 Usage: slow_clients.py PROGRAM
 """
@@ -25,7 +25,7 @@ def main():
             for attack, options in ATTACKS.items():
                 command = ["slowhttptest", *options, "-c", "800", "-r", "400", "-l", SECONDS, "-p", "2", "-u", url]
                 done = subprocess.run(command, capture_output=True, text=True)
-                # Its own verdict, asked by connections of its own in between.
+                # slowhttptest's own verdict, by its own connections in between.
                 plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
                 available = re.findall(r"service available: +(\w+)", plain)
                 good = done.returncode == 0 and set(available) == {"YES"} and sidecar.process.poll() is None

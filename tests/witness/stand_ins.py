@@ -1,7 +1,8 @@
 """Stand-ins for the platforms that tests/live runs on: kubectl with a cluster behind it, and ECS with CloudWatch.
 
 A container is a process here: it gets the variables that the platform gives it (a role by a web identity token, or by the agent of ECS), and
-the address of the emulator. The network that containers of a pod share is the machine's loopback, so the gate's address is told.
+the address of the emulator. The machine's loopback takes the place of the network that containers of a pod share, so the
+client is given the gate's address.
 
 Usage, as kubectl: stand_ins.py FOLDER COMMAND… (FOLDER holds the cluster: facts.json and one file for each pod)
 """
@@ -22,21 +23,21 @@ import uuid
 import jwt
 
 ISSUER = "https://oidc.eks.us-east-1.amazonaws.com/id/EXAMPLE"
-# What a role without a policy may not do.
+# The actions that a role without a policy may not do.
 NOTHING = ["RegisterUsage", "MeterUsage", "ListReceivedLicenses", "CheckoutLicense"]
 # How long a look at a task waits: boto3 takes a call for lost after 60 s.
 LOOK_SECONDS = 30
 
 
 def declare(facts, session, **members):
-    """Tells the emulator what it cannot know of a pod."""
+    """Gives the emulator the facts about a pod that it cannot know."""
     body = json.dumps({"session": session, **members}).encode()
     with urllib.request.urlopen(f"{facts['admin']}/_emulator/pods", data=body):
         pass
 
 
 def start(facts, given, folder):
-    """The gate's container, what it has logged, and where it serves."""
+    """The gate's container, its log so far, and its address."""
     environment = {
         "PATH": os.environ["PATH"], "TOLLGATE_ENDPOINT_URL": facts["endpoint"], "TOLLGATE_PROBE_ADDR": "127.0.0.1:0", "TOLLGATE_APP_ADDR": "127.0.0.1:0",
         "TOLLGATE_LOG_FORMAT": "json", "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", **given, "TOLLGATE_STATE_DIR": folder,
@@ -45,7 +46,7 @@ def start(facts, given, folder):
     for line in gate.stderr:
         if line.startswith("{") and json.loads(line).get("event") == "started":
             address = json.loads(line)["probe_addr"]
-            # Nobody reads the rest, and a full pipe would hold the gate up.
+            # Reads the rest of the log, because a full pipe would block the gate.
             threading.Thread(target=lambda: [None for _ in gate.stderr], daemon=True).start()
             return gate, address
     return gate, "127.0.0.1:1"
@@ -96,7 +97,7 @@ def apply(folder, facts, pod):
     token.write_text(jwt.encode(claims, facts["key"], "RS256", headers={"kid": "cluster"}))
     denied = {} if account["allowed"] else {"denied": NOTHING}
     declare(facts, f"{name}.{uid[:8]}", platform=facts["platform"], **denied)
-    # The webhook of EKS.
+    # The part of EKS's webhook.
     identity = {"AWS_ROLE_ARN": account["role"], "AWS_WEB_IDENTITY_TOKEN_FILE": str(token)}
     (sidecar,), (client,) = pod["spec"]["initContainers"], pod["spec"]["containers"]
     assert sidecar["restartPolicy"] == "Always" and sidecar["args"] == ["run"], sidecar
@@ -134,7 +135,7 @@ class Ecs(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         _, _, operation = self.headers.get("x-amz-target", "").partition(".")
         if not operation:
-            # STS, of an account that is no emulator's.
+            # STS for an account that is not the emulator's.
             self.reply(200, "text/xml", (
                 "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><GetCallerIdentityResult><Arn>a</Arn>"
                 "<UserId>u</UserId><Account>999988887777</Account></GetCallerIdentityResult></GetCallerIdentityResponse>"
@@ -161,7 +162,7 @@ class Ecs(http.server.BaseHTTPRequestHandler):
 
 
 class Account(http.server.ThreadingHTTPServer):
-    """An account with a cluster. Tasks run in the background, as at AWS; a look at one waits for its end."""
+    """An account with a cluster. Tasks run in the background, as at AWS; a call that describes a task waits for its end."""
 
     def __init__(self, facts):
         super().__init__(("127.0.0.1", 0), Ecs)
@@ -195,7 +196,7 @@ class Account(http.server.ThreadingHTTPServer):
             return {"stoppedReason": "Task failed to start", "containers": [{"name": "client", "reason": self.facts["broken"]}]}
         denied = {"denied": NOTHING} if definition["taskRoleArn"] == self.facts["denied_role"] else {}
         declare(self.facts, name, platform="ecs-fargate", **denied)
-        # The agent.
+        # The agent of ECS.
         given = {
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{self.facts['endpoint']}/v2/credentials/{name}",
             "ECS_CONTAINER_METADATA_URI_V4": f"{self.facts['endpoint']}/v4/{name}",

@@ -60,7 +60,7 @@ def token(algorithm="RS256", key=None, kid=None, **claims):
 
 @contextlib.contextmanager
 def environment(**variables):
-    """This process's environment without AWS's variables and with these."""
+    """This process's environment without AWS's variables, and with the given ones."""
     kept = dict(os.environ)
     for name in list(os.environ):
         if name.startswith("AWS_"):
@@ -216,7 +216,7 @@ class Sts(unittest.TestCase):
         self.refused("SignatureDoesNotMatch", self.signed("GET", "execute-api", bad), 403)
 
     def signed(self, method, service, credentials):
-        """A call of GetCallerIdentity by hand; what it says is raised as botocore would."""
+        """A call of GetCallerIdentity by hand; raises an error as botocore does."""
         query = "Action=GetCallerIdentity&Version=2011-06-15"
         given = botocore.credentials.Credentials(*credentials.values())
         request = botocore.awsrequest.AWSRequest(method, f"{self.emulator.endpoint}/?{query}")
@@ -245,7 +245,7 @@ class Sts(unittest.TestCase):
         url = f"{self.emulator.endpoint}/?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(url) as answer:
             self.assertIn("assumed-role/app/by-get", answer.read().decode())
-        # A page's own address stays a page.
+        # The page's own address is still the page.
         with urllib.request.urlopen(f"{self.emulator.endpoint}/") as answer:
             self.assertIn("text/html", answer.headers["content-type"])
 

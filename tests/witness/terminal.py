@@ -26,7 +26,7 @@ class Terminal:
         )
         os.close(slave)
         self.seen = ""
-        # A read may end within a character.
+        # A read may end inside a character.
         self.decoder = codecs.getincrementaldecoder("utf-8")()
 
     def __enter__(self):
@@ -39,14 +39,14 @@ class Terminal:
         self.process.wait()
 
     def read(self, wanted=None):
-        """What it writes, until a text stands in it, or until it ends."""
+        """The command's output, until it contains a text, or until the command ends."""
         deadline = time.monotonic() + PATIENCE
         while wanted is None or wanted not in self.seen:
             ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
             assert ready, f"{wanted!r} does not come:\n{self.seen}"
             try:
                 piece = os.read(self.master, 65536)
-            except OSError:  # Linux says EIO when nobody has the other end any more.
+            except OSError:  # Linux returns EIO when no process has the other end open.
                 piece = b""
             if not piece:
                 assert wanted is None, f"it ended without {wanted!r}:\n{self.seen}"
@@ -58,6 +58,6 @@ class Terminal:
         os.write(self.master, keys.encode())
 
     def close(self):
-        """The window is closed."""
+        """Closes the terminal, as when a window is closed."""
         with contextlib.suppress(OSError):
             os.close(self.master)

@@ -1,4 +1,4 @@
-"""The commands on a real terminal, on a narrow one, on one that goes away, and before readers that do.
+"""The commands on a real terminal, on a narrow one, on one that is closed, and with readers that end.
 
 Usage: terminals.py PROGRAM [RELEASED | --exec]
 
@@ -24,18 +24,18 @@ from terminal import PATIENCE, Terminal
 PROGRAM = os.path.abspath(sys.argv[1])
 EXEC_ONLY = sys.argv[2:] == ["--exec"]
 RELEASED = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 and not EXEC_ONLY else None
-# Whoever is started so is below processes, or in a process group, that have no numbers where it runs: as in a container whose runtime
-# makes no session, and in many a CI job.
+# A process that is started in this way has parents or a process group outside its PID namespace, which have no numbers
+# in it: as in a container whose runtime makes no session, and in many CI jobs.
 OUTSIDE = ["unshare", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
-# What started this may ignore the signals of a terminal (nohup does, and a shell for what it puts into the background), and what this
-# starts would too.
+# The program that started this may ignore the signals of a terminal (as nohup does, and a shell for background jobs),
+# and children inherit that.
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     signal.signal(number, signal.SIG_DFL)
 ESCAPE = "\x1b["
 
 
 def session(leader):
-    """The processes of a session that live."""
+    """The living processes of a session."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -59,7 +59,7 @@ def nothing_is_left_of(leader):
 
 @contextlib.contextmanager
 def running(arguments, **options):
-    """A process that does not outlive the block, even if the block fails; Popen alone would wait for its end without a limit."""
+    """A process that ends with the block, even if the block fails; Popen alone would wait for its end without a limit."""
     with subprocess.Popen(arguments, **options) as process:
         try:
             yield process
@@ -123,7 +123,7 @@ def the_command_below_exec_has_the_keyboard(emulator):
         terminal.read("now-up")
         terminal.type("\x03")
         terminal.read("got-int")
-        # Nobody is above who could continue it: it is as if Ctrl-Z had been ignored.
+        # It has no parent that could continue it, so Ctrl-Z must have no effect.
         terminal.type("\x1a")
         terminal.type("\x1c")
         text = terminal.read()
@@ -187,7 +187,8 @@ def help_fits(program):
         with Terminal([program, *command], {"TERM": "xterm"}, 40) as terminal:
             text = re.sub(r"\x1b\[[0-9]*m", "", terminal.read())
         wide = [line for line in text.splitlines() if len(line) > 40 and "  " not in line.strip() and " " in line.strip()]
-        # Usage and examples are to be copied whole; headings are not wrapped by clap.
+        # Usage and examples must stay on one line, so that they can be copied; clap does not wrap
+        # headings.
         wide = [line for line in wide if not re.match(r" *(Usage|kubectl|tollgate|.*:$)", line)]
         assert not wide, (command, wide)
 
@@ -243,7 +244,7 @@ def readers_of_the_log_may_leave(program, emulator):
         process.stderr.close()
         deadline = time.monotonic() + PATIENCE
         state = "pending"
-        # Each change of state is a line that nobody reads.
+        # Each change of state is a line without a reader.
         while state == "pending":
             assert time.monotonic() < deadline and process.poll() is None, state
             try:
@@ -276,11 +277,12 @@ def the_demo_leaves_nothing_behind():
         process.stdout.close()
         process.wait(PATIENCE)
         nothing_is_left_of(process.pid)
-    # A terminal that is closed while the demo stays up.
+    # A terminal that is closed while the demo runs.
     with Terminal([PROGRAM, "demo"], environment) as terminal:
         text = terminal.read("end it with Ctrl-C")
         assert "panicked" not in text, text
-        # The pods of the acts before end while the demo goes on: itself, the emulator and a sidecar stay.
+        # The pods of earlier steps end while the demo continues: the demo itself, the emulator and a
+        # sidecar stay.
         no_more_are_left_of(terminal.process.pid, 3)
         assert len(session(terminal.process.pid)) == 3, text
         terminal.close()
@@ -292,7 +294,7 @@ def exec_in_a_group_from_outside(emulator):
     command = [*OUTSIDE, PROGRAM, "exec", "--", "/bin/sh", "-c", LISTENS]
     with metered(emulator, "pod-outside") as environment, Terminal(command, environment) as terminal:
         terminal.read("now-up")
-        # To the group that tollgate is in, which passes it on.
+        # To tollgate's process group; tollgate passes it on.
         terminal.type("\x03")
         text = terminal.read("got-int")
         assert "panicked" not in text, text

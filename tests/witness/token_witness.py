@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Two independent implementations of JOSE and RSA-PSS against `tollgate verify`.
 
-PyJWT (with cryptography) and the openssl command make tokens, good ones and forged ones of every class known to us;
-the binary must take the good and refuse the forged, each with the exit code and reason of the design. Then PyJWT
-judges the same tokens, which shows that the good ones are good by another's standard too.
+PyJWT (with cryptography) and the openssl command make valid tokens, and forged ones of every known class. The binary must
+accept the valid ones and refuse the forged ones, each with the exit code and reason of the design. Then PyJWT verifies the
+same tokens, which shows that another implementation accepts the valid ones, too.
 
 Run as: python token_witness.py <path to the tollgate binary>
-Needs: PyJWT and cryptography (PyPI), and the openssl command. Keys are made anew in each run and never kept.
+Needs: PyJWT and cryptography (PyPI), and the openssl command. Each run makes new keys and deletes them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from cryptography.x509.oid import NameOID
 NONCE = "hV9vJ0mY-a_2bSfT0Lk3Qz1XwR7uE5iOpA8sD6fG4hJ"
 PRODUCT = "demohourly"
 HEADER = {"alg": "PS256", "typ": "JWT"}
-# What a command on these short inputs may take on a loaded machine; it is stopped, and the witness fails, after that.
+# The time limit of a command with these short inputs, on a loaded machine; after it the command is stopped, and the
+# witness fails.
 TIMEOUT_S = 60
 
 
@@ -85,7 +86,7 @@ class Signer:
         return jwt.encode(payload, self.key, algorithm=alg, headers=headers)
 
     def raw(self, header: str | bytes, payload: str | bytes, salt: int = 32, mgf: type = hashes.SHA256) -> str:
-        """Header and payload as they are, signed as PS256 or nearly so by cryptography."""
+        """Signs the given header and payload by cryptography, as PS256 or a variant of it."""
         as_bytes = [part.encode() if isinstance(part, str) else part for part in (header, payload)]
         message = ".".join(map(b64u, as_bytes))
         pss = padding.PSS(mgf=padding.MGF1(mgf()), salt_length=salt)
@@ -95,7 +96,7 @@ class Signer:
         return self.raw(compact(HEADER), compact(payload))
 
     def openssl(self, payload: dict[str, object], salt: str = "32", mgf: str = "sha256") -> str:
-        """Signed by the openssl command; nothing of Python's in the signature."""
+        """Signs by the openssl command, without any Python library."""
         message = f"{b64u(compact(HEADER).encode())}.{b64u(compact(payload).encode())}"
         options = ["rsa_padding_mode:pss", f"rsa_pss_saltlen:{salt}", f"rsa_mgf1_md:{mgf}"]
         command = ["openssl", "dgst", "-sha256", "-sign", str(self.private), "-binary"]
@@ -107,7 +108,7 @@ class Signer:
 
 @dataclass
 class Case:
-    """A token (or a key file), and what must be said of it: no reason means that it is taken."""
+    """A token (or a key file), and the expected verdict; no reason means that it is accepted."""
 
     name: str
     token: str | bytes
@@ -329,7 +330,7 @@ def forged_claims(seller: Signer) -> Iterator[Case]:
 
 
 def wrong_keys(seller: Signer, folder: Path) -> Iterator[Case]:
-    """Files that are no key of AWS's, made by openssl's peers: 78, whatever the token."""
+    """Files that are no key of AWS's, made by other programs: exit code 78 for every token."""
     public = seller.key.public_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "witness")])
     moment = datetime(2026, 1, 1)
@@ -379,8 +380,9 @@ def wrong_keys(seller: Signer, folder: Path) -> Iterator[Case]:
 
 
 def pyjwt_agrees(cases: list[Case]) -> Iterator[tuple[str, list[str]]]:
-    """The tokens that we take are good for PyJWT too."""
-    # Our five minutes of leeway, and no judgement on `iat`, which the design leaves to a warning.
+    """PyJWT also accepts the tokens that tollgate accepts."""
+    # tollgate's five minutes of leeway, and no check of `iat`, for which the design has only a
+    # warning.
     options = {"verify_iat": False}
     for case in cases:
         token = case.token.strip() if isinstance(case.token, str) else case.token

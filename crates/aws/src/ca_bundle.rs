@@ -1,6 +1,6 @@
-//! The CA certificates of `AWS_CA_BUNDLE`, which replace the system's.
+//! The CA certificates of `AWS_CA_BUNDLE`, used instead of the system's.
 //!
-//! Parsed here, before anything is asked: the TLS library of the SDK panics on a certificate that it cannot read.
+//! They are parsed here, before any call: the SDK's TLS library panics on a certificate that it cannot read.
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -9,7 +9,7 @@ use rustls_pki_types::pem::PemObject as _;
 #[derive(Debug, Clone)]
 pub struct CaBundle(Vec<u8>);
 
-/// Why a CA bundle is not one.
+/// Why a CA bundle cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CaBundleError {
     /// No certificate in it.
@@ -21,7 +21,7 @@ pub enum CaBundleError {
 }
 
 impl CaBundle {
-    /// Parses PEM; checked here because the TLS library panics on a bad one.
+    /// Parses PEM and checks each certificate.
     pub fn from_pem(pem: &[u8]) -> Result<Self, CaBundleError> {
         let mut count = 0;
         for der in CertificateDer::pem_slice_iter(pem) {

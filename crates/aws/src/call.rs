@@ -1,9 +1,9 @@
-//! Calls whose bodies are ours, and whose answers are read from their own bytes.
+//! Calls with request bodies written here, and answers read from their bytes.
 //!
-//! The SDK makes a request of one of its operations, and target and body are put in before it signs: so every call has
-//! its connections, signature, time limits and faults, also of operations and members that it does not know, and of
-//! License Manager. Answers are read here because the SDK's types drop members that they do not know, and grow to many
-//! times the bytes of an answer that is made for it.
+//! The SDK makes a request of one of its operations; target and body are replaced before it signs. So each call has the
+//! SDK's connections, signature, time limits and errors, also for operations and members that the SDK does not know,
+//! and for License Manager. Answers are read here because the SDK's types drop unknown members and, for a hostile
+//! answer, need many times the memory of its bytes.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -31,12 +31,12 @@ use super::{Marks, Seen, placed, proxy_host};
 use tollgate_marketplace::fault::{Answer, PROXY_AUTHENTICATION_REQUIRED, REQUEST_NOT_BUILT, classify};
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place};
 
-/// Whom a call is for.
+/// The service that a call is for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) place: Place,
     pub(super) url: &'a str,
-    /// What must not be shown if the answer repeats it.
+    /// Texts that must not be shown if the answer repeats them.
     pub(super) secrets: &'a [&'a str],
 }
 
@@ -45,13 +45,13 @@ pub(super) struct Call {
     /// `X-Amz-Target`.
     pub(super) target: String,
     pub(super) body: Bytes,
-    /// What differs from the client's own settings.
+    /// Settings that differ from the client's.
     pub(super) settings: Option<sdk::config::Builder>,
     pub(super) seen: Seen,
 }
 
 impl Call {
-    /// Any answer's own bytes, and the fault that the SDK saw in it; `Err` when there was no answer.
+    /// Returns the bytes of any answer, and the fault that the SDK saw in it; `Err` if there was no answer.
     pub(super) async fn send(
         self,
         client: &sdk::Client,
@@ -88,7 +88,7 @@ impl Call {
 /// A request's body.
 pub(super) fn body(request: &impl Serialize) -> Bytes {
     let text = serde_json::to_vec(request).expect("texts and numbers are JSON");
-    // Without the spare room that growing left.
+    // Without the spare capacity left from growing.
     text.into_boxed_slice().into()
 }
 
@@ -99,7 +99,7 @@ fn replace_body(request: &mut HttpRequest, bytes: Bytes) {
 
 // === answers ===
 
-/// A success that says nothing that can be used; `seen` says what was wrong with it.
+/// The fault for a success without usable content; `seen` says what is wrong with it.
 pub(super) fn invalid_answer(seen: impl fmt::Display) -> Fault {
     let text = "a 200 whose body is not what AWS documents";
     Fault::local(FaultClass::Transient, "InvalidAnswer", text).seeing(format!("HTTP 200, {seen}"))
@@ -109,7 +109,7 @@ pub(super) fn invalid_answer(seen: impl fmt::Display) -> Fault {
 pub(super) struct Raw {
     pub(super) status: u16,
     pub(super) headers: Vec<(String, String)>,
-    /// Read whole; it shares the SDK's bytes.
+    /// Complete; shares the SDK's bytes.
     body: SdkBody,
     pub(super) emulated: bool,
 }
@@ -123,12 +123,13 @@ impl Raw {
         self.parse()
     }
 
-    /// The answer in the form of `T`.
+    /// Parses the answer as `T`.
     pub(super) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Fault> {
         serde_json::from_slice(self.bytes()).map_err(|_| invalid_answer("without AWS's JSON"))
     }
 
-    /// A success, or the fault that the SDK saw: in a success it looks for what is not there.
+    /// The answer if it is a success, else the fault. The SDK may also report a fault for a success, because it expects
+    /// other members.
     pub(super) fn unless_refused(self, fault: Option<Fault>) -> Result<Self, Fault> {
         match fault {
             Some(fault) if self.status != 200 => Err(fault),
@@ -160,7 +161,7 @@ impl Intercept for KeptAnswer {
         _: &mut ConfigBag,
     ) -> Result<(), aws_smithy_runtime_api::box_error::BoxError> {
         let response = context.response();
-        // A body that was cut is no answer.
+        // A truncated body is no answer.
         if let Some(body) = response.body().bytes().and_then(|_| response.body().try_clone()) {
             let headers = response.headers().iter();
             let raw = Raw {
@@ -175,23 +176,23 @@ impl Intercept for KeptAnswer {
     }
 }
 
-/// A member of the form that is wanted; one of another form says nothing, and spoils nothing else.
+/// A member that is ignored if it has another type than expected.
 #[derive(Debug)]
 pub(super) struct Loose<T>(pub(super) Option<T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Loose<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Of a member that is not there, too.
+        // Also called for an absent member.
         let raw = Option::<&'de RawValue>::deserialize(deserializer)?;
         Ok(Self(raw.and_then(|raw| serde_json::from_str(raw.get()).ok())))
     }
 }
 
-/// The first elements of an array that have the wanted form; none if it is not an array.
+/// The first elements of an array that have the expected form; empty if it is not an array.
 #[derive(Debug)]
 pub(super) struct Elements<T, const MAX: usize> {
     pub(super) read: Vec<T>,
-    /// There is more, or something of another form.
+    /// There were more elements, or some with another form.
     pub(super) left_out: bool,
 }
 
@@ -235,7 +236,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Reader<T, MAX>
 
 // === faults ===
 
-/// What it means that a call has no usable answer.
+/// The fault of a call without a usable answer.
 pub(super) fn fault_of<E>(error: &SdkError<E, HttpResponse>, marks: Marks, asked: Asked<'_>) -> Fault
 where
     E: ProvideErrorMetadata + StdError + 'static,
@@ -266,7 +267,7 @@ where
         ..Fault::local(class, "", detail(error, asked))
     };
     let by_proxy = fault.code.as_str() == PROXY_AUTHENTICATION_REQUIRED;
-    // What an answer of AWS's means is in its code; a stranger's is told by its form.
+    // AWS's answers are described by their code; another server's by its form.
     let strange = fault.code.as_str() == "InvalidAnswer";
     match failure {
         Some(failure) => placed(fault, &failure, asked),
@@ -278,8 +279,8 @@ where
     }
 }
 
-/// What was seen, for the debug log. Answers of License Manager hold what seats are held by: none of their bytes are
-/// shown, and its texts without what was sent.
+/// The error's text for the debug log. Answers of License Manager contain consumption tokens: their bytes are not
+/// shown, and what was sent is removed from their texts.
 fn detail<E>(error: &SdkError<E, HttpResponse>, asked: Asked<'_>) -> String
 where
     E: ProvideErrorMetadata + StdError + 'static,
@@ -290,7 +291,7 @@ where
     causes(error, asked.secrets)
 }
 
-/// The texts of an error and of its causes, in which none of the secrets stands.
+/// The texts of an error and its causes, without the secrets.
 pub(super) fn causes(error: &(dyn StdError + 'static), secrets: &[&str]) -> String {
     let causes: Vec<String> = chain(error).map(ToString::to_string).collect();
     without(causes.join(": "), secrets)

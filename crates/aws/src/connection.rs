@@ -1,8 +1,8 @@
-//! The ways out: which requests go through a proxy, whom TLS trusts, how much of an answer is read, and what is noted
-//! of each request so that a fault can name what failed where.
+//! Connections: which requests go through a proxy, which certificates TLS trusts, how much of an answer is read, and
+//! what is noted of each request so that a fault can name what failed and where.
 //!
-//! - Link-local and loopback addresses (IMDS, the agents, the emulator) are never asked through a proxy.
-//! - Every answer is cut at its limit here, below the SDK, so that no operation can escape it.
+//! - Link-local and loopback addresses (IMDS, the agents, the emulator) are never reached through a proxy.
+//! - Every answer is cut at its limit here, below the SDK: this covers all operations.
 
 use std::error::Error as StdError;
 use std::net::IpAddr;
@@ -34,16 +34,16 @@ pub(super) const METERING_ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Largest answer of anything else (License Manager, STS, the agents, IMDS): a few kilobytes are expected.
 pub(super) const OTHER_ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// Three ways out, each built when first needed.
+/// Three kinds of HTTP client, each built when first needed.
 #[derive(Debug)]
 pub(super) struct Routes {
-    /// Plain HTTP without a proxy: what is local.
+    /// Plain HTTP without a proxy, for local addresses.
     direct: SharedHttpClient,
-    /// Plain HTTP, through the proxy where one is set.
+    /// Plain HTTP, through the proxy if one is set.
     plain: SharedHttpClient,
-    /// HTTPS, through the proxy where one is set. Building its connector reads the CA roots.
+    /// HTTPS, through the proxy if one is set. Building its connector reads the CA roots.
     tls: SharedHttpClient,
-    /// The URL that is asked instead of AWS's other services.
+    /// The URL that is used instead of AWS's other services.
     stand_in: Option<String>,
 }
 
@@ -140,7 +140,7 @@ fn connector(
     builder
 }
 
-/// The proxy that a request to `url` goes through, as the SDK chooses it.
+/// The proxy for a request to `url`, as the SDK chooses it.
 pub(super) fn proxy(url: &str) -> Option<hyper::Uri> {
     if matches!(Way::to(url), Way::Direct) {
         return None;
@@ -160,7 +160,7 @@ fn host_of_uri(uri: &hyper::Uri) -> Option<String> {
     Some(uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
-/// Whether a host is this machine's or link-local: never behind a proxy, whatever the variables say.
+/// Whether a host is this machine or link-local: never through a proxy, whatever the environment variables are.
 pub(super) fn is_local(host: &str) -> bool {
     if host.eq_ignore_ascii_case("localhost") {
         return true;
@@ -177,27 +177,27 @@ pub(super) fn is_local(host: &str) -> bool {
 
 // === what is noted ===
 
-/// One request and what came of it.
+/// One request and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Exchange {
-    /// What was asked.
+    /// The service that it was sent to.
     pub(super) place: Place,
     /// Host and port.
     pub(super) host: String,
-    /// What came of it.
+    /// How it ended.
     pub(super) outcome: Outcome,
-    /// What was seen of it, for operators.
+    /// What to show operators of it.
     pub(super) seen: String,
 }
 
-/// What came of a request.
+/// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Given up before there was an answer.
+    /// Cancelled before there was an answer.
     Unanswered,
     /// An answer with this status began.
     Answered(u16),
-    /// No answer; our code, and whether a connection came about.
+    /// No answer: our code, and whether a connection was established.
     Failed(&'static str, bool),
 }
 
@@ -205,7 +205,7 @@ pub(super) enum Outcome {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trail(Arc<Mutex<Vec<Exchange>>>);
 
-/// A source of credentials is asked a few times at most; more is not worth keeping.
+/// Most requests that are noted: a source of credentials gets only a few.
 const TRAIL_MAX: usize = 32;
 
 impl Trail {
@@ -229,12 +229,12 @@ impl Trail {
         }
     }
 
-    /// The latest request, which is the one that an error is about: sources are asked one after the other.
+    /// The latest request. An error is about it, because sources are tried one after the other.
     pub(super) fn last(&self) -> Option<Exchange> {
         self.0.lock().expect("held for a push only, which cannot panic").last().cloned()
     }
 
-    /// The hosts that were asked, each once, in order.
+    /// The hosts of the requests, each once, in order.
     pub(super) fn hosts(&self) -> Vec<String> {
         let trail = self.0.lock().expect("held for a push only, which cannot panic");
         let mut hosts: Vec<String> = Vec::new();
@@ -255,9 +255,9 @@ impl Trail {
     }
 }
 
-/// The source of credentials, by the paths and hosts of AWS's documents: IMDS serves `/latest/…` only, License
-/// Manager is the one that is asked by an operation's name, STS has `sts` in its name or is the one other endpoint that
-/// is asked by POST to `/`; what remains hands out container credentials.
+/// The service that a request is for, by the paths and hosts in AWS's documents: only IMDS serves `/latest/…`; only
+/// License Manager has an operation's name in a header; STS is the other service that gets a POST to `/`; any other
+/// path belongs to a source of container credentials.
 fn place_of(uri: &str, target: Option<&str>) -> Place {
     if target.is_some_and(is_license_manager) {
         return Place::LicenseManager;
@@ -279,8 +279,8 @@ fn is_license_manager(target: &str) -> bool {
     target.starts_with(licensing::TARGET_PREFIX)
 }
 
-/// Where a request goes when `stand_in` is asked instead of AWS: one for STS's own name, or for the ECS agent's fixed
-/// address. An address that somebody chose is left alone.
+/// The URL for a request when `stand_in` replaces AWS: for STS's own name and the ECS agent's fixed address. An address
+/// that the user set is not changed.
 fn redirected(uri: &str, stand_in: &str) -> Option<String> {
     let parsed: hyper::Uri = uri.parse().ok()?;
     let host = parsed.host()?.to_ascii_lowercase();
@@ -290,7 +290,7 @@ fn redirected(uri: &str, stand_in: &str) -> Option<String> {
     (sts || host == ECS_AGENT).then(|| format!("{}{path}", stand_in.trim_end_matches('/')))
 }
 
-/// Where `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` is asked (ECS developer guide, "Task IAM role").
+/// The host for `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` (ECS developer guide, "Task IAM role").
 const ECS_AGENT: &str = "169.254.170.2";
 
 #[derive(Debug)]
@@ -336,18 +336,18 @@ impl HttpConnector for Route {
     }
 }
 
-/// RFC 9110, section 15.5.8: only a proxy sends it.
+/// RFC 9110, section 15.5.8: only a proxy sends this status.
 pub(super) const PROXY_AUTHENTICATION: u16 = 407;
 
-/// What a proxy was asked for.
+/// The host that a proxy was asked to reach.
 pub(super) fn asked_for(uri: &str) -> String {
     host_of(uri).map_or_else(String::new, |host| format!("asked for {host}"))
 }
 
-/// Longest part of a stranger's header that is shown.
+/// Longest part of another server's header that is shown.
 const HEADER_SHOWN: usize = 40;
 
-/// An answer that is none of AWS's, in a few words.
+/// A short description of an answer that is not AWS's.
 pub(super) fn answered(response: &HttpResponse) -> String {
     let status = response.status().as_u16();
     let kind = response.headers().get("content-type").unwrap_or_default();
@@ -355,7 +355,7 @@ pub(super) fn answered(response: &HttpResponse) -> String {
     if kind.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status}, {kind}") }
 }
 
-/// The answer, of which at most `limit` bytes are read; what is longer is a fault like a connection that breaks.
+/// Limits the answer to `limit` bytes; a longer one is a fault like a broken connection.
 fn limited(response: HttpResponse, limit: usize) -> HttpResponse {
     response.map(|body| SdkBody::from_body_1_x(Limited::new(body, limit).map_err(|error| error)))
 }
@@ -367,27 +367,27 @@ fn limited(response: HttpResponse, limit: usize) -> HttpResponse {
 pub(super) struct Failure {
     /// Our code.
     pub(super) code: &'static str,
-    /// A connection came about: the request may have been read.
+    /// A connection was established: the request may have been read.
     pub(super) connected: bool,
-    /// The proxy on the way is what failed.
+    /// The proxy failed, not the server behind it.
     pub(super) at_proxy: bool,
-    /// What was seen, for operators.
+    /// What to show operators.
     pub(super) seen: String,
 }
 
 impl Failure {
-    /// Why a request to `uri` has no answer. The HTTP stack has no public types for these causes; its words are
-    /// matched, and tests over real sockets hold them.
+    /// Why a request to `uri` has no answer. The HTTP stack has no public types for these causes, so its error texts
+    /// are matched; tests with real sockets check the texts.
     pub(super) fn of(error: &ConnectorError, uri: &str) -> Self {
         let proxied = proxy(uri).is_some();
         let connected = !says(error, &CONNECTING);
-        // The proxy has accepted the tunnel, and what then came through it was no TLS.
+        // The proxy accepted the tunnel, but what came through it was not TLS.
         let tunnelled = proxied && !connected && matches!(Way::to(uri), Way::Tls) && !says(error, &[TUNNEL]);
         let code = if error.is_timeout() { timeout_code(error) } else { dispatch_code(error, tunnelled) };
         let at_proxy = match code {
             PROXY_AUTHENTICATION_REQUIRED | PROXY_REFUSED | "Dns" | "ConnectTimeout" => true,
             CONNECTION => !connected,
-            // A proxy that is itself reached over TLS, whose certificate is not trusted.
+            // The proxy itself is reached over TLS and its certificate is not trusted.
             _ => says(error, &[TUNNEL]),
         };
         let at_proxy = proxied && at_proxy;
@@ -402,7 +402,7 @@ impl Failure {
     }
 }
 
-/// What the operating system says of a connection: refused, reset, no route.
+/// The operating system's error for a connection: refused, reset, no route.
 fn system_says(error: &(dyn StdError + 'static)) -> String {
     let said = chain(error).filter_map(|cause| Some(cause.downcast_ref::<std::io::Error>()?.kind()));
     said.filter(|kind| *kind != std::io::ErrorKind::Other)
@@ -410,14 +410,14 @@ fn system_says(error: &(dyn StdError + 'static)) -> String {
         .map_or_else(String::new, |kind| kind.to_string())
 }
 
-/// What the HTTP stack says of a connection that never came about.
+/// Texts of the HTTP stack if no connection was established.
 const CONNECTING: [&str; 3] = ["(connect)", "connect timeout", "dns error"];
 
 fn timeout_code(error: &(dyn StdError + 'static)) -> &'static str {
     if says(error, &["connect"]) { "ConnectTimeout" } else { "Timeout" }
 }
 
-/// What the HTTP stack says, and our code for it; the first row that fits counts.
+/// Texts of the HTTP stack, and our code for each; the first row that matches counts.
 const SAID: [(&[&str], &str); 9] = [
     (&["tunnel error: proxy authorization required"], PROXY_AUTHENTICATION_REQUIRED),
     (&["tunnel error: unsuccessful", "tunnel error: proxy response headers too long"], PROXY_REFUSED),
@@ -430,26 +430,26 @@ const SAID: [(&[&str], &str); 9] = [
     (&["tls handshake eof"], CONNECTION),
 ];
 
-/// What answered is no TLS: somebody else's server, or a page.
+/// The answer was not TLS: another server, or a web page.
 const SPEAKS_NO_TLS: &str = "InvalidAnswer";
 
-/// No connection, or one that ended before TLS was agreed on.
+/// No connection, or one that ended before the TLS handshake was done.
 const CONNECTION: &str = "Connection";
 
-/// What an error of the way to and through a proxy begins with, up to the proxy's answer to `CONNECT`.
+/// Prefix of errors on the way to a proxy and through it, up to the proxy's answer to `CONNECT`.
 const TUNNEL: &str = "tunnel error";
 
 fn dispatch_code(error: &(dyn StdError + 'static), tunnelled: bool) -> &'static str {
     let said = SAID.iter().find(|(words, _)| says(error, words)).map(|(_, code)| *code);
     let code = said.unwrap_or_else(|| if says(error, &["tls"]) { TLS_HANDSHAKE } else { CONNECTION });
     match code {
-        // A proxy that accepts the tunnel and then sends a page of its own, or hangs up, has opened no way.
+        // A proxy that accepts the tunnel and then sends its own page or closes the connection has refused it.
         SPEAKS_NO_TLS | CONNECTION if tunnelled => PROXY_REFUSED,
         code => code,
     }
 }
 
-/// Whether an error or one of its causes holds one of these words.
+/// Whether the text of an error or of one of its causes contains one of these words.
 fn says(error: &(dyn StdError + 'static), words: &[&str]) -> bool {
     chain(error).any(|cause| {
         let cause = cause.to_string().to_lowercase();
@@ -534,7 +534,7 @@ mod tests {
         assert_eq!(host_of("/path"), None);
     }
 
-    /// The words are rustls's: a version that says it otherwise fails here.
+    /// The words are rustls's: if a version changes them, this test fails.
     #[test]
     fn what_is_wrong_with_a_certificate_is_told_by_rustlss_words() {
         use rustls::CertificateError::{

@@ -1,12 +1,12 @@
-//! Region and credentials: where they come from, and what each way of not getting them means.
+//! Region and credentials: where they come from, and what each failure to get them means.
 //!
-//! - The credential path's own faults are transient: STS, an agent or IMDS that is there and is unreachable, slow,
-//!   throttled or answers nonsense says nothing about the buyer. Its refusals are not, and neither is a pod in which
-//!   nothing could give credentials.
-//! - The SDK reads files (web identity token, profiles) as it goes, and a file may be anything: all of it runs on a
-//!   thread of its own, never on the one that answers probes, and one load at a time.
-//! - That thread has a runtime of its own too: the process shuts its own runtime down while a load may still be
-//!   running, and a timer of a runtime that is shut down panics. So no connection is shared with the calls either.
+//! - Failures of a source are transient: if STS, an agent or IMDS is present but unreachable, slow, throttled or
+//!   answers nonsense, that proves nothing about the buyer. Refusals are not transient, and neither is a pod without
+//!   any source of credentials.
+//! - The SDK reads files (web identity token, profiles), and reading a file may block: a load runs on its own thread,
+//!   never on the one that answers probes, and one load at a time.
+//! - That thread also has its own runtime: the process may shut down its main runtime while a load is running, and a
+//!   timer of a runtime that was shut down panics. For that reason a load shares no connections with the calls.
 
 use std::io;
 use std::path::Path;
@@ -39,7 +39,7 @@ use tollgate_marketplace::exceptions::{self, StsError};
 use tollgate_marketplace::fault::PROXY_AUTHENTICATION_REQUIRED;
 use tollgate_marketplace::{CREDENTIAL_FILE_BYTES_MAX, Fault, FaultClass, FaultCode, Place, Region};
 
-/// Where the credentials came from, as far as AWS's rules for these calls differ.
+/// The source of the credentials, as far as AWS's rules for these calls depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialSource {
     /// EKS with IRSA: supported.
@@ -52,14 +52,14 @@ pub enum CredentialSource {
     Environment,
     /// A profile file.
     Profile,
-    /// The token of a license, outside AWS: for License Manager alone.
+    /// The token of a license, outside AWS: only for License Manager.
     LicenseToken,
     /// None of these.
     Other,
 }
 
 impl CredentialSource {
-    /// A few words for logs and `doctor`.
+    /// The text for logs and `doctor`.
     #[must_use]
     pub const fn describe(self) -> &'static str {
         match self {
@@ -92,30 +92,30 @@ impl CredentialSource {
     }
 }
 
-/// What is known of the credentials in use.
+/// The source of the credentials in use.
 #[derive(Debug, Clone)]
 pub struct Found {
     /// Where they came from.
     pub source: CredentialSource,
-    /// Who was asked for them.
+    /// The hosts that were asked for them.
     pub hosts: Vec<String>,
-    /// The AWS account that they belong to, where who handed them out said so.
+    /// The AWS account that they belong to, if their source named it.
     pub account: Option<String>,
 }
 
-/// What a call needs before it can be made.
+/// The client for a call.
 #[derive(Debug, Clone)]
 pub(super) struct Ready {
     pub(super) client: sdk::Client,
-    /// Where the credentials were asked for.
+    /// The region in which the credentials were requested.
     pub(super) region: Region,
     pub(super) expires_at: Option<SystemTime>,
-    /// Told apart by address.
+    /// Identifies the load; compared by address.
     identity: Arc<()>,
 }
 
 impl Ready {
-    /// Whether both came of the same load.
+    /// Whether both are from the same load.
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.identity, &other.identity)
     }
@@ -126,7 +126,7 @@ fn routes(settings: &Settings) -> Arc<Routes> {
     Arc::new(Routes::new(settings.ca_bundle.clone(), stand_in))
 }
 
-/// The load itself could not be run.
+/// The fault if the load itself could not run.
 pub(super) fn not_loaded(error: &dyn std::error::Error) -> Fault {
     Fault::local(FaultClass::Transient, "CredentialsUnavailable", error.to_string())
 }
@@ -135,15 +135,15 @@ pub(super) fn not_loaded(error: &dyn std::error::Error) -> Fault {
 #[derive(Debug)]
 pub(super) struct Loader {
     pub(super) settings: Settings,
-    /// The ways of the calls.
+    /// The connections of the calls.
     routes: Arc<Routes>,
     offset: SigningClock,
-    /// IMDS has answered: this is an instance, and from then on its silence is a fault.
+    /// IMDS has answered: this is an instance, so from now on a silent IMDS is a fault.
     on_instance: AtomicBool,
     found: Mutex<Option<Found>>,
     region: OnceLock<Region>,
     endpoint: OnceLock<String>,
-    /// Where License Manager is used: what else may tell the region and give credentials.
+    /// With License Manager: further sources of the region and of credentials.
     pub(super) license: OnceLock<licensing::Settings>,
     #[cfg(test)]
     pub(super) fixed_credentials: Option<Result<Credentials, Fault>>,
@@ -165,7 +165,7 @@ impl Loader {
         }
     }
 
-    /// What is known of the credentials in use, once some were loaded.
+    /// The source of the credentials in use, after a load.
     pub(super) fn found(&self) -> Found {
         let found = self.found.lock().expect("held for one copy only, which cannot panic").clone();
         found.unwrap_or(Found { source: CredentialSource::Other, hosts: Vec::new(), account: None })
@@ -181,12 +181,12 @@ impl Loader {
             .with_region(region.map(|region| aws_config::Region::new(region.as_str().to_owned())))
     }
 
-    /// The region, once it was found.
+    /// The region, if it was found.
     pub(super) fn found_region(&self) -> Option<Region> {
         self.region.get().cloned()
     }
 
-    /// The URL that calls go to, once it was found.
+    /// The URL that calls go to, if it was found.
     pub(super) fn found_endpoint(&self) -> Option<String> {
         self.endpoint.get().cloned()
     }
@@ -238,8 +238,8 @@ impl Loader {
         }
     }
 
-    /// Whether IMDS is there and does not serve: it took the connection (a hop limit of 1 drops the answer), or it has
-    /// served before. Where nothing takes the connection there is no instance.
+    /// Whether IMDS exists but fails: it accepted the connection (a hop limit of 1 drops the answer), or it answered
+    /// before. If nothing accepts the connection, this is not an instance.
     fn is_silence(&self, exchange: &Exchange) -> bool {
         match exchange.outcome {
             Outcome::Answered(status) => !(400..500).contains(&status) || status == 429 || status == 408,
@@ -248,19 +248,19 @@ impl Loader {
         }
     }
 
-    /// [`Loader::load`] for a thread that may block. It runs to its end, whatever becomes of the caller's runtime.
+    /// [`Loader::load`] for a thread that may block. It runs to its end even if the caller's runtime is shut down.
     pub(super) fn load_on_its_own_runtime(&self) -> Result<Ready, Fault> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| not_loaded(&error))?;
         let ready = runtime.block_on(self.load());
-        // A name look-up may still hang in a thread of its own.
+        // A DNS lookup may still hang in its own thread.
         runtime.shutdown_background();
         ready
     }
 
-    /// Region, credentials, and a client that signs with them. Blocks where the files that it reads block.
+    /// Loads region and credentials, and makes a client that signs with them. Blocks while a file that it reads blocks.
     async fn load(&self) -> Result<Ready, Fault> {
         let trail = Trail::default();
         let loading = async {
@@ -279,7 +279,7 @@ impl Loader {
             let client = self.client(&region, credentials).await?;
             Ok(Ready { client, region, expires_at, identity: Arc::new(()) })
         };
-        // Shorter than the caller's limit, so that the reason can name the source that was asked.
+        // Shorter than the caller's limit, so that the reason can name the source that did not answer.
         tokio::time::timeout(LOAD_TIMEOUT, loading).await.unwrap_or_else(|_| Err(took_too_long(&trail)))
     }
 
@@ -288,7 +288,7 @@ impl Loader {
         if let Some(credentials) = &self.fixed_credentials {
             return credentials.clone();
         }
-        // Access keys in the environment come first, and with them the SDK reads no file.
+        // Access keys in the environment take precedence, and with them the SDK reads no file.
         if EnvironmentVariableCredentialsProvider::new().provide_credentials().await.is_err() {
             for (variable, file) in self.token_files() {
                 held_up(variable, file)?;
@@ -307,7 +307,7 @@ impl Loader {
         Ok(credentials)
     }
 
-    /// Credentials were found.
+    /// Notes and logs the source of loaded credentials.
     pub(super) fn note(&self, source: CredentialSource, credentials: &Credentials, trail: &Trail) {
         tracing::info!(event = "credentials_loaded", source = source.describe(), "credentials loaded");
         let account = credentials.account_id().map(|account| account.as_str().to_owned());
@@ -315,7 +315,7 @@ impl Loader {
             Some(Found { source, hosts: trail.hosts(), account });
     }
 
-    /// A client on the loading thread's own connections, for a request that nobody signs.
+    /// An HTTP client with the loading thread's own connections, for an unsigned request.
     pub(super) fn http_client(&self, trail: &Trail) -> SharedHttpClient {
         routes(&self.settings).client(trail.clone())
     }
@@ -326,17 +326,18 @@ impl Loader {
             .credentials_provider(credentials)
             .http_client(self.routes.client(Trail::default()))
             .time_source(self.offset.clone())
-            // The SDK's own correction would move the time a second time.
+            // The SDK's own correction would shift the time a second time.
             .disable_clock_skew_correction(true)
             .identity_cache(aws_config::identity::IdentityCache::no_cache())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts());
         let mut config = sdk::config::Builder::from(&loader.load().await);
-        // What is set here wins over all that the SDK reads by itself, now and at the next renewal of the credentials.
+        // These settings override all that the SDK itself reads, now and at the next renewal of the credentials.
         let endpoint = endpoint_of(&self.settings, region).await?;
         let first = self.endpoint.set(endpoint.clone()).is_ok();
         if first && self.settings.ca_bundle.is_none() && matches!(Way::to(&endpoint), Way::Tls) {
-            // The HTTP stack reads the system's CA files at its first TLS connection, once; here they may block.
+            // The HTTP stack reads the system's CA files once, at its first TLS connection; on this thread it may
+            // block.
             drop(trusting(None, None, None));
         }
         if self.settings.endpoint_url.is_some() || self.settings.sealed {
@@ -345,7 +346,7 @@ impl Loader {
         Ok(sdk::Client::from_conf(config.build()))
     }
 
-    /// The files from which the SDK reads tokens, by the variables that name them.
+    /// The files from which the SDK reads tokens, with the variables that name them.
     fn token_files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let (web_identity, agent) =
             (&self.settings.web_identity_token_file, &self.settings.container_token_file);
@@ -354,7 +355,7 @@ impl Loader {
             .filter_map(|(variable, file)| Some((variable, file.as_deref()?)))
     }
 
-    /// What is wrong with the token that was sent to `asked`, or that kept anything from being asked.
+    /// What is wrong with the token file for the service in `asked`, or with any token file if nothing was asked.
     fn token_fault(&self, asked: Option<Place>) -> Option<Fault> {
         let sent = |variable| match asked {
             Some(Place::Sts) => variable == WEB_IDENTITY_TOKEN_FILE,
@@ -366,7 +367,7 @@ impl Loader {
         files.find_map(|(variable, file)| look_at_token(variable, file).err())
     }
 
-    /// Nothing in the pod could give credentials; what was meant to is named.
+    /// The fault if the pod has no credentials; names the settings that are incomplete.
     fn missing(&self, detail: String) -> Fault {
         let gaps = &self.settings.credential_gaps;
         let Some(first) = gaps.first() else {
@@ -376,11 +377,11 @@ impl Loader {
         Fault::local(FaultClass::Access, CREDENTIALS_INCOMPLETE, format!("{first}{more}"))
     }
 
-    /// What it means that there are no credentials.
+    /// The fault if there are no credentials.
     fn judge(&self, error: &CredentialsError, trail: &Trail) -> Fault {
         let detail = DisplayErrorContext(error).to_string();
         let last = trail.last();
-        // Where the SDK went on to other sources, the gaps say what it passed by.
+        // If the SDK skipped a source, `credential_gaps` says why.
         let passed_by = last.is_none() && matches!(error, CredentialsError::CredentialsNotLoaded(_));
         let asked = last.as_ref().map(|exchange| exchange.place);
         if let Some(fault) = self.token_fault(asked).filter(|_| !passed_by) {
@@ -395,7 +396,7 @@ impl Loader {
             (Some(exchange), _) if exchange.place == Place::Imds && !self.is_silence(exchange) => {
                 self.missing(detail)
             }
-            // The agent serves AWS's answer about the pod's role: whom it refuses, AWS refuses.
+            // The agent passes on AWS's answer about the pod's role: its refusal is AWS's.
             (
                 Some(Exchange {
                     place: Place::Container,
@@ -417,19 +418,19 @@ impl Loader {
 /// Less than [`super::READY_TIMEOUT`].
 const LOAD_TIMEOUT: Duration = Duration::from_millis(5_500);
 
-/// Nothing in the pod could give credentials.
+/// The pod has no source of credentials.
 pub(super) const CREDENTIALS_MISSING: &str = "CredentialsMissing";
 
-/// The same, where variables or files were meant to.
+/// The pod has no source of credentials, although variables or files for one are set.
 pub(super) const CREDENTIALS_INCOMPLETE: &str = "CredentialsIncomplete";
 
-/// STS refuses the role, by whatever name.
+/// STS refuses the role, by any of its exceptions.
 pub(super) const ASSUME_ROLE_REFUSED: &str = "AssumeRoleRefused";
 
 const WEB_IDENTITY_TOKEN_FILE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
 const CONTAINER_TOKEN_FILE: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
 
-/// The SDK opens the file without care: a pipe would hold it up for ever.
+/// The SDK opens the file without a check: a pipe would block it for ever.
 fn held_up(variable: &str, file: &Path) -> Result<(), Fault> {
     match std::fs::metadata(file) {
         Ok(seen) if !seen.is_file() => look_at_token(variable, file),
@@ -437,7 +438,7 @@ fn held_up(variable: &str, file: &Path) -> Result<(), Fault> {
     }
 }
 
-/// The SDK reads the file whole, and says little of why it could not.
+/// The SDK reads the whole file, and its errors do not say why that failed.
 fn look_at_token(variable: &str, file: &Path) -> Result<(), Fault> {
     let token = read_regular(file, CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
     let irsa = variable == WEB_IDENTITY_TOKEN_FILE;
@@ -456,7 +457,7 @@ fn look_at_token(variable: &str, file: &Path) -> Result<(), Fault> {
     Err(Fault::local(FaultClass::Access, code, detail).unsent())
 }
 
-/// What keeps a file's content from being a token; an agent's is sent as it is, in a header.
+/// Why a file's content is not a token; an agent's token is sent unchanged in a header.
 #[must_use]
 pub fn token_problem(token: &[u8], in_header: bool) -> Option<&'static str> {
     if token.trim_ascii().is_empty() {
@@ -468,10 +469,10 @@ pub fn token_problem(token: &[u8], in_header: bool) -> Option<&'static str> {
     }
 }
 
-/// A file that a variable names for credentials holds none.
+/// A file that a variable names for credentials contains none.
 pub(super) const CREDENTIALS_FILE_INVALID: &str = "CredentialsFileInvalid";
 
-/// The time for credentials ran out, by what was being asked then.
+/// The fault if loading took too long; names the source that was asked last.
 pub(super) fn took_too_long(trail: &Trail) -> Fault {
     let text = "finding region and credentials took too long";
     match trail.last() {
@@ -482,7 +483,7 @@ pub(super) fn took_too_long(trail: &Trail) -> Fault {
     }
 }
 
-/// A source of credentials that is there and does not serve.
+/// The fault if a source of credentials exists but fails.
 pub(super) fn unavailable(exchange: &Exchange, detail: &str) -> Fault {
     let code = match exchange.outcome {
         Outcome::Unanswered => "Timeout",
@@ -492,14 +493,14 @@ pub(super) fn unavailable(exchange: &Exchange, detail: &str) -> Fault {
         Outcome::Answered(500..) => exceptions::SERVICE_UNAVAILABLE,
         Outcome::Answered(_) => "InvalidAnswer",
     };
-    // What the agents and STS answer with a code of theirs is said by the code.
+    // For these the code says enough.
     let said = matches!(code, exceptions::THROTTLING | exceptions::SERVICE_UNAVAILABLE);
     let seen = if said { String::new() } else { exchange.seen.clone() };
     let fault = Fault::local(FaultClass::Transient, code, detail).seeing(seen);
     fault.at(exchange.place, Some(exchange.host.clone())).unsent()
 }
 
-/// STS answered, and not with credentials.
+/// The fault if STS answered without credentials.
 pub(super) fn sts_fault(
     status: u16,
     code: Option<&str>,
@@ -530,7 +531,7 @@ pub(super) fn sts_fault(
         }
     };
     let host = asked.map(|exchange| exchange.host);
-    // STS's own name for it, where ours stands for several.
+    // Also show STS's own name, since ours covers several.
     let named = code
         .map(FaultCode::from_wire)
         .filter(|named| shown.as_str() == ASSUME_ROLE_REFUSED && *named != shown);

@@ -1,13 +1,13 @@
 //! The metering service and License Manager over the AWS SDK: the only crate that depends on it.
 //!
-//! - One call is one attempt: the SDK's retries are off, the schedule is ours.
-//! - Region, credentials and TLS are found on the first call, not before the ports are bound; native CA roots are read
-//!   on the first HTTPS connection, never for a plain-HTTP endpoint.
-//! - Every fault is mapped here, once, to a [`Fault`]; nothing of the SDK leaves this crate.
-//! - Link-local and loopback addresses (IMDS, ECS, the emulator) are never asked through a proxy.
+//! - One call is one attempt: the SDK's retries are off, because this program has its own schedule.
+//! - Region and credentials are looked for at the first call, not before the ports are bound; native CA roots are read
+//!   at the first HTTPS connection, never for a plain-HTTP endpoint.
+//! - Each fault is mapped once, here, to a [`Fault`]; no type of the SDK leaves this crate.
+//! - Link-local and loopback addresses (IMDS, ECS, the emulator) are never reached through a proxy.
 //! - License Manager ([`licensing`]) has no SDK of its own here: its six operations are calls of the metering client
-//!   with another endpoint, signing name and body, as those that report usage are. That costs 67 kB of the image
-//!   instead of 491, and answers are read within our own limits: the SDK's types make 180 MB of one that is 1 MiB.
+//!   with another endpoint, signing name and body, like the operations that report usage. That costs 67 kB of the image
+//!   instead of 491, and answers are read within limits: the SDK's types need 180 MB for an answer of 1 MiB.
 
 pub mod ca_bundle;
 mod call;
@@ -58,86 +58,89 @@ use tollgate_time::Timestamp;
 /// attempt.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 
-/// One whole attempt, finding region and credentials included: far above AWS's answer times, and short enough that the
-/// state is never more than this behind.
+/// The longest attempt, including finding region and credentials: much longer than AWS's answer times, and short enough
+/// that the state is never older than this.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Of which region and credentials may take so much: a connection attempt and an answer, and the call has time left.
+/// How much of it region and credentials may take: one connection attempt and one answer, and there is time left for
+/// the call.
 const READY_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Whether the stand-in for AWS is the emulator is worth no longer wait: it is on this machine, or near.
+/// How long to wait for the answer that shows whether the endpoint is the emulator: the emulator is on this machine or
+/// near.
 const STAND_IN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Credentials are renewed this long before they end, beside the calls: a stop in between never waits for STS.
+/// Credentials are renewed this long before they expire, independently of the calls, so that a shutdown meanwhile need
+/// not wait for STS.
 const RENEWED_BEFORE: Duration = Duration::from_secs(600);
 
-/// A call is not signed with credentials that end within this time: it may arrive after their end.
+/// A call is not signed with credentials that expire within this time: it may arrive after they expired.
 const USABLE_FOR: Duration = Duration::from_secs(60);
 
-/// How often the end of the credentials is compared with the clock, which may jump; and the pause after a renewal that
-/// failed, of which several fit before the end.
+/// How often the expiry of the credentials is compared with the clock, which may jump; also the pause after a failed
+/// renewal, so that several attempts fit before the expiry.
 const RENEWAL_LOOK: Duration = Duration::from_secs(30);
 
-/// Where and how to ask.
+/// How to reach AWS.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// The region, where the configuration or `AWS_REGION` names one.
+    /// The region, if the configuration or `AWS_REGION` names one.
     pub region: Option<Region>,
-    /// Asked instead of AWS's own endpoint.
+    /// Used instead of AWS's own endpoint.
     pub endpoint_url: Option<String>,
-    /// `endpoint_url` is asked instead of STS and of the ECS agent too, where nothing names another address for them.
+    /// `endpoint_url` is used instead of STS and of the ECS agent too, unless another address is set for them.
     pub stands_for_all: bool,
-    /// AWS's own endpoint over IPv6 too.
+    /// Use AWS's own endpoint over IPv6 too.
     pub use_dual_stack: bool,
-    /// AWS's own endpoint with validated cryptography.
+    /// Use AWS's own endpoint with validated cryptography.
     pub use_fips: bool,
-    /// A seller's file exists: no profile file may name the endpoint, whenever it is written.
+    /// A seller's file exists: no profile file may set the endpoint, whenever the profile file is written.
     pub sealed: bool,
     /// `ECS_CONTAINER_METADATA_URI_V4`.
     pub ecs_metadata_uri: Option<String>,
-    /// `AWS_WEB_IDENTITY_TOKEN_FILE`, to say more than the SDK does when it cannot be read.
+    /// `AWS_WEB_IDENTITY_TOKEN_FILE`, for a better error than the SDK's if it cannot be read.
     pub web_identity_token_file: Option<PathBuf>,
-    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`, where an agent is asked; the same holds.
+    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`, if an agent's URL is set; for the same reason.
     pub container_token_file: Option<PathBuf>,
-    /// What was set for credentials and gives none: the reason where nothing else gives any.
+    /// Settings for credentials that are incomplete: the reason to show if there are no other credentials.
     pub credential_gaps: Vec<String>,
     /// `AWS_EC2_METADATA_DISABLED`.
     pub imds_disabled: bool,
-    /// The certificates of `AWS_CA_BUNDLE`, which replace the system's.
+    /// The certificates of `AWS_CA_BUNDLE`, used instead of the system's.
     pub ca_bundle: Option<CaBundle>,
-    /// `AWS_ROLE_ARN`, for the token of a license; the SDK reads it by itself for all else.
+    /// `AWS_ROLE_ARN`, for the token of a license; otherwise the SDK itself reads it.
     pub role_arn: Option<String>,
 }
 
-/// The metering service at AWS, or at an endpoint that stands in for it.
+/// The metering service of AWS, or of an endpoint that stands in for it.
 #[derive(Debug)]
 pub struct Aws {
     loader: Arc<Loader>,
     offset: SigningClock,
-    /// What signs the calls; replaced whole.
+    /// The client that signs the calls; replaced as a whole.
     ready: Arc<Mutex<Option<Ready>>>,
-    /// Held while credentials are loaded: one load at a time for all callers. A file that blocks its reader for ever
-    /// costs one thread.
+    /// Locked while credentials are loaded: one load at a time for all callers. A file that blocks its reader for ever
+    /// blocks only one thread.
     loading: Arc<tokio::sync::Mutex<()>>,
-    /// AWS's clock less ours in seconds, by the latest answer.
+    /// AWS's clock minus ours, in seconds, from the latest answer.
     skew: watch::Sender<Option<i64>>,
 }
 
-/// What an answer to [`Aws::reach`] showed.
+/// What the answer to [`Aws::reach`] showed.
 #[derive(Debug, Clone)]
 pub struct Reached {
-    /// The endpoint's clock less ours in seconds, from its `Date`.
+    /// The endpoint's clock minus ours, in seconds, from its `Date`.
     pub clock_offset_seconds: Option<i64>,
-    /// The answer carried the emulator's mark.
+    /// The answer has the emulator's header.
     pub emulated: bool,
-    /// The answer has the form of AWS's: the number that AWS gives to each request.
+    /// The answer has AWS's request ID.
     pub by_aws: bool,
-    /// What else it was: status, server, content type.
+    /// Status, server and content type.
     pub seen: String,
 }
 
 impl Aws {
-    /// Nothing is asked, read or resolved yet.
+    /// Makes the client; sends, reads and resolves nothing yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let offset = SigningClock::default();
@@ -162,7 +165,7 @@ impl Aws {
         &self.loader.settings
     }
 
-    /// What a call needs before it can be made. When this takes too long, the call was not made, and that is told.
+    /// The client for a call. If finding it takes too long, the fault says that the call was not sent.
     async fn ready(&self, signing: Signing) -> Result<Ready, Fault> {
         tokio::time::timeout(READY_TIMEOUT, self.prepare(signing)).await.unwrap_or_else(|_| {
             let text = "finding region and credentials took too long";
@@ -184,7 +187,7 @@ impl Aws {
             _ => {}
         }
         let turn = Arc::clone(&self.loading).lock_owned().await;
-        // Who waited for another's load takes what it brought.
+        // A caller that waited for another caller's load uses its result.
         if let Some(ready) = self.loaded().filter(|now| before.as_ref().is_none_or(|old| !now.is(old))) {
             return Ok(ready);
         }
@@ -198,7 +201,7 @@ impl Aws {
         loading.await.unwrap_or_else(|error| Err(not_loaded(&error).unsent()))
     }
 
-    /// Renews the credentials before they end, for as long as it is polled.
+    /// Renews the credentials before they expire, as long as this future is polled.
     pub async fn keep_credentials(&self) {
         loop {
             tokio::time::sleep(RENEWAL_LOOK).await;
@@ -210,7 +213,7 @@ impl Aws {
         }
     }
 
-    /// The region where the platform says that this pod or task runs, and which part of it said so; for `doctor`.
+    /// The region in which this pod or task runs, and the source that named it; for `doctor`.
     pub async fn platform_region(&self) -> Option<(Region, &'static str)> {
         let found = async {
             match region::from_ecs(self.settings().ecs_metadata_uri.as_deref()).await {
@@ -223,14 +226,14 @@ impl Aws {
         tokio::time::timeout(ATTEMPT_TIMEOUT, found).await.ok().flatten()
     }
 
-    /// Where the credentials come from, found as for a call; for `doctor`. STS is asked where the region needs be known
-    /// for it.
+    /// Where the credentials come from, found as for a call; for `doctor`. The credentials are loaded for this, with a
+    /// call of STS if their source needs one.
     pub async fn inspect_credentials(&self) -> Result<Found, Fault> {
         self.ready(Signing::default()).await?;
         Ok(self.loader.found())
     }
 
-    /// The URL that is asked, as the SDK resolves it (region, dual-stack, FIPS); also for `doctor`.
+    /// The URL that calls go to, as the SDK resolves it (region, dual-stack, FIPS); also for `doctor`.
     pub async fn endpoint(&self) -> Result<String, Fault> {
         if let Some(url) = &self.settings().endpoint_url {
             return Ok(url.clone());
@@ -238,28 +241,28 @@ impl Aws {
         endpoint_of(self.settings(), &self.loader.region().await?).await
     }
 
-    /// What a call to another region than this sidecar's changes; `None` where it changes nothing.
+    /// The settings of a call to another region than this sidecar's; `None` if they are the same.
     async fn elsewhere(&self, region: Option<&Region>) -> Result<Option<sdk::config::Builder>, Fault> {
         let Some(region) = region.filter(|region| self.region().as_ref() != Some(*region)) else {
             return Ok(None);
         };
         let name = aws_config::Region::new(region.as_str().to_owned());
         let mut config = sdk::config::Builder::new().region(name);
-        // A sealed client has its endpoint fixed, so that no profile names another.
+        // A sealed client's endpoint is fixed, so that no profile can set another one.
         if self.settings().endpoint_url.is_none() && self.settings().sealed {
             config = config.endpoint_url(endpoint_of(self.settings(), region).await?);
         }
         Ok(Some(config))
     }
 
-    /// The proxy that a call to `url` goes through, as the SDK chooses it; for `doctor`.
+    /// The proxy for a call to `url`, as the SDK chooses it; for `doctor`.
     #[must_use]
     pub fn proxy(url: &str) -> Option<hyper::Uri> {
         connection::proxy(url)
     }
 
-    /// Whether what stands in for AWS is the emulator; AWS itself is not asked. One that does not answer is a fault: it
-    /// may be.
+    /// Whether `endpoint_url` is the emulator; AWS itself is not asked. No answer is a fault, because it may be the
+    /// emulator.
     async fn is_emulated(&self) -> Result<bool, Fault> {
         let Some(url) = &self.settings().endpoint_url else { return Ok(false) };
         let silent = || Fault::local(FaultClass::Transient, "Timeout", "no answer of endpoint_url in time");
@@ -269,10 +272,10 @@ impl Aws {
         }
     }
 
-    /// Asks `url` anything, unsigned, by the way that a call would take; for `doctor`. Any answer proves name,
-    /// connection, proxy and TLS; its status says nothing.
+    /// Sends an unsigned request to `url`, on the route that a call would take; for `doctor`. Any answer proves that
+    /// name, connection, proxy and TLS work; its status does not matter.
     ///
-    /// What does not answer as AWS does is asked once more, by an operation of AWS's protocol that nobody signed: AWS
+    /// If the answer does not look like AWS's, a second request follows: an unsigned operation of AWS's protocol. AWS
     /// refuses it in its own form, and another server does not.
     pub async fn reach(&self, url: &str) -> Result<Reached, Fault> {
         let reached = self.reach_by(url, None).await?;
@@ -432,7 +435,7 @@ impl Forward for Aws {
     }
 }
 
-/// An attempt, as long as it may take.
+/// The attempt, limited to [`ATTEMPT_TIMEOUT`].
 async fn in_time<T>(attempt: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     tokio::time::timeout(ATTEMPT_TIMEOUT, attempt)
         .await
@@ -452,7 +455,7 @@ impl Aws {
         answer
     }
 
-    /// A fault of the metering service with its host, and with the region where AWS says that it is the wrong one.
+    /// Adds the host to a fault of the metering service, and the region if AWS says that it is the wrong one.
     fn located(&self, mut fault: Fault) -> Fault {
         if fault.place == Place::Metering && fault.host.is_none() {
             fault.host = self.loader.found_endpoint().as_deref().and_then(host_of);
@@ -466,7 +469,7 @@ impl Aws {
         }
     }
 
-    /// AWS's endpoints have names in regions that exist only.
+    /// The endpoint's name does not exist if the region does not: names that as the cause.
     fn at_a_known_region(&self, fault: Fault, region: Option<&Region>) -> Fault {
         let unlisted =
             region.is_some_and(|region| !region.is_listed()) && self.settings().endpoint_url.is_none();
@@ -477,8 +480,8 @@ impl Aws {
         fault
     }
 
-    /// Where AWS does not accept who asks, the next call of whatever kind is signed by AWS's own clock, if ours is off,
-    /// and by ours again once it is right.
+    /// After AWS refused the caller: if our clock is off, later calls are signed by AWS's clock; if it is right, by
+    /// ours again.
     fn learn(&self, fault: &Fault) {
         if let (FaultClass::Access, Some(offset)) = (fault.class, fault.clock_offset_seconds) {
             self.offset.0.store(if fault.clock_is_off() { offset } else { 0 }, Ordering::Release);
@@ -486,7 +489,7 @@ impl Aws {
     }
 }
 
-/// The metering service's own URL in `region`, or what stands in for it.
+/// The metering service's own URL in `region`, or `endpoint_url`.
 async fn endpoint_of(settings: &Settings, region: &Region) -> Result<String, Fault> {
     use sdk::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
     if let Some(url) = &settings.endpoint_url {
@@ -513,7 +516,7 @@ fn timeouts() -> TimeoutConfig {
 
 // === faults ===
 
-/// The fault with what failed on the way to whom was asked.
+/// Adds to a fault what failed, and where: at the proxy or at the host of the call.
 fn placed(fault: Fault, failure: &Failure, asked: Asked<'_>) -> Fault {
     let fault = fault.seeing(failure.seen.clone());
     if failure.at_proxy {
@@ -529,10 +532,10 @@ fn proxy_host(url: &str) -> Option<String> {
 
 // === what the answer's headers say ===
 
-/// Set on every answer of the emulator; see its documentation.
+/// The emulator sets it on every answer; see its documentation.
 const EMULATOR_HEADER: &str = "x-tollgate-emulator";
 
-/// An operation that changes nothing even where somebody accepts it unsigned.
+/// An operation that changes nothing even if a server accepts it unsigned.
 const UNSIGNED: &str = "AWSMPMeteringService.ResolveCustomer";
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -541,13 +544,13 @@ struct Marks {
     clock_offset_seconds: Option<i64>,
 }
 
-/// The clock of the sender of this `Date`, minus ours.
+/// The clock of the server that sent this `Date`, minus ours, in seconds.
 fn clock_offset(date: Option<&str>) -> Option<i64> {
     let date = tollgate_time::parse_http_date(date?)?;
     Some(date.unix_seconds().saturating_sub(clock::system_now().unix_seconds()))
 }
 
-/// An interceptor that notes the answer's headers, which the SDK drops from a success.
+/// An interceptor that notes headers of the answer, which the SDK drops from a success.
 #[derive(Debug, Clone)]
 struct Seen {
     marks: Arc<Mutex<Marks>>,
@@ -561,7 +564,7 @@ impl Aws {
 }
 
 impl Seen {
-    /// For a call whose `Date` nobody follows.
+    /// For a call whose `Date` is not used.
     fn alone() -> Self {
         Self { marks: Arc::default(), skew: watch::Sender::new(None) }
     }

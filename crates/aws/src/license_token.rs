@@ -1,8 +1,10 @@
-//! Credentials for License Manager outside AWS, where a pod has no role (AWS Marketplace seller guide, Container
-//! Anywhere products): the buyer's refresh token of the license → an access token → the buyer's role.
+//! Credentials for License Manager outside AWS, for a pod without a role (AWS Marketplace seller guide, Container
+//! Anywhere products): the buyer's refresh token of the license is exchanged for an access token, and that for the
+//! buyer's role.
 //!
-//! Both calls are unsigned. They are tried last, and for License Manager alone. The token is in a file that may be
-//! replaced, so every load reads it again. It is never shown, and neither are the tokens that it is exchanged for.
+//! Both calls are unsigned. They come after all other sources, and only for License Manager. The token's file may be
+//! replaced, so every load reads it again. The token is never shown, and neither are the tokens that it is exchanged
+//! for.
 
 use std::io;
 use std::path::Path;
@@ -30,10 +32,10 @@ use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place, Region};
 /// Longest refresh token or access token (service model, `TokenString`).
 pub const TOKEN_BYTES_MAX: usize = 4096;
 
-/// Where tokens of licenses are exchanged if nothing names a region: AWS's own provider for these credentials does so.
+/// Where license tokens are exchanged if no region is set: AWS's own provider for these credentials uses it too.
 pub const FALLBACK_REGION: &str = "us-east-1";
 
-/// What CloudTrail shows beside the role.
+/// The session name that CloudTrail shows with the role.
 const SESSION_NAME: &str = "tollgate";
 
 /// License Manager does not accept the refresh token.
@@ -43,8 +45,8 @@ const TOKEN_REFUSED: &str = "LicenseTokenRefused";
 const ROLE_REFUSED: &str = "LicenseRoleRefused";
 
 impl Loader {
-    /// The pod's own credentials, or else those that the token in `file` gives; and where they were asked for. Without
-    /// a region of its own (`known`) the pod's credentials are of no use.
+    /// The pod's own credentials, or else those from the token in `file`; and the region in which they were requested.
+    /// The pod's own credentials need a region in `known`.
     pub(super) async fn credentials_or_token(
         &self,
         known: Result<Region, Fault>,
@@ -58,7 +60,7 @@ impl Loader {
             Err(fault) => fault,
         };
         let given = self.by_token(file, &region, trail).await;
-        // If another source of credentials is configured, its fault is the one to fix.
+        // If another source of credentials is configured, its fault has to be fixed.
         let unset = [CREDENTIALS_MISSING, CREDENTIALS_INCOMPLETE].contains(&own.code.as_str());
         let fault = |fault| if unset || own.place == Place::Imds { fault } else { own };
         given.map(|credentials| (region, credentials)).map_err(fault)
@@ -121,7 +123,7 @@ impl Loader {
         region: &Region,
         trail: &Trail,
     ) -> Result<Credentials, Fault> {
-        // Of no profile and no variable: they name an endpoint for the pod's own credentials.
+        // Reads no profile and no variable: those name an endpoint for the pod's own credentials.
         let config = sts::Config::builder()
             .behavior_version(sts::config::BehaviorVersion::v2026_01_12())
             .region(sts::config::Region::new(region.as_str().to_owned()))
@@ -155,20 +157,20 @@ impl Loader {
     }
 }
 
-/// What an answer of STS gives to sign with.
+/// The credentials in an answer of STS.
 fn signing(given: sts::types::Credentials) -> Option<Credentials> {
     let expiry = SystemTime::try_from(given.expiration).ok()?;
     let (key, secret, session) = (given.access_key_id, given.secret_access_key, given.session_token);
     Some(Credentials::new(key, secret, Some(session), Some(expiry), "LicenseToken"))
 }
 
-/// STS answered without credentials.
+/// The fault if STS answered without credentials.
 fn nothing(trail: &Trail) -> Fault {
     let host = trail.last().map(|exchange| exchange.host);
     invalid_answer("without credentials").at(Place::Sts, host).unsent()
 }
 
-/// A refusal under a name of ours, beside AWS's own.
+/// A refusal under our own code, with AWS's code beside it.
 fn refused(fault: Fault, code: &'static str) -> Fault {
     let named = fault.code.to_string();
     Fault { class: FaultClass::Access, code: FaultCode::known(code), ..fault }.seeing(named)
@@ -180,7 +182,7 @@ struct AccessToken {
     access_token: String,
 }
 
-/// The refresh token that a file's content is, for `config check` as for a load.
+/// The refresh token in a file's content; `config check` uses this too.
 #[must_use]
 pub fn token_in(content: &[u8]) -> Option<&str> {
     let token = content.trim_ascii();
@@ -196,7 +198,7 @@ fn read_token(file: &Path) -> Result<String, Fault> {
             None if content.trim_ascii().is_empty() => "is empty".to_owned(),
             None => "does not hold a token".to_owned(),
         },
-        // The whole secret is mounted as a folder.
+        // Then the whole secret is mounted as a folder.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
             "is a folder; name the file license_token in it".to_owned()
         }

@@ -1,12 +1,13 @@
 //! AWS License Manager, for mode `contract`.
 //!
-//! - Credentials, connections, the clock that signs and the classing of faults are the metering client's ([`Aws`]), and
-//!   a call is one attempt here too: only endpoint, signing name and bodies are others.
-//! - The region is the configured one, else the pod's, until an answer names the license's own: then that one, which is
-//!   asked once at once, and by later calls. An answer names regions only: no call goes to a host that it chose.
-//! - Answers are checked: a license of another product or issuer is left out, and a listing that breaks AWS's model
-//!   is a fault, never a shorter listing. The token of what was taken always comes back.
-//! - Consumption tokens are shown nowhere, and neither is any byte of an answer.
+//! - Credentials, connections, the signing clock and the classification of faults are the metering client's ([`Aws`]),
+//!   and a call is one attempt here too: only endpoint, signing name and bodies differ.
+//! - The region is the configured one, else the pod's. If an answer names the license's own region, the call is
+//!   repeated there once, and later calls go there. Only a region is taken from an answer: no call goes to a host that
+//!   an answer chose.
+//! - Answers are checked: a license of another product or issuer is left out, and a listing that breaks AWS's model is
+//!   a fault, never a shorter listing. The token of a checkout is always returned.
+//! - Consumption tokens are never shown, and neither is any byte of an answer.
 
 mod answer;
 
@@ -34,22 +35,22 @@ use tollgate_marketplace::license::{
 use tollgate_marketplace::service::ServiceFuture;
 use tollgate_marketplace::{Fault, FaultClass, License, Place, Region, Regional, Signing};
 
-/// Before the operation's name in `X-Amz-Target` (service model, `targetPrefix`).
+/// Prefix of the operation's name in `X-Amz-Target` (service model, `targetPrefix`).
 pub(super) const TARGET_PREFIX: &str = "AWSLicenseManager.";
 
-/// What a request is signed for, and what stands before the operation's name in a policy.
+/// The service name for signing, and the prefix of an action in a policy.
 const SERVICE: &str = "license-manager";
 
-/// Most pages of one listing. A page may be empty: AWS may filter what it has cut into pages before.
+/// Most pages of one listing. A page may be empty: AWS may filter after it has divided the list into pages.
 const PAGES_MAX: usize = 50;
 
 /// Licenses of a page (service model, `MaxSize100`).
 const PAGE_SIZE: usize = 100;
 
-/// Most licenses of one product and issuer: an account has one, and one more for each renewal or private offer.
+/// Most licenses of one product and issuer: an account has one, and one for each renewal or private offer.
 const LICENSES_MAX: usize = 100;
 
-/// Most entitlements of one listing: 25 licenses with as many as a product can have.
+/// Most entitlements of one listing: 25 licenses with the largest number that a product can have.
 const LISTED_ENTITLEMENTS_MAX: usize = 5_000;
 
 /// Longest `NextToken` that is sent back; the service model states no limit.
@@ -58,20 +59,20 @@ const NEXT_TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// A consumption token that does not exist at AWS.
 const TOKEN_OF_NOBODY: &str = "tollgate-doctor";
 
-/// What License Manager answers to it where the role allows the call.
+/// License Manager's answers to it if the role allows the call.
 const LOOKED_AT_THE_TOKEN: [&str; 3] =
     [exceptions::NOT_FOUND, exceptions::VALIDATION, exceptions::INVALID_PARAMETER];
 
-/// What License Manager needs beyond the settings of [`Aws`].
+/// Settings for License Manager beyond those of [`Aws`].
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// The region that is asked, where it is not the pod's.
+    /// The region of License Manager, if it is not the pod's.
     pub region: Option<Region>,
-    /// The file of a license's refresh token, for pods outside AWS: tried where nothing else gives credentials.
+    /// The file of a license's refresh token, for pods outside AWS: used if no other source gives credentials.
     pub token_file: Option<PathBuf>,
 }
 
-/// License Manager at AWS, or at an endpoint that stands in for it.
+/// License Manager of AWS, or of an endpoint that stands in for it.
 #[derive(Debug)]
 pub struct LicenseManager {
     aws: Arc<Aws>,
@@ -79,22 +80,22 @@ pub struct LicenseManager {
     learnt: Mutex<Learnt>,
 }
 
-/// What earlier calls have shown.
+/// What earlier calls showed.
 #[derive(Debug, Default)]
 struct Learnt {
     /// The region that AWS has sent this client to.
     home: Option<Region>,
-    /// The host that was asked last.
+    /// The host of the latest call.
     host: Option<String>,
 }
 
-/// One call, as often as it is sent.
+/// One call, which may be sent twice.
 struct Operation<'a> {
     name: &'static str,
     body: Bytes,
-    /// Asked there alone.
+    /// If set, the only region for this call.
     region: Option<&'a Region>,
-    /// What an answer may repeat and a log must not.
+    /// A text that an answer may repeat and a log must not contain.
     secret: &'a str,
 }
 
@@ -103,7 +104,7 @@ impl<'a> Operation<'a> {
         Self { name, body: body(request), region: None, secret: "" }
     }
 
-    /// A call about what a token holds.
+    /// A call about a consumption token.
     fn of_token(name: &'static str, token: &'a ConsumptionToken) -> Self {
         let request = json!({"LicenseConsumptionToken": token.secret()});
         Self { region: token.region(), secret: token.secret(), ..Self::new(name, &request) }
@@ -111,7 +112,8 @@ impl<'a> Operation<'a> {
 }
 
 impl LicenseManager {
-    /// Nothing is asked, read or resolved yet. Make one for an [`Aws`]: the settings of the first are that one's.
+    /// Makes the client; sends, reads and resolves nothing yet. Make only one for an [`Aws`]: the settings of the first
+    /// one apply to it.
     #[must_use]
     pub fn new(aws: Arc<Aws>, settings: Settings) -> Self {
         let region = settings.region.clone();
@@ -119,9 +121,9 @@ impl LicenseManager {
         Self { aws, region, learnt: Mutex::default() }
     }
 
-    /// The URL that is asked; for `doctor`.
+    /// The URL that calls go to; for `doctor`.
     pub async fn endpoint(&self) -> Result<String, Fault> {
-        // Credentials of a license's token come with a region of theirs.
+        // Credentials from a license's token have their own region.
         let region = match self.region() {
             Some(region) => region,
             None => self.aws.loader.region().await?,
@@ -129,7 +131,7 @@ impl LicenseManager {
         endpoint_of(self.aws.settings(), &region).await
     }
 
-    /// As [`Aws::reach`], of License Manager.
+    /// Like [`Aws::reach`], for License Manager.
     pub async fn reach(&self, url: &str) -> Result<Reached, Fault> {
         self.aws.reach(url).await.map_err(|fault| match fault.place {
             Place::Metering => Fault { place: Place::LicenseManager, ..fault },
@@ -137,18 +139,18 @@ impl LicenseManager {
         })
     }
 
-    /// Whether the role may renew what a pod holds: a dry run with a token that does not exist. For `doctor`.
+    /// Tests whether the role may extend a checkout: a dry run with a token that does not exist. For `doctor`.
     pub async fn try_extension(&self) -> Result<(), Fault> {
         let request = json!({"LicenseConsumptionToken": TOKEN_OF_NOBODY, "DryRun": true});
         self.try_of_nobody("ExtendLicenseConsumption", &request).await
     }
 
-    /// Whether the role may give seats back: a token that does not exist gives none back. For `doctor`.
+    /// Tests whether the role may give seats back, with a token that does not exist. For `doctor`.
     pub async fn try_check_in(&self) -> Result<(), Fault> {
         self.try_of_nobody("CheckInLicense", &json!({"LicenseConsumptionToken": TOKEN_OF_NOBODY})).await
     }
 
-    /// A call about [`TOKEN_OF_NOBODY`]: with the permission AWS answers that there is no such token.
+    /// A call with [`TOKEN_OF_NOBODY`]: if the role has the permission, AWS answers that there is no such token.
     async fn try_of_nobody(&self, name: &'static str, request: &Value) -> Result<(), Fault> {
         let operation = Operation::new(name, request);
         match self.attempt(name, self.call(operation, Signing::default())).await {
@@ -178,7 +180,7 @@ impl LicenseManager {
         answer
     }
 
-    /// A fault of License Manager with its host, and with the action that a policy lacks.
+    /// Adds the host to a fault of License Manager, and the action that a policy lacks.
     fn located(&self, fault: Fault, operation: &'static str) -> Fault {
         let fault = if fault.place == Place::Metering {
             let host = self.learnt.lock().expect("held for one copy only, which cannot panic").host.clone();
@@ -193,9 +195,9 @@ impl LicenseManager {
         fault
     }
 
-    /// A success's own bytes, and the region that gave it.
+    /// The bytes of a success, and the region that sent it.
     async fn call(&self, operation: Operation<'_>, signing: Signing) -> Result<(Raw, Region), Fault> {
-        // Without credentials nothing was sent, whatever refused them.
+        // Without credentials nothing was sent, whichever service refused them.
         let ready = self.aws.ready(signing).await.map_err(Fault::unsent)?;
         let region = operation.region.cloned().or_else(|| self.known_region());
         let region = region.unwrap_or_else(|| ready.region.clone());
@@ -292,7 +294,7 @@ impl LicenseManager {
     async fn check_in(&self, token: ConsumptionToken, signing: Signing) -> Result<CheckedIn, Fault> {
         let operation = Operation::of_token("CheckInLicense", &token);
         let (raw, _) = self.call(operation, signing).await?;
-        // A page of somebody's would leave the seat taken.
+        // Another server's page would leave the seat taken.
         raw.json()?;
         Ok(CheckedIn { emulated: raw.emulated })
     }
@@ -352,7 +354,7 @@ fn is_elsewhere(fault: &Fault) -> bool {
     exceptions::kind(fault.code.as_str()) == Some(Kind::Redirect)
 }
 
-/// The region that a `RedirectException` names, in its body or its header: by name, or in a URL of License Manager.
+/// The region in a `RedirectException`, from its body or header: as a name, or in a URL of License Manager.
 fn named_region(raw: &Raw) -> Option<Region> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
@@ -375,8 +377,8 @@ fn region_in(location: &str) -> Option<Region> {
     region.parse().ok()
 }
 
-/// License Manager's own URL in `region` (service model, endpoint rules), or what stands in for it. The SDK's resolver
-/// knows the domains of AWS's partitions.
+/// License Manager's own URL in `region` (service model, endpoint rules), or `endpoint_url`. The SDK's resolver knows
+/// the domains of AWS's partitions.
 pub(super) async fn endpoint_of(settings: &super::Settings, region: &Region) -> Result<String, Fault> {
     let metering = super::endpoint_of(settings, region).await?;
     if settings.endpoint_url.is_some() {
@@ -390,7 +392,7 @@ pub(super) async fn endpoint_of(settings: &super::Settings, region: &Region) -> 
     Ok(format!("https://{SERVICE}{fips}.{region}.{domain}"))
 }
 
-/// One URL, and what requests to it are signed for.
+/// One URL, and the region that its requests are signed for.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) url: String,

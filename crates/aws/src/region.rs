@@ -1,7 +1,7 @@
 //! The region of an ECS task, from its metadata endpoint (ECS developer guide, "Task metadata endpoint version 4").
 //!
-//! `AWS_REGION` comes before it and IMDS after it; both are found elsewhere. Never built in: AWS wants the call made in
-//! the region where the task runs.
+//! `AWS_REGION` takes precedence and IMDS comes after; both are read elsewhere. No region is built in: AWS requires the
+//! call in the region where the task runs.
 
 use std::time::Duration;
 
@@ -21,19 +21,19 @@ struct Task {
     task_arn: String,
 }
 
-/// The endpoint is configured and says nothing usable.
+/// The endpoint is configured but gives no task.
 #[derive(Debug, thiserror::Error)]
 pub enum Silent {
     /// No answer.
     #[error("the ECS task metadata endpoint: {0}")]
     NoAnswer(#[from] ClientError),
-    /// An answer that names no task, by its status.
+    /// An answer without a task, with its status.
     #[error("the ECS task metadata endpoint answers without a task (HTTP {0})")]
     NoTask(u16),
 }
 
 impl Silent {
-    /// As a fault of a call that needed the task.
+    /// The fault of a call that needed the task.
     #[must_use]
     pub fn fault(&self, metadata_uri: Option<&str>) -> Fault {
         let code = match self {
@@ -53,7 +53,7 @@ impl Silent {
     }
 }
 
-/// The ARN of the task that the metadata endpoint describes; nothing where no endpoint is configured.
+/// The ARN of the task, from the metadata endpoint; `None` if no endpoint is configured.
 pub async fn task_arn(metadata_uri: Option<&str>) -> Result<Option<String>, Silent> {
     let Some(uri) = metadata_uri else { return Ok(None) };
     let url = format!("{}/task", uri.trim_end_matches('/'));
@@ -66,7 +66,7 @@ pub async fn task_arn(metadata_uri: Option<&str>) -> Result<Option<String>, Sile
 /// The region in the task's ARN.
 pub async fn from_ecs(metadata_uri: Option<&str>) -> Result<Option<Region>, Silent> {
     match task_arn(metadata_uri).await? {
-        // Whatever answers so answers with 200.
+        // An answer that parses has status 200 in practice.
         Some(arn) => of_arn(&arn).map(Some).ok_or(Silent::NoTask(200)),
         None => Ok(None),
     }
@@ -97,7 +97,7 @@ mod tests {
         }
     }
 
-    /// The clock that is followed is read the same way.
+    /// The clock source is read the same way.
     #[tokio::test]
     async fn an_endpoint_that_never_ends_its_answer_is_silent() {
         use tokio::io::AsyncWriteExt as _;

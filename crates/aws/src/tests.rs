@@ -1,4 +1,4 @@
-//! The client against servers of a few lines over real sockets: every way an answer can fail, and what it is called.
+//! Tests of the client with small servers on real sockets: every way in which an answer can fail, and its code.
 
 use std::net::SocketAddr;
 
@@ -193,7 +193,7 @@ async fn a_connection_that_breaks_is_transient() {
             "it may have been processed"
         );
     }
-    // Bound, without listening: it refuses, and no other test is given the port.
+    // Bound, but not listening: connections are refused, and no other test gets the port.
     let bound = TcpSocket::new_v4().unwrap();
     bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let addr = bound.local_addr().unwrap();
@@ -235,7 +235,8 @@ async fn the_offset_of_awss_clock_is_read_from_the_date_of_an_error() {
     assert!((1_795_507_200 - after..=1_795_507_200 - before).contains(&offset), "{offset}");
 }
 
-/// Whoever asks: registration learnt it, and a report, an attestation or the door sign by it too, until it is mended.
+/// For every caller: after registration learnt the offset, reports, attestations and the AWS door use it too, until the
+/// clock is right again.
 #[tokio::test]
 async fn a_refused_signature_teaches_every_later_call_awss_clock() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -262,7 +263,7 @@ async fn a_refused_signature_teaches_every_later_call_awss_clock() {
     aws.resolve_customer("token".to_owned()).await.unwrap_err();
     let (signed_at, after) = (served.await.unwrap(), today());
     assert_eq!((signed_at.len(), signed_at[1].as_str()), (3, "20261124"));
-    // A day may end meanwhile.
+    // The day may change during the test.
     for own in [&signed_at[0], &signed_at[2]] {
         assert!((&before..=&after).contains(&own), "{signed_at:?}");
     }
@@ -306,8 +307,8 @@ async fn the_region_comes_from_the_ecs_task_metadata() {
     assert_eq!(aws.region().unwrap().as_str(), "eu-central-1");
 }
 
-/// As the process ends, or becomes the command of `exec`: a load that used the runtime of whoever waits for it aborted
-/// the process by a timer of that runtime.
+/// As when the process ends or becomes the command of `exec`. A load that used the waiting caller's runtime aborted the
+/// process through a timer of that runtime.
 #[test]
 fn a_load_runs_to_its_end_after_the_runtime_that_waits_for_it_is_shut_down() {
     let metadata = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -330,12 +331,12 @@ fn a_load_runs_to_its_end_after_the_runtime_that_waits_for_it_is_shut_down() {
     assert!(std::io::Read::read(&mut asked, &mut request).unwrap() > 0);
     let body = r#"{"TaskARN":"arn:aws:ecs:eu-central-1:111122223333:task/demo/1","Cluster":"demo"}"#;
     std::io::Write::write_all(&mut asked, &answer("200 OK", "", body)).unwrap();
-    // Until the load has ended.
+    // Waits until the load has ended.
     drop(aws.loading.blocking_lock());
     assert!(aws.loaded().is_some());
 }
 
-/// Its name is looked up nowhere here: what resolves is the network's affair.
+/// No name is looked up here: whether one resolves depends on the network.
 #[tokio::test]
 async fn a_name_that_does_not_resolve_in_a_region_that_is_not_known_is_the_regions() {
     let dns = || Fault::local(FaultClass::Transient, "Dns", "").at(Place::Metering, None).unsent();
@@ -403,7 +404,7 @@ async fn a_certificate_of_nobody_we_trust_is_called_tls() {
     assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Tls".to_owned()));
 }
 
-/// Only a certificate can be untrusted: an operator who is sent to AWS_CA_BUNDLE for anything else looks in vain.
+/// Only a certificate can be untrusted: for any other failure of TLS, AWS_CA_BUNDLE would be the wrong advice.
 #[tokio::test]
 async fn what_breaks_tls_is_told_apart_from_a_certificate() {
     let alert = b"\x15\x03\x03\x00\x02\x02\x28";
@@ -417,7 +418,7 @@ async fn what_breaks_tls_is_told_apart_from_a_certificate() {
         let addr = listener.local_addr().unwrap();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            // What is not read when the connection closes would make the kernel reset it.
+            // If bytes are unread when the connection closes, the kernel resets it.
             let mut hello = [0; 8192];
             let _ = stream.read(&mut hello).await.unwrap();
             stream.write_all(says).await.unwrap();
@@ -433,7 +434,8 @@ async fn what_breaks_tls_is_told_apart_from_a_certificate() {
 
 // === hostile answers ===
 
-/// Answers with `head` and then `piece` again and again, as fast as it is read; resolves to the bytes that were taken.
+/// Answers with `head` and then `piece` repeatedly, as fast as it is read; resolves to the number of bytes that were
+/// taken.
 pub(super) async fn serve_endless(
     head: &'static str,
     piece: &'static [u8],
@@ -453,7 +455,7 @@ pub(super) async fn serve_endless(
     (addr, task)
 }
 
-/// Finding 2.5: 1.8 GB were read in 6 s. What is taken beyond the limit fills the kernel's buffers only.
+/// Without the limit the client once read 1.8 GB in 6 s. What is sent beyond the limit only fills the kernel's buffers.
 #[tokio::test]
 async fn an_answer_that_never_ends_is_cut_and_is_a_fault_like_any_other() {
     const PIECE: &[u8] = &[b'['; 1 << 16];
@@ -516,7 +518,7 @@ async fn credentials_are_renewed_ten_minutes_before_they_end_and_no_call_waits_f
         aws.ready(Signing::default()).await.unwrap();
         let first = aws.loaded().unwrap();
         {
-            // As while STS is being asked.
+            // As while a load waits for STS.
             let _loading = aws.loading.lock().await;
             aws.ready(Signing::default()).await.unwrap();
         }

@@ -1,7 +1,7 @@
-//! The operations that report usage, and calls that are passed on.
+//! The operations that report usage, and forwarded calls.
 //!
-//! The SDK in hand does not know the decimal members of the newest service model, nor passes a foreign body on. So they
-//! are calls of [`crate::call`].
+//! The SDK does not know the decimal members of the newest service model, and cannot forward another client's body. So
+//! these are calls of [`crate::call`].
 
 use bytes::Bytes;
 use serde::ser::{SerializeMap, Serializer};
@@ -16,7 +16,7 @@ use tollgate_marketplace::{
 };
 use tollgate_time::Timestamp;
 
-/// Before the operation's name in `X-Amz-Target` (service model, `targetPrefix`).
+/// Prefix of the operation's name in `X-Amz-Target` (service model, `targetPrefix`).
 pub(super) const TARGET_PREFIX: &str = "AWSMPMeteringService.";
 
 impl Aws {
@@ -26,7 +26,7 @@ impl Aws {
         signing: Signing,
     ) -> Result<Metered, Fault> {
         let (body, dry_run, region) = (body(&Single(&request)), request.dry_run, request.region.clone());
-        // Its split is in the body: nobody waits for AWS with both.
+        // Its allocations are in the body: do not keep both in memory during the call.
         drop(request);
         match self.call_raw("MeterUsage", body, signing, region.as_ref()).await {
             Ok(raw) => {
@@ -61,8 +61,8 @@ impl Aws {
         let body = body(&json!({"RegistrationToken": token}));
         let raw = match self.call_raw("ResolveCustomer", body.clone(), Signing::default(), None).await {
             Err(fault) if fault.class == FaultClass::ExpiredSession => {
-                // AWS says the same of an expired session and of an expired registration token. With new credentials
-                // only the token is left.
+                // AWS gives the same answer for an expired session and an expired registration token. With new
+                // credentials it can only be the token.
                 let signing = Signing { reload_credentials: true };
                 self.call_raw("ResolveCustomer", body, signing, None).await.map_err(|fault| {
                     match fault.class {
@@ -86,7 +86,7 @@ impl Aws {
         let (mut raw, mut fault) =
             self.send_raw(target.clone(), body.clone(), Signing::default(), region.as_ref()).await?;
         if fault.as_ref().is_some_and(|fault| fault.class == FaultClass::ExpiredSession) {
-            // The pod's own session, of which the application knows nothing; AWS has looked at nothing else.
+            // The pod's own session expired, which the application knows nothing about; AWS has processed nothing yet.
             (raw, fault) =
                 self.send_raw(target, body, Signing { reload_credentials: true }, region.as_ref()).await?;
         }
@@ -97,7 +97,7 @@ impl Aws {
         Ok(Forwarded { status: raw.status, headers: raw.headers, body })
     }
 
-    /// A success's own bytes, or the fault that the answer means.
+    /// The bytes of a success, or the fault.
     async fn call_raw(
         &self,
         operation: &str,
@@ -110,7 +110,7 @@ impl Aws {
         raw.unless_refused(fault)
     }
 
-    /// Any answer's own bytes, and the fault that the SDK saw in it; `Err` when there was no answer.
+    /// Returns the bytes of any answer, and the fault that the SDK saw in it; `Err` if there was no answer.
     async fn send_raw(
         &self,
         target: String,
@@ -210,7 +210,7 @@ struct Tag<'a> {
     value: &'a str,
 }
 
-/// What an iterator brings, as an array.
+/// The items of an iterator, as an array.
 struct List<I>(I);
 
 impl<I: Iterator<Item: Serialize> + Clone> Serialize for List<I> {
@@ -240,7 +240,7 @@ fn allocations<M: SerializeMap>(map: &mut M, usage: &HourUsage) -> Result<(), M:
     map.serialize_entry("UsageAllocations", &parts)
 }
 
-/// AWS JSON 1.1 writes a time as seconds since the epoch, with a fraction.
+/// AWS JSON 1.1 writes a time as seconds since the epoch, possibly with a fraction.
 fn seconds(at: Timestamp) -> Value {
     let millis = at.unix_millis();
     if millis % 1000 == 0 {
@@ -253,7 +253,7 @@ fn seconds(at: Timestamp) -> Value {
 
 // === answers: AWS repeats each record whole, and only its names are read ===
 
-/// `BatchMeterUsage`'s answer. What is of another form than AWS documents says nothing, and spoils nothing else.
+/// `BatchMeterUsage`'s answer. Elements of another form than AWS documents are ignored; the others are still read.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct BatchAnswer {
@@ -269,7 +269,7 @@ struct RecordResult {
     metering_record_id: Loose<String>,
 }
 
-/// What names a record.
+/// The members that identify a record.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Name {
@@ -280,11 +280,11 @@ struct Name {
     license_arn: Loose<String>,
 }
 
-/// Twice a call's records: none is answered more often.
+/// Twice the records of a call: no record is answered more than twice.
 const ELEMENTS_MAX: usize = 50;
 
-/// What AWS said of each record, found by what it repeats of them: a call holds one record for each customer and
-/// dimension only. What it does not name may have been billed.
+/// The status of each record, found by its customer and dimension, which AWS repeats: a call has at most one record for
+/// each pair. A record that the answer does not name may have been billed.
 fn statuses(subjects: &[Subject], answer: &[u8]) -> Result<Vec<RecordStatus>, Fault> {
     let answer: BatchAnswer =
         serde_json::from_slice(answer).map_err(|_| invalid_answer("without AWS's JSON"))?;
@@ -304,7 +304,7 @@ fn statuses(subjects: &[Subject], answer: &[u8]) -> Result<Vec<RecordStatus>, Fa
     Ok(subjects.iter().map(status).collect())
 }
 
-/// What tells the records of a call apart; the rest is in the body, and nobody waits for AWS with both.
+/// What identifies a record in a call. The rest is in the body, and is not kept twice in memory during the call.
 struct Subject {
     customer: Customer,
     dimension: String,
@@ -315,7 +315,7 @@ impl Subject {
         Self { customer: record.customer, dimension: record.dimension }
     }
 
-    /// AWS may add the other form of the customer to its answer; what was asked with must be equal.
+    /// AWS may add the customer's other form to its answer; the form that was sent must be equal.
     fn is_named(&self, name: &Name) -> bool {
         let is = |found: &Loose<String>, value: &str| found.0.as_deref() == Some(value);
         let customer = match &self.customer {
@@ -339,7 +339,7 @@ mod tests {
     use tollgate_marketplace::operation::{ESCAPED, RECORD_BYTES};
 
     proptest! {
-        /// What batches reckon with is never less than the bytes that are sent.
+        /// The size that batches calculate with is never less than the bytes that are sent.
         #[test]
         fn a_record_is_never_larger_than_it_was_reckoned(
             tags in prop::collection::vec(prop::collection::btree_map("[ -=_@A-Za-z\\\\]{1,100}", "[ -=_@a-z\\\\]{1,256}", 0..=5), 0..4),

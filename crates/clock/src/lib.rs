@@ -1,11 +1,12 @@
 //! The clock: the only crate that reads one.
 //!
 //! - Wall time ([`WallClock`]) decides hours, windows, receipt age and grace. It can follow the emulator's clock, so
-//!   that a day of metering is tested in seconds.
-//! - Monotonic time ([`monotonic`]) decides retries, timeouts and rate limits. It is never followed; tests pause it.
+//!   that tests take seconds for a day of metering.
+//! - Monotonic time ([`monotonic`]) decides retries, timeouts and rate limits. It follows no clock source; tests pause
+//!   it.
 //! - Request signatures (SigV4) and `Date` headers always use the system's real time; the AWS SDK reads it itself.
 //!
-//! This crate must not know what its readers decide.
+//! This crate must not depend on the decisions of its users.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -22,15 +23,15 @@ pub fn monotonic() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }
 
-/// The system's wall time, for the emulator, `probe` and log lines; decisions take it from a [`WallClock`].
+/// The system's wall time, for the emulator, `probe` and log lines; decisions take the time from a [`WallClock`].
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
 pub fn system_now() -> Timestamp {
-    // A clock before 1970 is a broken clock; the epoch is as good an answer as any and never panics.
+    // A clock before 1970 is wrong: it counts as the epoch, so that this never panics.
     std::time::SystemTime::now().into()
 }
 
-/// Waits for this time, or without an end if there is none: one tick late rather than early, so that it has really
+/// Waits for this time, or for ever if there is none. It waits one millisecond longer, so that the time has really
 /// passed.
 pub async fn passed(time: Option<Duration>) {
     match time {
@@ -39,12 +40,12 @@ pub async fn passed(time: Option<Duration>) {
     }
 }
 
-/// Wall time as the decisions see it.
+/// The wall time for decisions.
 #[derive(Debug, Clone)]
 pub struct WallClock {
     offset_millis: Arc<AtomicI64>,
     jumps: watch::Sender<u64>,
-    /// The clock that is followed was read.
+    /// Whether the clock source was read.
     read: watch::Sender<bool>,
     fixed: bool,
 }
@@ -56,7 +57,7 @@ impl WallClock {
         Self::with_offset(0)
     }
 
-    /// A clock that stands still at `at` until [`WallClock::advance`] moves it; for tests of loops.
+    /// A clock that stays at `at` until [`WallClock::advance`] moves it; for tests of loops.
     #[must_use]
     pub fn fixed(at: Timestamp) -> Self {
         Self { fixed: true, ..Self::with_offset(at.unix_millis()) }
@@ -71,7 +72,7 @@ impl WallClock {
         }
     }
 
-    /// The present.
+    /// The current time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         let offset = self.offset_millis.load(Ordering::Acquire);
@@ -82,8 +83,8 @@ impl WallClock {
         })
     }
 
-    /// Sets the present, as read from the clock source. Differences below [`JUMP_MIN`] are the noise of
-    /// reading over HTTP and are left alone.
+    /// Sets the current time, as read from the clock source. Differences below [`JUMP_MIN`] come from reading over HTTP
+    /// and are ignored.
     pub fn follow(&self, now: Timestamp) {
         if now.millis_since(self.now()).unsigned_abs() >= JUMP_MIN.as_millis().try_into().unwrap_or(u64::MAX)
         {
@@ -94,13 +95,13 @@ impl WallClock {
         self.read.send_replace(true);
     }
 
-    /// Moves the present forward.
+    /// Moves the current time forward.
     pub fn advance(&self, by: Duration) {
         self.offset_millis.fetch_add(millis(by), Ordering::AcqRel);
         self.jumps.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Waits until the present has reached `at`, by passing or by a jump.
+    /// Waits until the current time reaches `at`, by passing or by a jump.
     pub async fn wait_until(&self, at: Timestamp) {
         let mut jumps = self.jumps();
         loop {
@@ -108,7 +109,7 @@ impl WallClock {
             if now >= at {
                 return;
             }
-            // A clock that stands still moves by jumps only.
+            // A fixed clock moves only by jumps.
             tokio::select! {
                 () = passed(Some(at.since(now))), if !self.fixed => {}
                 _ = jumps.changed() => {}
@@ -116,19 +117,20 @@ impl WallClock {
         }
     }
 
-    /// Waits until the clock source was read once. Before, the present is the system's, and may lie ahead.
+    /// Waits until the clock source was read once. Before that, the current time is the system's, and may be ahead of
+    /// the source's.
     pub async fn first_reading(&self) {
         let _ = self.read.subscribe().wait_for(|read| *read).await;
     }
 
-    /// Changes whenever the present jumped, so that a task that sleeps until a wall time checks again.
+    /// Changes at every jump of the current time, so that a task that sleeps until a wall time checks again.
     #[must_use]
     pub fn jumps(&self) -> watch::Receiver<u64> {
         self.jumps.subscribe()
     }
 }
 
-/// Reading a clock over loopback is off by less than this; anything above is a jump that somebody made.
+/// Reading a clock over loopback is off by less than this; a larger difference is a jump that somebody made.
 pub const JUMP_MIN: Duration = Duration::from_millis(250);
 
 fn millis(duration: Duration) -> i64 {

@@ -1,7 +1,7 @@
-//! Files that others may have put in place: regular files only, read up to a limit, without waiting.
+//! Files that others may have put in place: only regular files, read up to a limit, without blocking.
 //!
-//! A named pipe at the path of a configuration file would hang the start silently, a device may be endless, and a
-//! link in a folder that others can write to leads to a file of their choice.
+//! A named pipe at the path of a configuration file would block the start silently, a device may be endless, and a link
+//! in a folder that others can write to points to a file of their choice.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -10,19 +10,19 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// What a symbolic link at the end of a path means.
+/// What to do with a symbolic link at the end of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Links {
-    /// The file that it leads to: Kubernetes mounts the files of a Secret or ConfigMap as links.
+    /// Follow it: Kubernetes mounts the files of a Secret or ConfigMap as links.
     Follow,
-    /// A fault: nobody has reason to put one there, and it may lead anywhere.
+    /// Fail: there is no reason for a link there, and it may point anywhere.
     Refuse,
 }
 
-/// The whole of a regular file.
+/// Reads a whole regular file.
 ///
-/// Fails with `NotFound` where nothing is, with `FileTooLarge` above `bytes_max`, with `IsADirectory` for a folder, and
-/// with a sentence of our own for a link, a pipe, a socket or a device. Never waits for a writer.
+/// Fails with `NotFound` if nothing is there, with `FileTooLarge` above `bytes_max`, with `IsADirectory` for a folder,
+/// and with its own text for a link, a pipe, a socket or a device. Never waits for a writer.
 pub fn read_regular(path: &Path, bytes_max: usize, links: Links) -> io::Result<Vec<u8>> {
     let file = open_regular(path, links, OpenOptions::new().read(true))?;
     let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
@@ -31,18 +31,18 @@ pub fn read_regular(path: &Path, bytes_max: usize, links: Links) -> io::Result<V
     if bytes.len() > bytes_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
-/// Replaces the content of a regular file that exists; makes none. Links are not followed, and whatever else lies at
-/// the path stays as it is.
+/// Replaces the content of an existing regular file; makes none. Does not follow links, and leaves anything else at the
+/// path unchanged.
 pub fn overwrite_regular(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // Emptied only once it is known to be a file.
+    // Truncated only after it is known to be a regular file.
     let mut file = open_regular(path, Links::Refuse, OpenOptions::new().write(true))?;
     file.set_len(0)?;
     file.write_all(bytes)
 }
 
-/// A regular file, opened as `options` say.
+/// Opens a regular file with `options`.
 fn open_regular(path: &Path, links: Links, options: &mut OpenOptions) -> io::Result<File> {
-    // Without NONBLOCK a pipe waits here for its writer. It changes nothing for a regular file.
+    // Without NONBLOCK this would wait for a pipe's writer. It has no effect on a regular file.
     let mut flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     if links == Links::Refuse {
         flags |= OFlags::NOFOLLOW;
@@ -50,7 +50,7 @@ fn open_regular(path: &Path, links: Links, options: &mut OpenOptions) -> io::Res
     let flags = i32::try_from(flags.bits()).expect("the flags of open(2) are an int");
     let opened = options.custom_flags(flags).open(path);
     let file = opened.map_err(|error| link_fault(path, links).unwrap_or(error))?;
-    // Asked of what was opened: the path may lead elsewhere by now.
+    // Check the opened file: the path may point elsewhere by now.
     let kind = file.metadata()?.file_type();
     if kind.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -61,7 +61,7 @@ fn open_regular(path: &Path, links: Links, options: &mut OpenOptions) -> io::Res
     Ok(file)
 }
 
-/// Why a link could not be opened. Not "absent": a seller's file that leads nowhere still seals.
+/// Why a link could not be opened. A dangling link is not "absent": a seller's file that is one still seals.
 fn link_fault(path: &Path, links: Links) -> Option<io::Error> {
     if !path.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
         return None;
@@ -74,7 +74,7 @@ fn link_fault(path: &Path, links: Links) -> Option<io::Error> {
     Some(io::Error::other(fault))
 }
 
-/// What an operator needs to know of a failed read or write; follows the path.
+/// What to show operators of a failed read or write; it follows the path.
 #[must_use]
 pub fn describe(error: &io::Error) -> String {
     match error.kind() {
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(std::fs::read(&file).unwrap(), b"new", "what a link leads to stays as it is");
     }
 
-    /// Opened without care, it would wait for ever.
+    /// A plain open would block for ever.
     #[test]
     fn a_pipe_without_a_writer_is_refused_at_once() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,22 +1,21 @@
-//! What a request asks for, of all the services that answer on the one port: what a fault's rule names, and what a call
-//! is noted under.
+//! The action of a request, for all services on the one port: faults' rules name it, and calls are noted under it.
 
 use super::operation::{Operation, ServiceError};
 use super::reply::Reply;
 use super::{agent, sts, wire};
 
-/// One thing that can be asked.
+/// One action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Of the metering service or of License Manager.
+    /// An operation of the metering service or of License Manager.
     Json(Operation),
-    /// Of STS: credentials of a role for a web identity token, unsigned.
+    /// STS: credentials of a role for a web identity token, unsigned.
     AssumeRoleWithWebIdentity,
-    /// Of STS: who signed.
+    /// STS: the identity of the signer.
     GetCallerIdentity,
-    /// Of the agent in a container: the credentials of its role.
+    /// The agent in a container: the credentials of its role.
     ContainerCredentials,
-    /// Of the ECS agent: which task this is.
+    /// The ECS agent: the task's metadata.
     TaskMetadata,
 }
 
@@ -44,7 +43,7 @@ impl Action {
         Self::all().find(|action| action.name() == name)
     }
 
-    /// The errors that can be scripted by name: those of the model, and of STS and the agent also the ones that every
+    /// The errors that can be scripted by name: those of the model; for STS and the agent also the errors that every
     /// service has.
     pub(super) const fn exceptions(self) -> &'static [&'static str] {
         match self {
@@ -91,12 +90,12 @@ impl Action {
         }
     }
 
-    /// Whether it hands out credentials.
+    /// Whether it issues credentials.
     pub(super) const fn gives_credentials(self) -> bool {
         matches!(self, Self::AssumeRoleWithWebIdentity | Self::ContainerCredentials)
     }
 
-    /// An error in the words of the service.
+    /// An error in the service's format.
     pub(super) fn failure(self, error: ServiceError, request_id: &str) -> Reply {
         match self {
             Self::Json(operation) => wire::reply(operation.api(), &Err(error), request_id),

@@ -1,8 +1,8 @@
 //! The admin interface under `/_emulator/…`: the clock, faults, the world, and what happened.
 //!
 //! Orders are JSON; a wrong one is answered with `{"error"}` and 400, and changes nothing. A page of another origin
-//! cannot give orders, nor read by DNS rebinding: the browser's `Origin` and `Host` headers show where a request
-//! comes from.
+//! cannot give orders, nor read by DNS rebinding: the browser's `Origin` and `Host` headers show where a request comes
+//! from.
 
 mod license;
 
@@ -55,7 +55,7 @@ const PATHS: [(&str, &str); 22] = [
     ),
     ("POST /_emulator/customers", "makes or changes a customer"),
     ("POST /_emulator/pods", "declares or changes a pod"),
-    ("GET /_emulator/licenses", "contracts, who holds what of them, takes and returns; ?last=100 of these"),
+    ("GET /_emulator/licenses", "contracts, checkouts and the latest events; ?last=100 of these"),
     (
         "POST /_emulator/licenses",
         "makes or changes a contract: {\"product_id\": \"prod-democontract\", \"received\": \"disabled\"}",
@@ -74,7 +74,7 @@ const PATHS: [(&str, &str); 22] = [
     ("POST /_emulator/reset", "everything as it was at the start; the keys stay"),
 ];
 
-/// What is posted to `/_emulator/clock`.
+/// The body of `POST /_emulator/clock`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ClockDocument {
@@ -89,11 +89,11 @@ struct TokenDocument {
     product_code: Option<String>,
 }
 
-/// Why an admin request is not answered.
+/// Why an admin request is refused.
 enum Refusal {
     /// The order is wrong.
     Order(String),
-    /// The emulator could not carry it out.
+    /// The emulator could not carry out the order.
     State(io::Error),
     NotFound,
     Method(&'static str),
@@ -170,7 +170,7 @@ pub(super) async fn answer(engine: &Arc<Engine>, parts: &Parts, body: &[u8]) -> 
     http::json(status, &json!({"error": message}))
 }
 
-/// The public key at `CODE/VERSION.pem`, laid out as in the folder of keys; a product code may hold slashes.
+/// The public key at `CODE/VERSION.pem`, as in the folder of keys; a product code may contain slashes.
 fn public_key(engine: &Engine, path: &str) -> Option<String> {
     let (product_code, file) = path.rsplit_once('/')?;
     let (product_code, version) = (decoded(product_code), file.strip_suffix(".pem")?.parse().ok()?);
@@ -178,7 +178,7 @@ fn public_key(engine: &Engine, path: &str) -> Option<String> {
     engine.keys.public_pem(&product_code, version).filter(|_| known)
 }
 
-/// Whether a browser says that the request comes from another site's page.
+/// Whether the `Origin` header shows that the request comes from another site's page.
 fn foreign(parts: &Parts) -> bool {
     let Some(origin) = parts.headers.get(ORIGIN) else { return false };
     let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -209,13 +209,13 @@ impl Query<'_> {
     }
 }
 
-/// Hours shown unless `last` says otherwise.
+/// Hours shown by default (`last`).
 const HOURS_SHOWN: u64 = 24;
 
-/// Takes and returns of licenses shown unless `last` says otherwise.
+/// Events of licenses shown by default (`last`).
 const EVENTS_SHOWN: u64 = 100;
 
-/// Calls shown unless `limit` says otherwise.
+/// Calls shown by default (`limit`).
 const CALLS_SHOWN: u64 = 100;
 
 fn read(engine: &Engine, path: &str, query: &Query<'_>) -> Answered {
@@ -318,7 +318,7 @@ fn set_clock(engine: &Engine, body: &[u8]) -> Answered {
     Ok(json!({"now": state.clock.now().to_rfc3339_millis()}))
 }
 
-/// What may be posted to `/_emulator/faults`.
+/// The body of `POST /_emulator/faults`.
 enum Posted {
     Seed(u64),
     Rules(Vec<RuleDocument>),
@@ -329,7 +329,7 @@ fn posted(body: &[u8]) -> Result<Posted, String> {
     if let Some(seed) = value.get("seed") {
         let only = value.as_object().is_some_and(|members| members.len() == 1);
         let seed = seed.as_u64().filter(|_| only);
-        return seed.map(Posted::Seed).ok_or_else(|| "a seed is a whole number, and comes alone".to_owned());
+        return seed.map(Posted::Seed).ok_or_else(|| "a seed is a whole number, sent alone".to_owned());
     }
     let rules = if value.is_array() { value } else { json!([value]) };
     serde_json::from_value(rules).map(Posted::Rules).map_err(|error| error.to_string())
@@ -346,7 +346,7 @@ async fn faults(engine: &Arc<Engine>, body: &[u8]) -> Answered {
     Ok(engine.state().script.json())
 }
 
-/// Making a key takes seconds, in which others are served.
+/// Making a key takes seconds; other requests are served meanwhile.
 async fn blocking(engine: &Arc<Engine>, work: fn(&Engine) -> io::Result<()>) -> io::Result<()> {
     let engine = Arc::clone(engine);
     tokio::task::spawn_blocking(move || work(&engine))
@@ -466,7 +466,7 @@ fn world_json(engine: &Engine) -> Value {
     })
 }
 
-/// Pods listed with the world; of more, the number tells.
+/// Most pods listed with the world; `pods_seen` has their number.
 const PODS_SHOWN: usize = 1000;
 
 fn product_json(engine: &Engine, world: &World, product_code: &str) -> Value {

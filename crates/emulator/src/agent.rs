@@ -1,5 +1,5 @@
-//! The ECS agent as the emulator speaks it: the credentials of a task's role, and the task metadata endpoint version 4
-//! (ECS developer guide). The last part of the path names the task, which is the pod of the metering service.
+//! The ECS agent: the credentials of a task's role, and the task metadata endpoint version 4 (ECS developer guide). The
+//! last part of the path names the task, which is the pod of the metering service.
 
 use std::borrow::Cow;
 
@@ -14,16 +14,16 @@ use super::operation::ServiceError;
 use super::reply::Reply;
 use super::world::PodView;
 
-/// What a path asks for, and of which task.
+/// The action and the task that a path names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Path {
     pub(super) action: Action,
     pub(super) task: String,
-    /// The container alone, without its task.
+    /// Whether only the container's metadata are wanted, without its task.
     container: bool,
 }
 
-/// The name of the task whose metadata URI has none.
+/// The name of the task if the metadata URI has none.
 const NAMELESS: &str = "task";
 
 impl Path {
@@ -45,7 +45,7 @@ impl Path {
         }
     }
 
-    /// Whether the name can be a task's.
+    /// Checks the task's name.
     pub(super) fn check(&self) -> Result<(), ServiceError> {
         if self.task.is_empty() {
             return Err(ServiceError::new("NoIdInRequest", "the path names no task"));
@@ -58,17 +58,17 @@ impl Path {
         Ok(())
     }
 
-    /// What the task metadata endpoint says.
+    /// The answer of the task metadata endpoint.
     pub(super) fn metadata(&self, pod: &PodView<'_>, fargate: bool) -> Reply {
         let task = metadata(pod, fargate);
         success(if self.container { &task["Containers"][0] } else { &task })
     }
 }
 
-/// The name is also the session's (AWS STS API reference, RoleSessionName).
+/// Longest name; it is also the session's name (AWS STS API reference, RoleSessionName).
 const NAME_CHARS_MAX: usize = 64;
 
-/// The members that AWS's own example of the endpoint has and that do not depend on a container runtime.
+/// The members in AWS's own example that do not depend on a container runtime.
 fn metadata(pod: &PodView<'_>, fargate: bool) -> Value {
     let PodView { region, account_id, name, .. } = pod;
     let arn = |kind: &str, rest: &str| format!("arn:aws:ecs:{region}:{account_id}:{kind}/{rest}");
@@ -125,7 +125,7 @@ fn success(document: &Value) -> Reply {
     reply(Cow::Borrowed("ok"), StatusCode::OK, document)
 }
 
-/// An error as the agent tells it.
+/// An error in the agent's format.
 pub(super) fn failure(error: &ServiceError) -> Reply {
     let status = match error.code.as_ref() {
         "AccessDenied" => StatusCode::FORBIDDEN,

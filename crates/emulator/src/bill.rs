@@ -1,9 +1,9 @@
-//! The memory of what AWS would bill: records, registrations, and the tokens that make calls idempotent.
+//! What AWS would bill: records, registrations, and the tokens that make calls idempotent.
 //!
 //! - One record for each product, customer, dimension, hour, form of report and region; a second value never replaces
 //!   the first.
 //! - Only [`Bill::apply`] changes it, so that replaying a journal gives the same bill.
-//! - Its size is bounded: when it is full, [`Bill::room`] says so and nothing more is billed.
+//! - Its size is bounded: when it is full, [`Bill::room`] returns an error and nothing more is billed.
 
 mod names;
 mod show;
@@ -21,7 +21,7 @@ use super::decimal::Micros;
 use super::hash::Digest;
 use tollgate_time::Timestamp;
 
-/// What makes a record the same record.
+/// The identity of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     product: Name,
@@ -29,14 +29,14 @@ struct Key {
     dimension: Name,
     form: Form,
     hour: i64,
-    /// What is submitted to another region is another record (AWS's metering skill).
+    /// A report to another region is another record (AWS's metering skill).
     region: Name,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Form {
     Pod(Name),
-    /// The second number makes each record another.
+    /// The second number makes each report a record of its own.
     Agent(Name, u64),
     Product,
     License(Name),
@@ -53,7 +53,7 @@ struct Record {
     call_count: u64,
 }
 
-/// Records added up.
+/// A sum of records.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sum {
     quantity: Micros,
@@ -67,7 +67,7 @@ impl Sum {
     }
 }
 
-/// A record as decisions see it.
+/// The parts of a record that decisions need.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known<'a> {
     pub(super) id: u64,
@@ -94,7 +94,7 @@ pub(super) struct RegistrationToken {
     pub(super) resolved: bool,
 }
 
-/// The memory of what was billed.
+/// What was billed.
 #[derive(Debug, Default)]
 pub(super) struct Bill {
     names: Names,
@@ -111,32 +111,32 @@ pub(super) struct Bill {
     /// The same, oldest first.
     client_tokens_by_age: VecDeque<Digest>,
     registration_tokens: BTreeMap<String, RegistrationToken>,
-    /// The highest call that is on the bill, so that numbering goes on after a restart.
+    /// The highest number of a call on the bill, so that numbering continues after a restart.
     last_call: u64,
 }
 
-/// Calls named for each record: enough to see who reported it twice.
+/// Calls listed for each record: enough to see who reported it twice.
 const CALLS_KEPT: usize = 8;
 
-/// Bytes of all records: a million plain ones fit, with some tens of megabytes to spare for allocations.
+/// Bytes of all records: enough for a million plain ones, and some tens of megabytes for allocations.
 const BYTES_MAX: usize = 256 << 20;
 
 const HOUR_MILLIS: i64 = 3_600_000;
 
-/// What a record costs beside its allocations: the record, its key in the map, its list of calls.
+/// The size of a record without its allocations: the record, its key in the map, its list of calls.
 const RECORD_BYTES: usize = 200;
 
-/// Pods remembered: larger than any cluster, and some tens of megabytes.
+/// Pods that are stored: more than any cluster has, in some tens of megabytes.
 const PODS_MAX: usize = 100_000;
 
-/// Client tokens remembered; older ones are forgotten, which at AWS happens too, after a time it does not tell.
+/// Client tokens that are stored; the oldest are forgotten, as at AWS after a time that AWS does not state.
 const CLIENT_TOKENS_MAX: usize = 1 << 18;
 
 /// Registration tokens that can be issued.
 const REGISTRATION_TOKENS_MAX: usize = 100_000;
 
 impl Bill {
-    /// What keeps a further record of this many allocations, or a new pod, from being billed.
+    /// Whether another record with these allocations, or a new pod, can be stored; the error says why not.
     pub(super) fn room(&self, pod: &str, allocations: &[Allocation]) -> Result<(), &'static str> {
         if self.bytes.saturating_add(record_bytes(allocations)) > BYTES_MAX {
             return Err("the emulator's bill is full (256 MiB): POST /_emulator/reset empties it");
@@ -160,7 +160,7 @@ impl Bill {
         self.registration_tokens.len()
     }
 
-    /// The record that this one would repeat or contradict.
+    /// The record that this report repeats or contradicts.
     pub(super) fn find(&self, record: &Recorded) -> Option<Known<'_>> {
         let form = match &record.form {
             FormText::Pod(pod) => Form::Pod(self.names.find(pod)?),
@@ -190,24 +190,24 @@ impl Bill {
         self.records.len() as u64
     }
 
-    /// The request that a client token stands for, and its record.
+    /// The request of a client token, and its record.
     pub(super) fn client_token(&self, token: &Digest) -> Option<(Digest, u64)> {
         self.client_tokens.get(token).copied()
     }
 
-    /// Whether a pod is registered for a product: entitled once, or refused.
+    /// Whether a pod registered for a product: `true` if it was entitled once, `false` if it was refused.
     pub(super) fn registration(&self, pod: &str, product_code: &str) -> Option<bool> {
         let key = (self.names.find(pod)?, self.names.find(product_code)?);
         self.registrations.get(&key).map(|registration| registration.entitled)
     }
 
-    /// When a pod called first.
+    /// The time of a pod's first call.
     pub(super) fn first_call(&self, pod: &str) -> Option<Timestamp> {
         let at = self.seen.get(&self.names.find(pod)?)?;
         Some(Timestamp::from_unix_millis(*at))
     }
 
-    /// The token of this text.
+    /// The registration token with this text.
     pub(super) fn registration_token(&self, token: &str) -> Option<&RegistrationToken> {
         self.registration_tokens.get(token)
     }
@@ -217,7 +217,7 @@ impl Bill {
         self.last_call
     }
 
-    /// Makes a change; those that are not the bill's leave it alone.
+    /// Applies a change; changes of other parts are ignored.
     pub(super) fn apply(&mut self, change: &Change) {
         match change {
             Change::Seen { pod, at } => {
@@ -336,18 +336,18 @@ fn record_bytes(allocations: &[Allocation]) -> usize {
     RECORD_BYTES + texts
 }
 
-/// How a record's number is shown: in the form of AWS's ids, and the same in every run.
+/// A record's number in the form of AWS's IDs, the same in every run.
 pub(super) fn record_id(id: u64) -> String {
     format!("00000000-0000-4000-8000-{:012x}", id + 1)
 }
 
-/// How a call's number is shown.
+/// A call's number in the form of AWS's request IDs.
 pub(super) fn request_id(call: u64) -> String {
     format!("00000000-0000-4000-9000-{call:012x}")
 }
 
-/// A registration token, in the alphabet that AWS's have: blanks and plus signs get lost in careless redirects. The
-/// same in every run; nobody's money depends on it.
+/// A registration token in the alphabet of AWS's: blanks and plus signs get lost in careless redirects. It is the same
+/// in every run, because no money depends on it.
 pub(super) fn registration_token(number: usize, account_id: &str, product_code: &str) -> String {
     let text = format!("registration token {number} of {account_id} for {product_code}");
     let halves = [format!("{text}/1"), format!("{text}/2"), format!("{text}/3")];

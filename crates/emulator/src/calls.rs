@@ -1,4 +1,5 @@
-//! Every request and its answer, the latest in full: what a test compares with what an application thinks it did.
+//! Every request and its answer, the latest in full: for tests that compare them with the calls that an application
+//! reports.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,19 +8,19 @@ use serde_json::{Value, json};
 use super::bill::request_id;
 use tollgate_time::Timestamp;
 
-/// Memory for calls in full; the oldest give way. Counts go on for ever.
+/// Memory for calls in full; the oldest are dropped. Counts continue.
 const BYTES_MAX: usize = 32 << 20;
 
-/// Of a request's or an answer's text.
+/// Most bytes of a request's or an answer's text.
 const TEXT_BYTES_MAX: usize = 4096;
 
-/// Of the name that a caller gives itself: Kubernetes' longest, with a part of a UID, has 262.
+/// Most bytes of the name that a caller gives itself: Kubernetes' longest, with a part of a UID, has 262.
 const POD_BYTES_MAX: usize = 512;
 
-/// What a call costs beside its texts.
+/// The size of a call without its texts.
 const CALL_BYTES: usize = 240;
 
-/// Kinds of outcome counted apart; a script can invent exceptions without end.
+/// Most kinds of outcome that are counted; a script can invent exceptions without limit.
 const COUNTS_MAX: usize = 1000;
 
 /// One call.
@@ -27,25 +28,25 @@ const COUNTS_MAX: usize = 1000;
 pub(super) struct Call {
     pub(super) number: u64,
     pub(super) at: Timestamp,
-    /// As the target named it; empty when it named none.
+    /// The operation in the target; empty if it has none.
     pub(super) operation: &'static str,
     pub(super) pod: Box<str>,
-    /// Whose the pod is; empty where no pod is known.
+    /// The pod's account; empty if no pod is known.
     pub(super) account_id: Box<str>,
     /// The ARN of the role that it assumed.
     pub(super) role: Option<Box<str>>,
     pub(super) region: Box<str>,
-    /// `ok`, or the exception, or `none` when nothing was decided.
+    /// `ok`, the exception, or `none` if nothing was decided.
     pub(super) outcome: Box<str>,
     /// The scripted fault that hit.
     pub(super) fault: Option<Box<str>>,
-    /// Of the answer; none when there was none.
+    /// The answer's status; `None` if there was no answer.
     pub(super) status: Option<u16>,
     pub(super) request: Box<str>,
     pub(super) answer: Box<str>,
 }
 
-/// Pods whose latest answer is kept; of more, the first.
+/// Most pods whose latest answer is kept: the first ones.
 const PODS_MAX: usize = 10_000;
 
 /// The latest calls, and how many there were of each kind.
@@ -62,7 +63,7 @@ pub(super) struct Calls {
 /// Which calls are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
-    /// At most so many, the latest.
+    /// At most this many, the latest.
     pub(super) limit: usize,
     /// Only calls with a higher number.
     pub(super) after: u64,
@@ -75,7 +76,7 @@ impl Calls {
     pub(super) fn add(&mut self, mut call: Call) {
         call.request = cut(call.request, TEXT_BYTES_MAX);
         call.answer = cut(call.answer, TEXT_BYTES_MAX);
-        // Also of a call that is refused for it: the latest answer is kept by this name.
+        // Also for a refused call: the latest answer is kept by this name.
         call.pod = cut(call.pod, POD_BYTES_MAX);
         self.total += 1;
         let kind = (call.operation, call.outcome.clone());
@@ -100,13 +101,13 @@ impl Calls {
         self.by_pod.keys().map(AsRef::as_ref)
     }
 
-    /// What a pod was answered last.
+    /// The outcome of a pod's latest call.
     pub(super) fn latest_of(&self, pod: &str) -> Option<Value> {
         let (operation, outcome) = self.by_pod.get(pod)?;
         Some(json!({"operation": operation, "outcome": outcome}))
     }
 
-    /// The counts, and the latest calls that are wanted, newest last.
+    /// The counts, and the latest of the wanted calls, newest last.
     pub(super) fn json(&self, wanted: &Wanted) -> Value {
         let counts: Vec<Value> = self
             .counts
@@ -129,7 +130,7 @@ impl Calls {
 }
 
 impl Call {
-    /// A call of which nothing is known yet but that it came; when it is noted, the clock is read.
+    /// A new call; its time is set when it is noted.
     pub(super) fn new(number: u64) -> Self {
         Self {
             number,
@@ -188,7 +189,7 @@ fn cut(text: Box<str>, bytes_max: usize) -> Box<str> {
     format!("{}…", text.get(..end).unwrap_or_default()).into()
 }
 
-/// JSON as JSON, the rest as text.
+/// JSON as JSON, anything else as text.
 fn text(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| json!(text))
 }

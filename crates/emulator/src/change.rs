@@ -1,7 +1,7 @@
-//! What can happen to the emulated service, as data: every decision is a list of these, and the journal is a file of
+//! What can happen to the emulated service, as data: every decision is a list of changes, and the journal is a file of
 //! them.
 //!
-//! A change says what is so from now on, never how it was decided; replaying the same changes gives the same state.
+//! A change states the new state, never how it was decided; replaying the same changes gives the same state.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +15,11 @@ use super::world::{Assumed, Customer, Pod, Product, World};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Change {
-    /// The emulated clock is so far ahead of the system's, in milliseconds.
+    /// How far the emulated clock is ahead of the system's, in milliseconds.
     Clock {
         ahead_millis: i64,
     },
-    /// The world is another one.
+    /// The world was replaced.
     World {
         world: Box<World>,
     },
@@ -61,7 +61,7 @@ pub(super) enum Change {
     Recorded {
         record: Box<Recorded>,
     },
-    /// A record was reported again, the same.
+    /// A record was reported again with the same content.
     Repeated {
         record: u64,
         call: u64,
@@ -74,7 +74,7 @@ pub(super) enum Change {
         product_code: String,
         at: i64,
     },
-    /// It was resolved for the first time.
+    /// The token was resolved for the first time.
     TokenResolved {
         token: String,
         at: i64,
@@ -83,28 +83,28 @@ pub(super) enum Change {
         license_arn: String,
         contract: Contract,
     },
-    /// Part of a contract was taken.
+    /// Seats of a contract were taken.
     CheckedOut {
         checkout: Box<Checkout>,
     },
-    /// What was taken is kept for longer.
+    /// A checkout was extended.
     Extended {
         checkout: u64,
         expires: i64,
     },
-    /// It was given back.
+    /// A checkout was given back.
     CheckedIn {
         checkout: u64,
         at: i64,
     },
-    /// It ended by itself.
+    /// A checkout expired.
     Lapsed {
         checkout: u64,
         at: i64,
     },
 }
 
-/// What a pod took of a contract with one call.
+/// The seats that one call of a pod took of a contract.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Checkout {
     /// Checkouts are numbered from 0.
@@ -115,7 +115,7 @@ pub(super) struct Checkout {
     pub(super) node_id: Option<String>,
     pub(super) taken: Vec<Taken>,
     pub(super) since: i64,
-    /// In milliseconds; none for what never comes back.
+    /// In milliseconds; `None` for a perpetual checkout.
     pub(super) expires: Option<i64>,
     pub(super) client_token: ClientToken,
 }
@@ -125,9 +125,9 @@ pub(super) struct Checkout {
 pub(super) struct Taken {
     pub(super) name: String,
     pub(super) unit: String,
-    /// None of a tier.
+    /// `None` for a tier.
     pub(super) quantity: Option<u64>,
-    /// Of a tier.
+    /// The value of a tier.
     pub(super) value: Option<String>,
 }
 
@@ -140,19 +140,19 @@ pub(super) struct Recorded {
     pub(super) form: FormText,
     /// The hour, or the exact time where nothing is rounded, in milliseconds.
     pub(super) hour: i64,
-    /// As it was reported, in milliseconds.
+    /// The reported time, in milliseconds.
     pub(super) timestamp: i64,
     pub(super) quantity: Micros,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) allocations: Vec<Allocation>,
     pub(super) call: u64,
     pub(super) client_token: Option<ClientToken>,
-    /// The region that it was submitted to: each has a memory of its own.
+    /// The region that it was submitted to: each has its own records.
     #[serde(default)]
     pub(super) region: String,
 }
 
-/// Who reported a record, and in which form: records of different forms are different records.
+/// The form of a report: records of different forms are different records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum FormText {
@@ -173,7 +173,7 @@ pub(super) struct Allocation {
     pub(super) quantity: Micros,
 }
 
-/// A ClientToken and the request that it stands for, both as digests.
+/// A ClientToken and its request, both as digests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ClientToken {
     pub(super) token: Digest,

@@ -1,4 +1,4 @@
-//! The emulated clock: the system's, moved by the admin interface. Signatures and `Date` headers stay real.
+//! The emulated clock: the system's, shifted by the admin interface. Signatures and `Date` headers use the real time.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use tollgate_time::Timestamp;
 /// Wall time of the emulated service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct EmulatedClock {
-    /// How far it is ahead of the system's; negative when it was set back.
+    /// How far it is ahead of the system's clock; negative if it was set back.
     pub(super) ahead_millis: i64,
 }
 
-/// The year 9999: the last that RFC 3339 can write.
+/// The end of the year 9999, the last that RFC 3339 can express.
 const LATEST: Timestamp = Timestamp::from_unix_seconds(253_402_300_799);
 
 impl EmulatedClock {
@@ -59,7 +59,7 @@ mod tests {
         let clock = EmulatedClock::default().at(noon).unwrap();
         let later = clock.advanced(Duration::from_secs(3600)).unwrap();
         let elapsed = later.now().millis_since(noon);
-        // As long as the test takes, and an hour.
+        // An hour, and at most the duration of the test.
         assert!((3_600_000..3_660_000).contains(&elapsed), "{elapsed}");
         assert_eq!(clock.advanced(Duration::MAX), None);
     }

@@ -1,10 +1,10 @@
-//! Credentials of roles, as STS and the agent of a container hand them to a real pod.
+//! Credentials of roles, as STS and a container's agent issue them to a real pod.
 //!
-//! - Their signatures are always verified, for the emulator knows the secret. The caller is the pod that asked for
-//!   them, whatever the access key, as pods at AWS outlive their keys.
-//! - Clients compare `Expiration` with their own clock, so it is in the system's time. The credentials end by the
-//!   emulated clock too, whichever is first: advancing it ends them.
-//! - They do not live longer than the process.
+//! - Their signatures are always verified, because the emulator knows the secret. The caller is the pod that requested
+//!   them, not the access key: at AWS, too, a pod stays the same when its keys change.
+//! - Clients compare `Expiration` with their own clock, so it is in the system's time. The credentials also expire by
+//!   the emulated clock, whichever comes first: advancing it ends them.
+//! - They end with the process.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -17,10 +17,10 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use super::world::Secret;
 use tollgate_time::Timestamp;
 
-/// Every key that is handed out begins with it: one that does and is not known has expired with its process.
+/// Prefix of every issued access key. One with the prefix that is unknown was issued by a process that has ended.
 pub(super) const PREFIX: &str = "ASIAEMULATED";
 
-/// Sessions remembered; the oldest give way.
+/// Sessions that are stored; the oldest are dropped.
 const SESSIONS_MAX: usize = 10_000;
 
 /// A role, by its ARN (`arn:partition:iam::account:role/path/name`).
@@ -54,7 +54,7 @@ impl Role {
         })
     }
 
-    /// The role of a container that no order gave one.
+    /// The role of a container to which no order gave one.
     pub(super) fn of_task(account_id: &str) -> Self {
         let (partition, name) = ("aws".to_owned(), "emulated-task".to_owned());
         let arn = format!("arn:{partition}:iam::{account_id}:role/{name}");
@@ -80,7 +80,7 @@ impl Role {
     }
 }
 
-/// An identifier as IAM makes them, always the same for the same name.
+/// An identifier in IAM's form, always the same for the same name.
 pub(super) fn id_of(name: &str) -> String {
     let digest = digest::digest(&digest::SHA256, name.as_bytes());
     const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
@@ -91,7 +91,7 @@ pub(super) fn id_of(name: &str) -> String {
 /// One set of credentials.
 #[derive(Debug, Clone)]
 pub(super) struct Session {
-    /// The pod that they were handed to.
+    /// The pod that they were issued to.
     pub(super) pod: String,
     pub(super) name: String,
     pub(super) role: Role,
@@ -117,7 +117,7 @@ impl Session {
     }
 }
 
-/// All that were handed out.
+/// All issued credentials.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     by_key: BTreeMap<String, Session>,
@@ -129,7 +129,7 @@ impl Sessions {
         self.by_key.get(access_key)
     }
 
-    /// New credentials of a role.
+    /// Issues credentials of a role.
     pub(super) fn issue(
         &mut self,
         now: Now,

@@ -1,4 +1,4 @@
-//! Quantities as exact numbers of millionths, the emulator's own reading of them.
+//! Quantities as exact numbers of millionths; the emulator's own parser.
 
 use std::fmt;
 
@@ -34,7 +34,7 @@ impl Micros {
         Some(Self(whole * SCALE + padded))
     }
 
-    /// 2,500 allocations of ten digits stay far below the type's limit; the bill of a year might not.
+    /// 2,500 allocations of ten digits stay far below the type's limit; the bill of a year might exceed it.
     pub(super) const fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }

@@ -1,7 +1,7 @@
-//! The running emulator's state: what the pure parts decide becomes so here, under one lock.
+//! The running emulator's state: applies the decisions of the pure parts, under one lock.
 //!
 //! - A change is in the journal before it is in memory, and in memory before its call is answered.
-//! - Nothing here waits: keys are made by the caller, outside the lock.
+//! - Nothing here blocks: callers make keys outside the lock.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -35,20 +35,20 @@ use super::{Facts, Options, StartError, agent};
 use tollgate_clock::{monotonic, system_now};
 use tollgate_http::Address;
 
-/// Everything behind the server.
+/// The emulator without its server.
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) keys: KeyFolder,
     quotas: bool,
     only: Option<(String, Secret)>,
-    /// Which web identity tokens are taken; without it every well-formed one.
+    /// Which web identity tokens are accepted; without it every well-formed one.
     web_identity: Option<WebIdentity>,
-    /// The `Authorization` that the agent asks for.
+    /// The `Authorization` that the agent requires.
     container_token: Option<Secret>,
     seed: u64,
-    /// As it was at the start, for `reset`.
+    /// The world at the start, for `reset`.
     first_world: World,
-    /// A state folder was wanted, but another emulator has it: what happens here is kept in memory.
+    /// A state folder is configured, but another emulator uses it: this one keeps its state in memory.
     pub(super) forgets: bool,
     state: Mutex<State>,
 }
@@ -74,7 +74,7 @@ pub(super) struct Pending {
     pub(super) fault: Option<Hit>,
 }
 
-/// What came of a call, before its token is signed.
+/// The result of a call, before its token is signed.
 #[derive(Debug)]
 pub(super) enum Decided {
     Done(Outcome),
@@ -95,7 +95,7 @@ impl Engine {
             folder: options.state.clone().unwrap_or_default(),
             source,
         })?;
-        // Who starts it with a switch wants that answer, whatever was in force when it was last stopped.
+        // A switch given at the start overrides the one in the stored state.
         for (name, answer) in &options.switches {
             service.world.switches.set(name, answer).map_err(StartError::World)?;
         }
@@ -128,7 +128,7 @@ impl Engine {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        // A panic while it was held would be a bug; the state it left is still the best there is.
+        // A panic while the lock was held would be a bug; its state is still the best there is.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -153,7 +153,8 @@ impl Engine {
         }
     }
 
-    /// Makes the keys of every product that RegisterUsage serves; the others sign nothing, and a key costs seconds.
+    /// Makes the keys of every product that RegisterUsage serves. The others sign nothing, and making a key takes
+    /// seconds.
     pub(super) fn make_keys(&self) -> io::Result<()> {
         let wanted: Vec<(String, i32)> = {
             let state = self.state();
@@ -171,13 +172,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the key that no product has, when a fault needs it.
+    /// Makes the key that belongs to no product, if a fault needs it.
     pub(super) fn make_stranger(&self) -> io::Result<()> {
         let needed = self.state().script.needs_stranger();
         if needed { self.keys.stranger().map(|_| ()) } else { Ok(()) }
     }
 
-    /// Everything as it was at the start; the keys stay.
+    /// Resets everything to the start, except the keys.
     pub(super) fn reset(&self) -> io::Result<()> {
         let mut state = self.state();
         if let Some(journal) = &mut state.journal {
@@ -201,7 +202,7 @@ impl Engine {
         state.last_call
     }
 
-    /// Who signed.
+    /// Who signed the request.
     pub(super) fn authenticate(&self, signed: Signed<'_>) -> Result<Signer, ServiceError> {
         let state = self.state();
         let keyring =
@@ -257,7 +258,7 @@ impl Engine {
         outcome
     }
 
-    /// The answer with its token, or with the bad one that a fault asks for. May make a key, which takes seconds.
+    /// Adds the token to the answer, or the bad token that a fault asks for. May make a key, which takes seconds.
     pub(super) fn sign(
         &self,
         claims: &Claims,
@@ -279,7 +280,7 @@ impl Engine {
         Ok(document)
     }
 
-    /// Whether signing for these claims is a matter of milliseconds.
+    /// Whether the key is in memory, so that signing takes milliseconds.
     pub(super) fn has_key(&self, claims: &Claims) -> bool {
         self.keys.has(&claims.product_code, claims.public_key_version)
     }
@@ -310,7 +311,7 @@ impl Engine {
         let state = self.state();
         let Signer { pod, session, .. } = &pending.signer;
         let account_id = state.service.world.pod(pod).account_id;
-        // The account is the role's, whatever the world says of the pod.
+        // The account is the role's, even if the world gives the pod another one.
         let [arn, user_id] = session.clone().unwrap_or_else(|| {
             [format!("arn:aws:iam::{account_id}:user/{pod}"), format!("AIDA{}", id_of(pod))]
         });
@@ -344,7 +345,7 @@ impl Engine {
         Ok(agent::credentials_reply(&session))
     }
 
-    /// The role that it has; once an order has moved it to another account, one of that account.
+    /// The task's role; after an order moved the task to another account, a role of that account.
     fn task_role(&self, task: &str) -> Role {
         let state = self.state();
         let pod = state.service.world.pod(task);
@@ -352,7 +353,7 @@ impl Engine {
         role.unwrap_or_else(|| Role::of_task(pod.account_id))
     }
 
-    /// New credentials for the pod that asks; from now on its account is the role's.
+    /// Issues credentials for the pod that asks; from now on its account is the role's.
     fn issue(
         &self,
         pending: &Pending,
@@ -394,7 +395,7 @@ impl Engine {
         self.web_identity.is_some()
     }
 
-    /// Writes a call down, with what is known of its pod.
+    /// Notes a call, with the account and role of its pod.
     pub(super) fn note(&self, mut call: Call) {
         let mut state = self.state();
         call.at = state.clock.now();
@@ -412,7 +413,7 @@ impl Engine {
     }
 }
 
-/// How long the credentials of a container live (ECS developer guide, "Task IAM role": they are renewed by the agent).
+/// How long a container's credentials are valid (ECS developer guide, "Task IAM role": the agent renews them).
 const CONTAINER_CREDENTIALS_LIFETIME: Duration = Duration::from_secs(6 * 3600);
 
 impl State {
@@ -420,7 +421,7 @@ impl State {
         Now { system: system_now(), emulated: self.clock.now() }
     }
 
-    /// Makes changes: in the journal first, then in memory.
+    /// Makes changes: first in the journal, then in memory.
     pub(super) fn make(&mut self, changes: &[Change]) -> io::Result<()> {
         if let Some(journal) = &mut self.journal {
             journal.append(changes)?;

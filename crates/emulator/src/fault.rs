@@ -1,5 +1,5 @@
-//! Faults by script: rules that say which call goes wrong, how, and how often. Deterministic: by count, or by
-//! a generator with a seed.
+//! Scripted faults: rules that say which call fails, how, and how often. They are deterministic: by count, or by a
+//! generator with a seed.
 
 use std::time::Duration;
 
@@ -10,54 +10,54 @@ use super::action::Action;
 use super::operation::{Api, Operation, ServiceError};
 use super::token::Flaw;
 
-/// What goes wrong.
+/// The kind of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// An exception, before anything is processed.
+    /// An exception; nothing is processed.
     Exception(ServiceError),
-    /// The exception for too many calls, with this text.
+    /// The service's exception for too many calls, with this text.
     Throttle(String),
-    /// A server error with a page of HTML, as a load balancer sends it.
+    /// An HTML page with an error status, as a load balancer sends it; nothing is processed.
     Html(u16),
-    /// The call is processed as usual, and answered only after a while.
+    /// The call is processed at once, and answered after this time.
     Delay(Duration),
-    /// No answer at all; nothing is processed.
+    /// No answer; nothing is processed.
     Hang,
-    /// The call is processed, and its answer never comes.
+    /// The call is processed and never answered.
     HangAfter,
-    /// The connection is reset before the call is processed.
+    /// The connection is reset; nothing is processed.
     ResetBefore,
-    /// The call is processed, and the connection reset before its answer: the record is billed, the answer lost.
+    /// The call is processed, and the connection is reset before the answer: the record is billed, the answer lost.
     ResetAfter,
     /// The call is processed, and its answer ends in the middle of its body.
     Truncate,
-    /// The call is processed, and its answer comes a few bytes at a time, for so long.
+    /// The call is processed, and its answer is sent in small pieces over this time.
     Trickle(Duration),
-    /// The call is processed, and answered with 200 and a body that is no JSON.
+    /// The call is processed, and answered with 200 and a body that is not JSON.
     InvalidJson,
     /// RegisterUsage: 200 without `Signature`.
     NoSignature,
     /// RegisterUsage: a token that must be refused.
     Token(Flaw),
-    /// BatchMeterUsage: so many records at the end of the batch are not processed.
+    /// BatchMeterUsage: this many records at the end of the batch are not processed.
     Unprocessed(usize),
-    /// Credentials that end so soon, whatever was asked for.
+    /// Credentials that expire after this time, whatever was requested.
     ShortLived(Duration),
-    /// ListReceivedLicenses: pages that no client should trust.
+    /// ListReceivedLicenses: misleading pages.
     Pages(Pages),
 }
 
-/// Pages of a listing that no client should trust.
+/// Misleading pages of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pages {
-    /// A page without licenses, and a token that leads to those that it should have had.
+    /// A page without licenses, and a token for the page that should have had them.
     Empty,
-    /// A token on every page, the last included.
+    /// A token on every page, also on the last.
     Endless,
 }
 
 impl Kind {
-    /// Whether it can happen to a call of this action.
+    /// Whether it can be applied to this action.
     const fn fits(&self, action: Action) -> bool {
         match self {
             Self::NoSignature | Self::Token(_) => {
@@ -70,17 +70,17 @@ impl Kind {
         }
     }
 
-    /// The action that alone it can happen to.
+    /// The only action that it can be applied to, if there is only one.
     fn only(&self) -> Option<Action> {
         let mut fitting = Action::all().filter(|action| self.fits(*action));
         let first = fitting.next();
         first.filter(|_| fitting.next().is_none())
     }
 
-    /// Whether a rule that names no operation is about calls of this action. Faults that fit everything are about
-    /// metering and License Manager then.
+    /// Whether a rule without an operation applies to this action. Faults that fit every action then apply only to
+    /// metering and License Manager.
     fn is_meant_for(&self, action: Action) -> bool {
-        // An exception of metering alone would be a word that License Manager does not have.
+        // License Manager's model does not have an exception that only metering has.
         let foreign = |code: &str| Api::Metering.has(code) && !Api::LicenseManager.has(code);
         let meant = match (action, self) {
             (Action::Json(operation), Self::Exception(error)) => {
@@ -93,7 +93,7 @@ impl Kind {
     }
 }
 
-/// The faults' names with what they do, for the page and the messages.
+/// The faults' names and descriptions, for the page and the messages.
 pub(super) const NAMES: [(&str, &str); 17] = [
     ("throttle", "the service's error for too many calls; nothing is processed"),
     ("exception", "any exception, named by \"exception\"; nothing is processed"),
@@ -114,19 +114,19 @@ pub(super) const NAMES: [(&str, &str); 17] = [
     ("endless-pages", "ListReceivedLicenses: every page has a token"),
 ];
 
-/// A rule as it is kept.
+/// A checked rule.
 #[derive(Debug, Clone)]
 struct Rule {
-    /// Without it, every operation of metering and License Manager that the fault fits.
+    /// Without it, the rule applies to every operation of metering and License Manager that the fault fits.
     action: Option<Action>,
     pod: Option<String>,
     kind: Kind,
-    /// As it was posted.
+    /// The name that is shown.
     name: String,
     probability: f64,
-    /// Calls that fit and still pass.
+    /// Matching calls that still pass.
     skip: u64,
-    /// Calls still to hit; `None` is without end.
+    /// How many calls it still hits; `None` for no limit.
     left: Option<u64>,
     hits: u64,
 }
@@ -138,7 +138,7 @@ pub(super) struct Hit {
     pub(super) name: String,
 }
 
-/// A rule as it is posted to `/_emulator/faults`.
+/// A rule as posted to `/_emulator/faults`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RuleDocument {
@@ -162,7 +162,7 @@ const RULES_MAX: usize = 1000;
 /// Longest delay: longer than any client waits.
 const DELAY_MAX: Duration = Duration::from_secs(3600);
 
-/// The script.
+/// All rules, and the random generator.
 #[derive(Debug)]
 pub(super) struct Script {
     rules: Vec<Rule>,
@@ -183,12 +183,12 @@ impl Script {
         (self.seed, self.random) = (seed, seed);
     }
 
-    /// Whether a rule makes tokens with a key that is no product's.
+    /// Whether a rule needs the key that no product has.
     pub(super) fn needs_stranger(&self) -> bool {
         self.rules.iter().any(|rule| matches!(rule.kind, Kind::Token(flaw) if flaw.needs_stranger()))
     }
 
-    /// Adds rules, all or none, or says what is wrong with them.
+    /// Adds all of these rules, or none and returns the fault.
     pub(super) fn add(&mut self, documents: Vec<RuleDocument>) -> Result<(), String> {
         if self.rules.len() + documents.len() > RULES_MAX {
             return Err(format!(
@@ -201,7 +201,7 @@ impl Script {
         Ok(())
     }
 
-    /// The fault that hits this call, if one does. The first rule that fits wins, and is used up by one.
+    /// The fault for this call, if any. The first matching rule applies, and only that one counts the call.
     pub(super) fn hit(&mut self, action: Action, pod: &str) -> Option<Hit> {
         for index in 0..self.rules.len() {
             let rule = self.rules.get_mut(index)?;
@@ -233,7 +233,7 @@ impl Script {
         None
     }
 
-    /// Seed and rules, with what they did so far.
+    /// Seed and rules, with the number of their hits.
     pub(super) fn json(&self) -> Value {
         let rules = self.rules.iter().map(|rule| {
             json!({
@@ -249,7 +249,7 @@ impl Script {
         json!({"seed": self.seed, "rules": rules.collect::<Vec<_>>()})
     }
 
-    /// splitmix64 (Steele, Lea, Flood 2014): small, and the same for the same seed everywhere.
+    /// splitmix64 (Steele, Lea, Flood 2014): small, and the same on every machine.
     fn draw(&mut self) -> f64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.random;
@@ -276,7 +276,7 @@ fn rule(document: RuleDocument) -> Result<Rule, String> {
     }
     let kind = kind(&document)?;
     if let Some(name) = unused(&document) {
-        return Err(format!("fault {:?} makes no use of {name:?}", document.fault));
+        return Err(format!("fault {:?} does not use {name:?}", document.fault));
     }
     if document.count == Some(0) {
         return Err("count is at least 1; without it a rule holds until it is removed".to_owned());
@@ -349,7 +349,7 @@ fn kind(document: &RuleDocument) -> Result<Kind, String> {
     })
 }
 
-/// A member that the fault does not need: the author expects something else.
+/// A member that the fault does not use: the author probably expects an effect of it.
 fn unused(document: &RuleDocument) -> Option<&'static str> {
     let needed = |faults: &[&str]| faults.contains(&document.fault.as_str());
     [

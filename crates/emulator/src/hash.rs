@@ -1,11 +1,11 @@
-//! Hashes by which something is recognised again, and how bytes are written.
+//! Hashes for recognising texts, and hexadecimal digits.
 
 use ring::digest;
 
-/// Half of a SHA-256: 2^64 texts are needed for a collision by chance.
+/// Half of a SHA-256: a collision by chance needs 2^64 texts.
 pub(super) type Digest = [u64; 2];
 
-/// Half of the SHA-256 of some texts, each with its length, so that no two lists of texts run together.
+/// Half of the SHA-256 of some texts, each with its length, so that different lists of texts have different hashes.
 pub(super) fn of(parts: &[&[u8]]) -> Digest {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {

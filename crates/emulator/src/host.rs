@@ -1,15 +1,15 @@
 //! Whether a request was meant for this machine. By DNS rebinding a web page reaches loopback under its own name, and
-//! the browser then takes us for the page's own server; the name still stands in `Host`.
+//! the browser takes this server for the page's own; the `Host` header still has the page's name.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hyper::header::{HOST, HeaderMap};
 
-/// Names that nobody can publish in the Internet's DNS (RFC 6761, 6762; ICANN's reservation of `internal`; the names of
-/// Kubernetes services). A name without a dot is one of a container network.
+/// Suffixes of names that cannot be published in the Internet's DNS (RFC 6761, 6762; ICANN's reservation of `internal`;
+/// the names of Kubernetes services). A name without a dot is one of a container network.
 const PRIVATE: [&str; 5] = ["localhost", "local", "internal", "svc", "cluster.local"];
 
-/// Whether `Host` is an address, or a name that only this machine and its networks give.
+/// Whether `Host` is an address, or a name that only exists on this machine and its networks.
 pub(super) fn is_ours(headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default();

@@ -1,9 +1,9 @@
-//! The state folder's memory: every change as a line of JSON, written before its call is answered.
+//! The journal in the state folder: every change as a line of JSON, written before its call is answered.
 //!
-//! - A line is written whole with one system call, so a killed emulator loses nothing that it answered; only a machine
-//!   that loses power may.
-//! - A torn last line is what a kill in the middle of a write leaves: it is cut off. Anything else that cannot be
-//!   read is an error with its line number, and the file is left as it is.
+//! - A line is written with one system call: a killed emulator loses nothing that it answered; only a machine that
+//!   loses power may lose something.
+//! - A torn last line, which a kill during a write leaves, is cut off. Anything else that cannot be read is an error
+//!   with its line number, and the file is not changed.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead as _, BufReader, Seek as _, Write as _};
@@ -14,23 +14,23 @@ use super::change::Change;
 /// The file below the state folder.
 const FILE: &str = "journal.jsonl";
 
-/// Largest journal: some four million changes, and no surprise for a laptop's disk.
+/// Largest journal: some four million changes, and small enough for a laptop's disk.
 const BYTES_MAX: u64 = 1 << 30;
 
-/// Where changes are kept.
+/// The journal's file.
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
     path: PathBuf,
-    /// Of whole lines.
+    /// The length of its complete lines.
     bytes: u64,
-    /// Half a line may stand after them: its writing failed, and so did cutting it off.
+    /// Half a line may follow: writing it failed, and so did cutting it off.
     torn: bool,
 }
 
 impl Journal {
-    /// Opens the journal of a folder, and hands every change in it to `apply`, oldest first. `None` when another
-    /// emulator has it.
+    /// Opens the journal of a folder, and passes every change in it to `apply`, oldest first. `None` if another
+    /// emulator uses it.
     pub(super) fn open(folder: &Path, mut apply: impl FnMut(&Change)) -> io::Result<Option<Self>> {
         std::fs::create_dir_all(folder)?;
         let path = folder.join(FILE);
@@ -65,7 +65,7 @@ impl Journal {
         Ok(Some(Self { file, path, bytes, torn: false }))
     }
 
-    /// Writes changes. On an error nothing of them counts.
+    /// Writes changes. After an error none of them counts.
     pub(super) fn append(&mut self, changes: &[Change]) -> io::Result<()> {
         if changes.is_empty() {
             return Ok(());
@@ -99,7 +99,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Forgets everything.
+    /// Deletes all changes.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.rewind()?;

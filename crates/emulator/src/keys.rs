@@ -1,5 +1,5 @@
-//! The signing keys of the emulated products: made once, kept in the state folder, public halves laid out as a seller
-//! would hold them (`public_keys/<product>/<version>.pem`).
+//! The signing keys of the emulated products: made once, kept in the key folder, with the public keys laid out as a
+//! seller would have them (`public_keys/<product>/<version>.pem`).
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,7 +25,7 @@ const KEY_BITS: usize = 3072;
 pub(super) struct SigningKey {
     pub(super) pair: RsaKeyPair,
     pub(super) public_pem: String,
-    /// For what ring refuses to do.
+    /// For operations that ring does not offer.
     private: rsa::PrivateKey,
 }
 
@@ -43,13 +43,13 @@ impl SigningKey {
         json!({"kty": "RSA", "alg": "PS256", "use": "sig", "n": modulus, "e": exponent})
     }
 
-    /// The public half, for tests that verify what ring would not.
+    /// The public key, for tests that verify what ring would reject.
     #[cfg(test)]
     pub(super) fn public(&self) -> rsa::PublicKey {
         self.private.to_public_key()
     }
 
-    /// PS256 with a salt of so many bytes, at most 350; RFC 7518 wants 32.
+    /// PS256 with a salt of this many bytes, at most 350; RFC 7518 requires 32.
     pub(super) fn sign_with_salt(&self, message: &[u8], salt_bytes: usize) -> Vec<u8> {
         let key = pss::SigningKey::<Sha256>::new_with_salt_len(self.private.clone(), salt_bytes);
         let signature = key.try_sign_with_rng(&mut SystemRng, message);
@@ -57,51 +57,51 @@ impl SigningKey {
     }
 }
 
-/// Where keys live: `keys/<product>/<version>.pem` (private) and `public_keys/<product>/<version>.pem`.
+/// The folder of the keys: `keys/<product>/<version>.pem` (private) and `public_keys/<product>/<version>.pem`.
 #[derive(Debug)]
 pub(super) struct KeyFolder {
     root: PathBuf,
     loaded: Mutex<HashMap<(String, i32), Arc<SigningKey>>>,
 }
 
-/// The folder of the key that no product has; a product code cannot begin with a dot and hold a blank.
+/// The name for the key that no product has; a product code cannot contain a blank.
 const STRANGER: &str = ". stranger";
 
 impl KeyFolder {
     pub(super) fn new(root: PathBuf) -> Self {
-        // Its paths are handed to processes that run elsewhere.
+        // Its paths are given to processes with another working directory.
         let root = std::path::absolute(&root).unwrap_or(root);
         Self { root, loaded: Mutex::default() }
     }
 
-    /// The folder to hand to `public_keys`.
+    /// The folder for the setting `public_keys`.
     pub(super) fn public_keys(&self, product_code: &str) -> PathBuf {
         self.root.join("public_keys").join(file_name(product_code))
     }
 
-    /// Whether a version's key is in memory.
+    /// Whether the key of a version is in memory.
     pub(super) fn has(&self, product_code: &str, version: i32) -> bool {
         self.loaded().contains_key(&(product_code.to_owned(), version))
     }
 
-    /// The public half of a version's key, where it is in memory.
+    /// The public key of a version, if it is in memory.
     pub(super) fn public_pem(&self, product_code: &str, version: i32) -> Option<String> {
         let key = self.loaded().get(&(product_code.to_owned(), version)).map(Arc::clone)?;
         Some(key.public_pem.clone())
     }
 
-    /// The key of a version: from memory, from its file, or made, which takes seconds.
+    /// The key of a version: from memory, from its file, or newly made, which takes seconds.
     pub(super) fn key(&self, product_code: &str, version: i32) -> io::Result<Arc<SigningKey>> {
         let name = (product_code.to_owned(), version);
         if let Some(key) = self.loaded().get(&name) {
             return Ok(Arc::clone(key));
         }
         let key = Arc::new(self.load_or_make(product_code, version)?);
-        // Whoever was first keeps it: the file has one key.
+        // If two callers load it at once, the first one's key stays: the file has one key.
         Ok(Arc::clone(self.loaded().entry(name).or_insert(key)))
     }
 
-    /// A key that is no product's, for tokens that nobody should trust.
+    /// The key that no product has, for tokens that no client should trust.
     pub(super) fn stranger(&self) -> io::Result<Arc<SigningKey>> {
         self.key(STRANGER, 1)
     }
@@ -132,7 +132,7 @@ fn make(path: &Path) -> io::Result<rsa::PrivateKey> {
     let key = rsa::PrivateKey::new(&mut SystemRng, KEY_BITS).map_err(invalid(path))?;
     let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(invalid(path))?;
     match write_atomically(path, pem.as_bytes(), PRIVATE_MODE, false) {
-        // Another emulator on the same state folder was quicker; its key is the one.
+        // Another emulator with the same key folder was faster; its key is used.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             rsa::PrivateKey::from_pkcs8_pem(&fs::read_to_string(path)?).map_err(invalid(path))
         }
@@ -147,7 +147,7 @@ fn invalid<E: std::fmt::Debug>(path: &Path) -> impl Fn(E) -> io::Error {
     }
 }
 
-/// Private keys are for this user only; public ones are to be mounted and read by anybody.
+/// Private keys are only for this user; public ones are mounted and read by others.
 const PRIVATE_MODE: u32 = 0o600;
 const PUBLIC_MODE: u32 = 0o644;
 
@@ -162,7 +162,7 @@ fn write_atomically(path: &Path, bytes: &[u8], mode: u32, replace: bool) -> io::
     Ok(())
 }
 
-/// A product code as a file name: it may hold slashes and be a path of its own, but has no percent signs.
+/// A product code as a file name: it may contain slashes or look like a path, but contains no percent signs.
 fn file_name(product_code: &str) -> String {
     if product_code.bytes().all(|b| b == b'.') {
         return product_code.replace('.', "%2E");
@@ -173,7 +173,7 @@ fn file_name(product_code: &str) -> String {
 /// ring's generator for the `rsa` crate, so that there is one source of randomness.
 struct SystemRng;
 
-/// The system has no random bytes to give.
+/// The system has no random bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("no random bytes")]
 struct NoEntropy;

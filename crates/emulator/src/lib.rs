@@ -1,15 +1,14 @@
 //! The emulator: a strict stand-in for AWS Marketplace's metering service and AWS License Manager, for laptops and
 //! tests.
 //!
-//! - It speaks AWS JSON 1.1 over plain HTTP, so that an unmodified AWS SDK needs one environment variable.
-//! - Its wire structs are its own: were they shared with the client side, a misspelt field would cancel out.
-//! - Every answer carries `x-tollgate-emulator: 1` and every token `emulated: true`, so that it cannot be mistaken
-//!   for AWS.
-//! - Decisions are pure (`service`): (state, request, now) in, answer and changes out; `engine` makes the changes,
+//! - It speaks AWS JSON 1.1 over plain HTTP: an unmodified AWS SDK needs only one environment variable.
+//! - It has its own wire structs: if the client side shared them, a misspelt field would go unnoticed.
+//! - Every answer has `x-tollgate-emulator: 1` and every token `emulated: true`, so neither can be mistaken for AWS's.
+//! - Decisions are pure (`service`): (state, request, now) in, answer and changes out. `engine` makes the changes;
 //!   `server` and `admin` speak HTTP.
 //!
-//! Reading order: `wire` and `model` (what a request is), `world` (who exists), `service` (what is decided),
-//! `change`, `bill` and `seats` (what is remembered), `engine`, `server`. The sidecar never imports it; they meet over
+//! Reading order: `wire` and `model` (what a request is), `world` (what exists), `service` (what is decided), `change`,
+//! `bill` and `seats` (what is stored), `engine`, `server`. The sidecar never imports this crate; both communicate over
 //! HTTP only.
 
 mod action;
@@ -56,18 +55,18 @@ pub use web_identity::{Jwks, WebIdentity};
 use world::World;
 use world::document::OrderError;
 
-/// On every answer.
+/// The header of every answer.
 pub const HEADER: &str = "x-tollgate-emulator";
 
-/// The world file to start one's own from.
+/// The default world, as a file to start one's own from.
 pub const DEFAULT_WORLD: &str = world::document::DEFAULT;
 
 const LIMITS: Limits = Limits {
-    // Load tests bring many clients; each connection costs some kilobytes.
+    // Load tests open many connections; each costs some kilobytes.
     connections_max: 4096,
     header_timeout: Duration::from_secs(60),
     header_bytes_max: 64 * 1024,
-    // A scripted hang or delay must be able to outlast every client.
+    // A scripted hang or delay must last longer than every client's timeout.
     request_timeout: Duration::from_secs(2 * 3600),
     drain_timeout: Duration::from_millis(200),
     reset_when_abandoned: true,
@@ -78,30 +77,30 @@ const LIMITS: Limits = Limits {
 pub struct Options {
     /// Where to listen.
     pub address: Address,
-    /// Where the state is kept; without it, in memory.
+    /// The folder of the state; without it the state is in memory.
     pub state: Option<PathBuf>,
-    /// Where the signing keys are kept; they can be shared between emulators.
+    /// The folder of the signing keys; several emulators may share it.
     pub keys: PathBuf,
     /// The text of a world file; without it, the default world.
     pub world: Option<String>,
-    /// Switches to set beside those of the world, by name and answer.
+    /// Switches to set in addition to the world's, by name and answer.
     pub switches: Vec<(String, String)>,
     /// Throttle as AWS does.
     pub quotas: bool,
-    /// The one access key that is accepted, and its secret; without it all are, unverified.
+    /// The only access key that is accepted, and its secret; without it all keys are accepted, unverified.
     pub credentials: Option<(String, String)>,
-    /// Which web identity tokens STS takes; without it every well-formed one.
+    /// Which web identity tokens STS accepts; without it every well-formed one.
     pub web_identity: Option<WebIdentity>,
-    /// The `Authorization` that the container credentials endpoint asks for; without it none.
+    /// The `Authorization` that the container credentials endpoint requires; without it none.
     pub container_token: Option<String>,
-    /// For faults by chance.
+    /// The seed for faults with a probability.
     pub seed: u64,
 }
 
 /// Why the emulator cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is taken or not ours.
+    /// The address is in use or not local.
     #[error("cannot listen on {address}: {source}; choose another with --addr")]
     Bind {
         /// The address.
@@ -125,7 +124,7 @@ pub enum StartError {
         /// The system's error.
         source: io::Error,
     },
-    /// The world file is wrong; each line names one fault.
+    /// The world file has faults, one a line.
     #[error("{0}")]
     World(String),
 }
@@ -144,14 +143,14 @@ pub struct Emulator {
     facts: Facts,
 }
 
-/// What a script needs to know.
+/// Facts for scripts.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Facts {
     /// The URL to give to an SDK.
     pub endpoint: String,
-    /// The product to try: the first that is sold by the hour.
+    /// The product for a first try: the first one with hourly pricing.
     pub product_code: String,
-    /// The contract to try: the product of the first license.
+    /// The contract for a first try: the product of the first license.
     pub product_id: String,
     /// Its newest key version.
     pub public_key_version: i32,
@@ -161,14 +160,14 @@ pub struct Facts {
     pub clock: String,
 }
 
-/// Reads the text of a world file and makes nothing of it.
+/// Checks the text of a world file.
 pub fn check_world(text: &str) -> Result<(), StartError> {
     World::of_toml(text)?;
     Ok(())
 }
 
 impl Emulator {
-    /// Reads world and state, makes the keys that are missing, and binds the address.
+    /// Reads world and state, makes missing keys, and binds the address.
     pub fn open(options: Options) -> Result<Self, StartError> {
         let mut world = match &options.world {
             Some(text) => World::of_toml(text)?,
@@ -185,13 +184,13 @@ impl Emulator {
         Ok(Self { listener, engine: Arc::new(engine), facts })
     }
 
-    /// What a script needs to know.
+    /// Facts for scripts.
     #[must_use]
     pub const fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// Whether another emulator has the state folder, so that this one keeps its bill in memory only.
+    /// Whether another emulator uses the state folder, so that this one keeps its bill only in memory.
     #[must_use]
     pub fn forgets(&self) -> bool {
         self.engine.forgets
@@ -203,7 +202,7 @@ impl Emulator {
     }
 }
 
-/// Reads a duration such as `1h30m`: whole numbers of d, h, m, s and ms, largest first.
+/// Parses a duration such as `1h30m`: whole numbers of d, h, m, s and ms, the largest unit first.
 fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;

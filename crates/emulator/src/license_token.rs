@@ -1,9 +1,9 @@
 //! The tokens with which a container outside of AWS gets a role (AWS Marketplace seller guide, "Integrating AWS License
-//! Manager with AWS Marketplace for Container Anywhere products"): a refresh token that is given to it, and the access
-//! tokens that `GetAccessToken` makes of it, for `AssumeRoleWithWebIdentity`.
+//! Manager with AWS Marketplace for Container Anywhere products"): a refresh token that it is given, and the access
+//! tokens that `GetAccessToken` returns for it, for `AssumeRoleWithWebIdentity`.
 //!
-//! They are JWTs that only the emulator takes: signed with HS256 and a key that everybody can read here. No other
-//! machine's clock has a part in them, so their times are those of the emulated clock.
+//! They are JWTs that only the emulator accepts: signed with HS256 and a key that is in this source. No other machine
+//! checks their times, so those are in the emulated time.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use tollgate_time::Timestamp;
 
-/// The provider that a role has to trust.
+/// The provider that the role has to trust.
 pub(super) const ISSUER: &str = "https://openid-license-manager.amazonaws.com";
 
-/// No secret: who wants a token asks the emulator for one.
+/// Not secret: the emulator issues a token to everybody who asks.
 const KEY: &[u8] = b"the key of the tollgate emulator's license tokens";
 
 /// What a token is for.
@@ -35,7 +35,7 @@ impl Purpose {
         }
     }
 
-    /// Refresh tokens live for a year unless whoever makes them says otherwise, access tokens for an hour.
+    /// Access tokens are valid for an hour, refresh tokens for a year unless the order says otherwise.
     pub(super) const fn lifetime(self) -> Duration {
         match self {
             Self::Refresh => Duration::from_secs(365 * 24 * 3600),
@@ -44,16 +44,16 @@ impl Purpose {
     }
 }
 
-/// What a token says.
+/// The claims of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LicenseToken {
     pub(super) license_arn: String,
-    /// The account that made the token.
+    /// The account that created the token.
     pub(super) account_id: String,
     pub(super) properties: Vec<String>,
 }
 
-/// Why a token is not taken.
+/// Why a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bad {
     Unknown,
@@ -103,7 +103,7 @@ impl LicenseToken {
     }
 }
 
-/// Before the account in the claim that a role's trust policy can ask for.
+/// Prefix of the account in the claim that a role's trust policy can check.
 const AMR: &str = "aws:license-manager:token-issuer-account-id:";
 
 fn key() -> hmac::Key {

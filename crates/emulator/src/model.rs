@@ -1,11 +1,11 @@
 //! The service models `meteringmarketplace/2016-01-14` and, in `license`, `license-manager/2018-08-01` (both as of
 //! botocore 1.44.8) as data, and their checker.
 //!
-//! - Every shape that a request can hold stands here once, in the model's own words: required members, lengths, ranges,
-//!   patterns. `tests/witness` walks the published model and compares what is accepted.
-//! - What cannot be read is a `SerializationException`; what breaks constraints is one `ValidationException` that
-//!   names all of them, as AWS's JSON 1.1 services answer. Unknown members are ignored, as they do.
-//! - It knows nothing of products or customers: that is `service`.
+//! - Every shape that a request can contain is written here once, in the model's terms: required members, lengths,
+//!   ranges, patterns. `tests/witness` walks the published model and compares what is accepted.
+//! - A body that cannot be parsed is a `SerializationException`. Broken constraints are one `ValidationException` that
+//!   names all of them, as AWS's JSON 1.1 services answer. Unknown members are ignored, as at AWS.
+//! - Products and customers are checked elsewhere (`service`).
 
 mod license;
 
@@ -49,7 +49,7 @@ pub(super) struct Member {
     shape: &'static Shape,
 }
 
-/// A pattern: how the model writes it, and what decides it.
+/// A pattern as the model writes it, and the function that checks it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pattern {
     written: &'static str,
@@ -220,7 +220,7 @@ pub(super) fn check(operation: Operation, body: &Value) -> Result<(), ServiceErr
     }
 }
 
-/// A usage record as it comes back in an answer: with the members that the service knows, and no others.
+/// A usage record as an answer repeats it: only with members that the service knows.
 pub(super) fn known_members(record: &Value) -> Value {
     let Value::Object(members) = record else { return Value::Null };
     let known = |name: &str| USAGE_RECORD_MEMBERS.iter().any(|member| member.name == name);
@@ -228,7 +228,7 @@ pub(super) fn known_members(record: &Value) -> Value {
     Value::Object(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
-/// Checks a text that answers will hold against the shape of this name, and tells the rule that it breaks.
+/// Checks a text against the shape of this name; the error is the rule that it breaks.
 pub(super) fn check_text(name: &str, text: &str) -> Result<(), String> {
     let shape = match name {
         "AgreementId" => AGREEMENT_ID,
@@ -246,10 +246,10 @@ pub(super) fn check_text(name: &str, text: &str) -> Result<(), String> {
     }
 }
 
-/// Of a value in a message; a whole megabyte would not help.
+/// Most characters of a value in a message.
 const SHOWN_CHARS_MAX: usize = 128;
 
-/// Broken constraints told in one message, of however many there are.
+/// Most broken constraints that a message lists.
 const TOLD_MAX: usize = 10;
 
 struct Checker {
@@ -265,7 +265,7 @@ impl Checker {
                     let before = path.len();
                     step(path, member.name);
                     match map.get(member.name) {
-                        // null and absent are the same in this protocol.
+                        // null and absent mean the same in this protocol.
                         None | Some(Value::Null) if member.required => {
                             self.note("null", path, "Member must not be null");
                         }
@@ -278,7 +278,7 @@ impl Checker {
             }
             (Shape::List { min, max, member }, Value::Array(items)) => {
                 self.length(&format!("[{} items]", items.len()), items.len(), *min, *max, path);
-                // One item too many is reported; walking all of a hostile list is not needed for that.
+                // One item too many is reported; the rest of a hostile list need not be walked for that.
                 for (index, item) in items.iter().take(*max).enumerate() {
                     let before = path.len();
                     path.push_str(&format!(".{}.member", index + 1));
@@ -288,7 +288,7 @@ impl Checker {
                 Ok(())
             }
             (Shape::Text { min, max, pattern }, Value::String(text)) => {
-                // The model counts characters; of a long text, the first too many decide.
+                // The model counts characters; counting stops at the first one too many.
                 self.length(text, text.chars().take(max.saturating_add(1)).count(), *min, *max, path);
                 if let Some(pattern) = pattern
                     && !(pattern.matches)(text)
@@ -307,7 +307,7 @@ impl Checker {
             }
             (Shape::Long, Value::Number(number)) if number.as_i64().is_some() => Ok(()),
             (Shape::Integer { min, max }, Value::Number(number)) => {
-                // Integers of the protocol have 32 bits; a fraction or more bits cannot be read at all.
+                // Integers of the protocol have 32 bits; a fraction or a larger number cannot be parsed.
                 let integer = number.as_i64().filter(|integer| i32::try_from(*integer).is_ok());
                 let integer = integer.ok_or_else(|| unreadable(value, path, "a 32-bit integer"))?;
                 if integer < *min {
@@ -352,7 +352,7 @@ impl Checker {
     }
 }
 
-/// Far beyond the year 9999: what no calendar can hold cannot be read.
+/// Far beyond the year 9999: a time that no calendar contains cannot be parsed.
 const TIMESTAMP_SECONDS_MAX: f64 = 1e12;
 
 /// Paths in messages are camelCase, as AWS writes them.

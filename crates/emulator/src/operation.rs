@@ -1,5 +1,5 @@
-//! The operations of the two services that speak AWS JSON 1.1, metering and License Manager, and their errors as AWS's
-//! framework names them.
+//! The operations of the two services that speak AWS JSON 1.1, metering and License Manager, and their errors with the
+//! names of AWS's framework.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// The namespace of what every service of AWS's framework answers by itself.
+/// The namespace of errors that AWS's framework itself returns for every service.
 const FRAMEWORK: &str = "com.amazon.coral.service";
 
 /// A service that speaks AWS JSON 1.1.
@@ -18,7 +18,7 @@ pub(super) enum Api {
 }
 
 impl Api {
-    /// The prefix of `X-Amz-Target`, up to the point.
+    /// The prefix of `X-Amz-Target`, without the dot.
     const fn target(self) -> &'static str {
         match self {
             Self::Metering => "AWSMPMeteringService",
@@ -42,7 +42,7 @@ impl Api {
         }
     }
 
-    /// The error of a service that is itself at fault.
+    /// The error for a fault of the service itself.
     pub(super) const fn internal_error(self) -> &'static str {
         match self {
             Self::Metering => "InternalServiceErrorException",
@@ -98,7 +98,7 @@ impl Operation {
         Self::CreateLicense,
     ];
 
-    /// Whose it is.
+    /// The service that it belongs to.
     pub(super) const fn api(self) -> Api {
         match self {
             Self::RegisterUsage | Self::MeterUsage | Self::BatchMeterUsage | Self::ResolveCustomer => {
@@ -142,7 +142,7 @@ impl Operation {
         Self::of_name(name).filter(|operation| operation.api().target() == service)
     }
 
-    /// The exceptions that the model gives the operation, in the model's order.
+    /// The operation's exceptions, in the model's order.
     pub(super) const fn exceptions(self) -> &'static [&'static str] {
         match self {
             Self::RegisterUsage => &[
@@ -255,12 +255,12 @@ impl Operation {
     }
 }
 
-/// An error as the service answers it.
+/// An error of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServiceError {
     pub(super) code: Cow<'static, str>,
     pub(super) message: String,
-    /// Where `RedirectException` leads.
+    /// The location in a `RedirectException`.
     pub(super) location: Option<String>,
 }
 
@@ -274,8 +274,8 @@ impl ServiceError {
         Self::new("ValidationException", message)
     }
 
-    /// 400 for every modelled error, that of throttling included, but 500 for the service's own (AWS Marketplace API
-    /// reference, "Errors" of each operation; License Manager's model); 403 where AWS's list of common errors says so.
+    /// 400 for every modelled error, also for throttling, but 500 for the service's own (AWS Marketplace API reference,
+    /// "Errors" of each operation; License Manager's model); 403 where AWS's list of common errors has it.
     pub(super) fn status(&self) -> StatusCode {
         match self.code.as_ref() {
             "InternalServiceErrorException" | "ServerInternalException" => StatusCode::INTERNAL_SERVER_ERROR,
@@ -289,7 +289,7 @@ impl ServiceError {
         }
     }
 
-    /// As the service writes it. License Manager's model spells the text's member with a capital.
+    /// The body in the service's format. License Manager's model spells the message's member with a capital.
     pub(super) fn body(&self, api: Api) -> Value {
         let (namespace, member) = match (api.has(&self.code), api) {
             (true, Api::LicenseManager) => (api.namespace(), "Message"),

@@ -9,11 +9,11 @@ use super::operation::{Api, Operation};
 use super::world::World;
 use super::world::switches::Switch;
 
-/// Calls a second, and, unless a switch says otherwise, the size of the bucket.
+/// Calls a second, and by default the size of the bucket.
 const fn rate(operation: Operation) -> f64 {
     match operation {
         Operation::RegisterUsage => 5.0,
-        // ResolveCustomer is not on AWS's list; it gets what the other two have.
+        // ResolveCustomer is not in AWS's list; it gets the rate of the other two.
         _ => 10.0,
     }
 }
@@ -24,7 +24,7 @@ struct Bucket {
     filled_at: Instant,
 }
 
-/// Whose calls are counted together.
+/// The key of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Account {
     id: String,
@@ -32,7 +32,7 @@ struct Account {
     operation: Operation,
 }
 
-/// Buckets kept; when there are more, all start again, full.
+/// Most buckets; beyond it all are deleted, and new ones are full.
 const BUCKETS_MAX: usize = 10_000;
 
 /// The buckets.
@@ -40,8 +40,8 @@ const BUCKETS_MAX: usize = 10_000;
 pub(super) struct Quotas(HashMap<Account, Bucket>);
 
 impl Quotas {
-    /// Takes one call of a pod from the quota of the account that AWS counts it for: the buyer's, or, of what a
-    /// seller's own service calls, the seller's. `false` is throttled, and takes nothing.
+    /// Takes one call from the quota of the account that AWS counts it for: the buyer's, or the seller's for operations
+    /// of the seller's own service. `false` means throttled, and takes nothing.
     pub(super) fn admit(
         &mut self,
         now: Instant,
@@ -50,7 +50,7 @@ impl Quotas {
         region: &str,
         operation: Operation,
     ) -> bool {
-        // AWS tells no rates of License Manager.
+        // AWS documents no quotas of License Manager's calls.
         let free = operation.api() == Api::LicenseManager
             || (operation == Operation::ResolveCustomer && world.switches.second(Switch::ResolveQuota));
         if free {

@@ -1,4 +1,4 @@
-//! An answer of any of the services, before it goes out.
+//! An answer of any of the services, before it is sent.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use hyper::{Response, StatusCode};
 
 use tollgate_http::{self as http, Body};
 
-/// An answer, with what is noted of it.
+/// An answer, and what is noted of it.
 #[derive(Debug)]
 pub(super) struct Reply {
     /// `ok`, or the exception.
@@ -16,7 +16,7 @@ pub(super) struct Reply {
     pub(super) content_type: &'static str,
     pub(super) body: String,
     pub(super) headers: Vec<(&'static str, String)>,
-    /// Parts of the body that no note shows.
+    /// Parts of the body that notes omit.
     pub(super) secrets: Vec<String>,
 }
 

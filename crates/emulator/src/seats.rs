@@ -1,8 +1,8 @@
-//! Who holds what of the contracts: the checkouts of License Manager.
+//! The checkouts of License Manager: which pod holds what of the contracts.
 //!
-//! - A checkout ends by itself at its expiry, by the emulated clock; the next decision notes that it has.
+//! - A checkout expires by the emulated clock; the next decision notes that.
 //! - Only [`Seats::apply`] changes them, so that replaying a journal gives the same seats.
-//! - What was ever held at once, and the latest takes and returns, are kept for tests to compare with.
+//! - The most that was held at once, and the latest events, are kept for tests.
 
 mod show;
 
@@ -15,12 +15,12 @@ use tollgate_time::Timestamp;
 /// All checkouts.
 #[derive(Debug, Default)]
 pub(super) struct Seats {
-    /// How many there ever were.
+    /// How many there were in all.
     count: u64,
     live: BTreeMap<u64, Live>,
     /// By license and entitlement.
     held: BTreeMap<(String, String), Held>,
-    /// As they were answered, by the digest of their client token.
+    /// The answered checkouts, by the digest of their client token.
     client_tokens: HashMap<Digest, Checkout>,
     /// The same, oldest first.
     client_tokens_by_age: VecDeque<Digest>,
@@ -42,7 +42,7 @@ struct Held {
     most: u64,
 }
 
-/// Something was taken or came back.
+/// A checkout began or ended.
 #[derive(Debug)]
 struct Event {
     at: i64,
@@ -52,7 +52,7 @@ struct Event {
     license_arn: String,
     name: String,
     quantity: Option<u64>,
-    /// Of this entitlement, afterwards.
+    /// How much of this entitlement is held afterwards.
     held: u64,
 }
 
@@ -65,30 +65,30 @@ struct Totals {
     extensions: u64,
 }
 
-/// Checkouts that can be held at once: more than the pods that are remembered would need.
+/// Most checkouts at once: more than all stored pods need.
 const LIVE_MAX: usize = 100_000;
 
-/// Client tokens remembered; older ones are forgotten first.
+/// Client tokens that are stored; the oldest are forgotten first.
 const CLIENT_TOKENS_MAX: usize = 1 << 16;
 
-/// Events remembered: those of two hundred pods that prove their license every quarter of an hour for two days, in some
-/// tens of megabytes.
+/// Events that are stored: those of two hundred pods that extend every quarter of an hour for two days, in some tens of
+/// megabytes.
 const LOG_MAX: usize = 100_000;
 
 impl Seats {
-    /// The number that the next checkout gets, or `None` when no more can be held.
+    /// The number of the next checkout; `None` if no more can be stored.
     pub(super) fn next_number(&self) -> Option<u64> {
         (self.live.len() < LIVE_MAX).then_some(self.count)
     }
 
-    /// The checkout that a token stands for, while it lasts.
+    /// The checkout of a token, until it expires.
     pub(super) fn find(&self, token: &str, now: Timestamp) -> Option<&Checkout> {
         let number = token.strip_prefix(TOKEN_PREFIX)?.split('-').next()?.parse().ok()?;
         let checkout = &self.live.get(&number)?.checkout;
         (token == consumption_token(number) && !has_lapsed(checkout, now)).then_some(checkout)
     }
 
-    /// The checkout that a client token stands for, as it was answered, when it is not older than `life`.
+    /// The checkout of a client token, as it was answered, if it is not older than `life_millis`.
     pub(super) fn remembered(
         &self,
         token: &Digest,
@@ -110,7 +110,7 @@ impl Seats {
         taken.map(|taken| taken.quantity.unwrap_or(0)).fold(0, u64::saturating_add)
     }
 
-    /// The changes that note what has ended by itself.
+    /// The changes that note which checkouts have expired.
     pub(super) fn lapses(&self, now: Timestamp) -> Vec<Change> {
         let lapsed = self.live.values().map(|live| &live.checkout).filter(|it| has_lapsed(it, now));
         let mut ends: Vec<(i64, u64)> =
@@ -119,7 +119,7 @@ impl Seats {
         ends.into_iter().map(|(at, checkout)| Change::Lapsed { checkout, at }).collect()
     }
 
-    /// Makes a change; those that are not about checkouts leave them alone.
+    /// Applies a change; changes of other parts are ignored.
     pub(super) fn apply(&mut self, change: &Change) {
         match change {
             Change::CheckedOut { checkout } => self.take(checkout),

@@ -27,19 +27,19 @@ use super::wire::{self, Outcome};
 use super::{HEADER, admin, agent, host};
 use tollgate_http::{self as http, Abandoned, Body, BodyError, Handler};
 
-/// Largest request read; AWS's largest is below 1 MB, and one that is a little larger deserves AWS's own answer.
+/// Largest request that is read. AWS's largest is below 1 MB; a slightly larger one should get AWS's own answer.
 const REQUEST_BYTES_MAX: usize = 2 << 20;
 
-/// Of a body that is too large, so much is read before the connection is given up.
+/// How much of a body that is too large is read before the connection is closed.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
 
-/// A whole body has come within this time, or its connection serves somebody else.
+/// How long a whole body may take, so that a slow client does not keep a connection.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The page for people, whole: it needs nothing else.
+/// The page for people; it loads nothing else.
 const PAGE: &str = include_str!("page.html");
 
-/// What the page may do: run its own script and ask its own server.
+/// What the page may do: run its own script and send requests to its own server.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
                            connect-src 'self'; img-src data:";
 
@@ -55,7 +55,7 @@ impl Handler for Server {
     }
 }
 
-/// What a request asks of the emulated services.
+/// The service and operation that a request is for.
 enum Asked {
     Json(Operation),
     Sts(Parameters),
@@ -91,7 +91,7 @@ impl Server {
         }
     }
 
-    /// The answer to a request that was not read to its end.
+    /// The answer to a request whose body was not read to its end.
     fn unread(&self, parts: &Parts, unread: Unread) -> Response<Body> {
         let error = match unread {
             Unread::Slow => {
@@ -120,7 +120,7 @@ impl Server {
         let number = self.0.number();
         let asked = wire::operation(&parts.headers);
         let signed = asked.clone().and_then(|operation| {
-            // The token is what proves who asks; a signature that is there has to be right all the same.
+            // The token identifies the caller. If there is a signature too, it must be valid.
             let unsigned =
                 operation == Operation::GetAccessToken && !parts.headers.contains_key(AUTHORIZATION);
             let signer = if unsigned {
@@ -145,7 +145,7 @@ impl Server {
         }
     }
 
-    /// One call of STS, whose parameters are in a form or in the query.
+    /// One call of STS, with its parameters in a form or in the query.
     async fn sts(&self, parts: &Parts, bytes: &Bytes) -> Result<Response<Body>, Abandoned> {
         let number = self.0.number();
         let query = parts.uri.query().unwrap_or_default().as_bytes();
@@ -156,7 +156,7 @@ impl Server {
                 let signer = self.authenticate(sigv4::STS, parts, bytes).map_err(sts::of_signature)?;
                 Ok((action, signer))
             }
-            // Unsigned: the token is what proves who asks.
+            // Unsigned: the token identifies the caller.
             _ => Ok((action, Signer { pod: sts::pod(&parameters), ..Signer::default() })),
         });
         let request = parameters.shown();
@@ -208,7 +208,7 @@ impl Server {
         Pending { number, action, signer, fault }
     }
 
-    /// One call of a caller who is known.
+    /// One call of an authenticated caller.
     async fn call(
         &self,
         pending: &Pending,
@@ -253,7 +253,7 @@ impl Server {
         self.finish(pending, request, reply).await
     }
 
-    /// The answer to a request that was not let in.
+    /// The answer to a request that was not authenticated.
     fn refuse(&self, number: u64, operation: &'static str, reply: Reply, request: &str) -> Response<Body> {
         self.0.note(Call {
             operation,
@@ -275,7 +275,7 @@ impl Server {
         let signed = if self.0.has_key(&claims) {
             self.0.sign(&claims, document, fault.as_ref())
         } else {
-            // Making a key takes seconds, in which others are served.
+            // Making a key takes seconds; other requests are served meanwhile.
             let engine = Arc::clone(&self.0);
             let made = tokio::task::spawn_blocking(move || engine.sign(&claims, document, fault.as_ref()));
             made.await.unwrap_or_else(|error| Err(io::Error::other(error)))
@@ -283,7 +283,7 @@ impl Server {
         signed.map_err(|error| ServiceError::new("InternalServiceErrorException", error.to_string()))
     }
 
-    /// The answer as it goes out, spoilt where the script says so.
+    /// Sends the answer, spoilt if a fault says so.
     async fn finish(
         &self,
         pending: &Pending,
@@ -295,7 +295,7 @@ impl Server {
         self.note(pending, request, &reply.outcome, sent.then_some(reply.status), reply.shown());
         match kind {
             Some(Kind::Delay(delay)) => {
-                // What is processed does not depend on a client's patience.
+                // The call was processed already: that does not depend on how long the client waits.
                 tokio::time::sleep(*delay).await;
                 Ok(reply.response())
             }
@@ -340,10 +340,10 @@ impl Server {
     }
 }
 
-/// Why there is no body to act on.
+/// Why the body cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unread {
-    /// It is larger than anything that the service takes.
+    /// It is larger than any request of the services.
     TooLarge,
     /// It took too long.
     Slow,
@@ -351,8 +351,8 @@ enum Unread {
     Broken,
 }
 
-/// Reads a body. One that is too large is read on, and thrown away: a client that is still writing could not read the
-/// refusal.
+/// Reads a body. The rest of a body that is too large is read and discarded: a client that is still sending could not
+/// read the refusal.
 async fn read<B>(mut body: B) -> Result<Bytes, Unread>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
@@ -376,8 +376,8 @@ where
     tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(Unread::Slow))
 }
 
-/// Whether a request for `/` is one of STS, as AWS tells its services apart: by the name that is asked, and by the
-/// protocol, of which STS alone has the Query form.
+/// Whether a request for `/` is for STS, decided as AWS does: by the host's name and by the protocol, since only STS
+/// has the Query protocol.
 fn is_sts(parts: &Parts) -> bool {
     let host = parts.headers.get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
     let named = host.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"sts."));
@@ -388,7 +388,7 @@ fn is_sts(parts: &Parts) -> bool {
     named || form || query.split('&').any(|pair| pair.starts_with("Action="))
 }
 
-/// An answer in pieces over some time; one that breaks off ends after half of them.
+/// An answer sent in pieces over some time; with `breaks` it ends after half of its bytes.
 fn slow(reply: Reply, over: Duration, breaks: bool) -> Response<Body> {
     let bytes = Bytes::from(reply.body);
     let length = bytes.len();
@@ -407,7 +407,7 @@ fn slow(reply: Reply, over: Duration, breaks: bool) -> Response<Body> {
     response
 }
 
-/// Pieces of a slow answer.
+/// How many pieces a slow answer has.
 const PIECES: usize = 16;
 
 struct Pieces {
@@ -418,7 +418,7 @@ struct Pieces {
     breaks: bool,
 }
 
-// A timer that runs belongs to one task; the body is polled by one connection only.
+// The timer belongs to one task; only one connection polls the body.
 impl hyper::body::Body for Pieces {
     type Data = Bytes;
     type Error = BodyError;

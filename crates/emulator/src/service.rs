@@ -1,8 +1,8 @@
-//! What metering and License Manager decide: (world, bill, seats, request, now) in, answer and changes out. No sockets,
-//! no files, no clock, no keys: what is to be signed is part of the answer.
+//! The decisions of metering and License Manager: (world, bill, seats, request, now) in, answer and changes out. No
+//! sockets, files, clock or keys: a token to be signed is part of the answer.
 //!
-//! The order of checks is AWS's as far as it is known: who asks and may they, then the shape of the request, then the
-//! place it comes from, then what it means.
+//! The checks are in AWS's order as far as it is known: the caller and its permissions, the shape of the request, its
+//! origin, its content.
 
 mod batch;
 mod license;
@@ -25,7 +25,7 @@ use super::world::switches::Switch;
 use super::world::{Platform, PodView, Product, World};
 use tollgate_time::Timestamp;
 
-/// Everything that the services remember.
+/// The state of the services.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) world: World,
@@ -37,32 +37,32 @@ pub(super) struct Service {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) operation: Operation,
-    /// The pod that signed.
+    /// The pod that signed it.
     pub(super) pod: &'a str,
     /// The region that it signed for.
     pub(super) region: &'a str,
-    /// As the model accepts it.
+    /// The body, checked against the model.
     pub(super) body: &'a Value,
     pub(super) body_bytes: usize,
     pub(super) now: Timestamp,
     /// The number of the call.
     pub(super) call: u64,
-    /// Of a batch, so many records at its end are left unprocessed, by order of a fault.
+    /// How many records at the end of a batch are left unprocessed, because of a fault.
     pub(super) unprocessed: usize,
-    /// A listing comes in such pages, by order of a fault.
+    /// The pages of a listing, because of a fault.
     pub(super) pages: Option<Pages>,
 }
 
 /// What the service answers.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Answer {
-    /// As it stands.
+    /// The complete answer.
     Document(Value),
-    /// With the token that is to be made of the claims.
+    /// The answer without its token, which is made from the claims.
     Sign { claims: Claims, document: Value },
 }
 
-/// What the service answers, and what is so from now on.
+/// The answer and the changes of a decision.
 #[derive(Debug)]
 pub(super) struct Decision {
     pub(super) outcome: Result<Answer, ServiceError>,
@@ -76,7 +76,7 @@ impl Service {
     pub(super) fn decide(&self, request: &Request<'_>) -> Decision {
         let mut changes = Vec::new();
         let outcome = self.judge(request, &mut changes);
-        // Whoever brings a token in place of a signature is no pod yet.
+        // A caller with a token instead of a signature is not a pod yet.
         if !request.pod.is_empty()
             && self.bill.first_call(request.pod).is_none()
             && self.bill.room(request.pod, &[]).is_ok()
@@ -87,11 +87,11 @@ impl Service {
         Decision { outcome, changes }
     }
 
-    /// Makes a change, decided now or read from the journal.
+    /// Applies a change, from a decision or from the journal.
     pub(super) fn apply(&mut self, change: &Change) {
         match change {
             Change::World { world } => {
-                // The pods keep the credentials that they have.
+                // The pods keep their credentials.
                 let assumed = std::mem::take(&mut self.world.assumed);
                 self.world = World { assumed, ..World::clone(world) };
             }
@@ -142,7 +142,7 @@ impl Service {
     fn pod<'a>(&'a self, request: &Request<'a>) -> PodView<'a> {
         let mut pod = self.world.pod(request.pod);
         if pod.started_at.is_none() && self.world.switches.second(Switch::PodStart) {
-            // Whole seconds, for those are what clients report in.
+            // Whole seconds, because clients report in whole seconds.
             let first_call = self.bill.first_call(request.pod).unwrap_or(request.now);
             pod.started_at = Some(Timestamp::from_unix_seconds(first_call.unix_seconds()));
         }
@@ -169,7 +169,7 @@ impl Service {
         }
     }
 
-    /// The product, when the operation belongs to it.
+    /// The product, if the operation belongs to its pricing.
     fn product(&self, code: &str, operation: Operation) -> Result<&Product, ServiceError> {
         let wrong = |hint: &str| {
             let message =
@@ -195,7 +195,7 @@ impl Service {
         Ok(product)
     }
 
-    /// Whether the operation is switched off, for the product or in the region.
+    /// Refuses an operation that is disabled for the product or in the region.
     fn disabled(&self, product: Option<&Product>, request: &Request<'_>) -> Result<(), ServiceError> {
         let in_region = self.world.disabled_regions.get(&request.operation);
         let disabled = product.is_some_and(|product| product.disabled.contains(&request.operation))
@@ -210,7 +210,7 @@ impl Service {
         platform == Platform::EksFargate && self.world.switches.second(Switch::EksFargate)
     }
 
-    /// The emulator's own bounds are no fault of the caller.
+    /// The emulator's own limits are internal errors, not the caller's.
     fn room(&self, pod: &str, allocations: &[super::change::Allocation]) -> Result<(), ServiceError> {
         self.bill
             .room(pod, allocations)

@@ -1,5 +1,5 @@
-//! Signature Version 4 as the service checks it: always for form, service, region and clock, and for truth where the
-//! secret of the access key is known (AWS, "Create a signed AWS API request").
+//! Signature Version 4: form, service, region and clock are always checked, the signature itself if the access key's
+//! secret is known (AWS, "Create a signed AWS API request").
 
 use hyper::header::HeaderMap;
 use ring::{digest, hmac};
@@ -17,13 +17,13 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// How old a request may be, or how far ahead.
 const SKEW_SECONDS_MAX: i64 = 300;
 
-/// Who signed.
+/// The signer of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Signer {
-    /// The pod that the session was handed to, else the access key.
+    /// The pod that the session was issued to, else the access key.
     pub(super) pod: String,
     pub(super) region: String,
-    /// ARN and unique identifier of the session of a role.
+    /// ARN and unique identifier of a role's session.
     pub(super) session: Option<[String; 2]>,
 }
 
@@ -36,20 +36,20 @@ pub(super) struct Signed<'a> {
     pub(super) query: &'a str,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a [u8],
-    /// Signatures are always about the system's time.
+    /// Signatures use the system's time.
     pub(super) now: Now,
 }
 
-/// Whose secrets are known.
+/// The known secrets.
 #[derive(Clone, Copy)]
 pub(super) struct Keyring<'a> {
     pub(super) world: &'a World,
     pub(super) sessions: &'a Sessions,
-    /// With it, every other access key is refused, but for sessions and pods with a secret.
+    /// If set, every other access key is refused, except those of sessions and of pods with a secret.
     pub(super) only: Option<&'a (String, Secret)>,
 }
 
-/// The `Authorization` header, taken apart.
+/// The parsed `Authorization` header.
 struct Authorization<'a> {
     access_key: &'a str,
     date: &'a str,
@@ -125,7 +125,7 @@ impl<'a> Authorization<'a> {
             all.find_map(|part| part.strip_prefix(name)?.strip_prefix('=')).ok_or_else(form)
         };
         let (signed_headers, signature) = (parameter("SignedHeaders")?, parameter("Signature")?);
-        // From the right: an access key may hold slashes, the rest may not.
+        // From the right: an access key may contain slashes, the other parts may not.
         let mut parts = parameter("Credential")?.rsplitn(5, '/');
         let (Some(end), Some(scope), Some(region), Some(date), Some(access_key)) =
             (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
@@ -145,10 +145,10 @@ impl<'a> Authorization<'a> {
     }
 }
 
-/// AWS IAM API reference, AccessKeyId: 16 to 128 characters; shorter ones are handy names for pods.
+/// AWS IAM API reference, AccessKeyId: 16 to 128 characters; shorter ones are accepted, as names of pods.
 const ACCESS_KEY_BYTES_MAX: usize = 128;
 
-/// The session of the access key, when the emulator handed it out.
+/// The session of the access key, if the emulator issued it.
 fn session<'a>(
     signed: Signed<'_>,
     keyring: Keyring<'a>,
@@ -247,7 +247,7 @@ fn canonical_request(signed: Signed<'_>, names: &[&str], signed_headers: &str) -
     Some(canonical)
 }
 
-/// Without blanks at the ends, and with single blanks between.
+/// Removes blanks at the ends and repeated blanks.
 fn squeezed(value: &str) -> String {
     value.split(' ').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }

@@ -1,5 +1,5 @@
-//! STS as the emulator speaks it: AWS's Query protocol, parameters in a form or a query, XML back (AWS STS API
-//! reference, version 2011-06-15).
+//! STS: AWS's Query protocol, with parameters in a form or a query, and answers in XML (AWS STS API reference, version
+//! 2011-06-15).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use super::web_identity::{self, Token};
 pub(super) struct Parameters(BTreeMap<String, String>);
 
 impl Parameters {
-    /// Of a query and a form (`application/x-www-form-urlencoded`), each of which may hold some or all.
+    /// Parses a query and a form (`application/x-www-form-urlencoded`); the parameters may be in either or both.
     pub(super) fn parse(query: &[u8], form: &[u8]) -> Self {
         let texts = [query, form].map(String::from_utf8_lossy);
         let pairs = texts.iter().flat_map(|text| text.split('&')).filter_map(|pair| pair.split_once('='));
@@ -30,7 +30,7 @@ impl Parameters {
         self.0.get(name).map(String::as_str).unwrap_or_default()
     }
 
-    /// What is asked for.
+    /// The requested action.
     pub(super) fn action(&self) -> Result<Action, ServiceError> {
         match self.get("Action") {
             "AssumeRoleWithWebIdentity" => Ok(Action::AssumeRoleWithWebIdentity),
@@ -45,8 +45,8 @@ impl Parameters {
         }
     }
 
-    /// As they are noted: a token without its signature, with which anybody could use it elsewhere, and nothing of what
-    /// signs a URL.
+    /// The parameters as they are noted: a token without its signature, so that nobody can use it elsewhere, and
+    /// without the parameters that sign a URL.
     pub(super) fn shown(&self) -> String {
         let shown = |name: &str, value: &str| match (name, Token::parse(value)) {
             ("WebIdentityToken", Some(token)) => format!("{}.…", token.shown()),
@@ -58,7 +58,7 @@ impl Parameters {
     }
 }
 
-/// What `AssumeRoleWithWebIdentity` asks for, in bounds.
+/// The checked parameters of `AssumeRoleWithWebIdentity`.
 #[derive(Debug)]
 pub(super) struct AssumeRole<'a> {
     pub(super) role: Role,
@@ -186,7 +186,7 @@ fn reply(status: StatusCode, body: String, request_id: &str) -> Reply {
     }
 }
 
-/// An error as STS tells it.
+/// An error in STS's format.
 pub(super) fn failure(error: &ServiceError, request_id: &str) -> Reply {
     let code = error.code.clone();
     let status = status(&code);
@@ -199,7 +199,7 @@ pub(super) fn failure(error: &ServiceError, request_id: &str) -> Reply {
     Reply { outcome: code, ..reply(status, body, request_id) }
 }
 
-/// What is wrong with a signature has other names in the Query protocol (AWS STS API reference, common errors).
+/// Faults of a signature have other codes in the Query protocol (AWS STS API reference, common errors).
 pub(super) fn of_signature(error: ServiceError) -> ServiceError {
     let code = match error.code.as_ref() {
         "InvalidSignatureException" => "SignatureDoesNotMatch",
@@ -212,7 +212,7 @@ pub(super) fn of_signature(error: ServiceError) -> ServiceError {
     ServiceError::new(code, error.message)
 }
 
-/// Of the model's errors two are 403; of the common ones those that say no.
+/// Two of the model's errors are 403, and those common errors that deny access.
 fn status(code: &str) -> StatusCode {
     match code {
         "AccessDenied"
@@ -234,7 +234,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// A part of a form or query, with its percent signs and plus signs undone.
+/// Decodes a part of a form or query: percent signs and plus signs.
 pub(super) fn decoded(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.bytes());
     while let Some(byte) = rest.next() {

@@ -1,4 +1,4 @@
-//! The `Signature` of RegisterUsage: a PS256 JWS over product code, nonce and key version, and every bad one that a
+//! The `Signature` of RegisterUsage: a PS256 JWS over product code, nonce and key version; and the bad tokens that a
 //! client must refuse.
 
 mod flaw;
@@ -22,16 +22,16 @@ pub(super) struct Claims {
     pub(super) issued_at: Timestamp,
     /// Claims in PascalCase, as AWS's documents show them.
     pub(super) pascal_case: bool,
-    /// Without a nonce the claim is null rather than absent.
+    /// Without a nonce the claim is null instead of absent.
     pub(super) null_nonce: bool,
     pub(super) with_issued_at: bool,
-    /// The value of the claim PublicKeyRotationTimestamp, where there is one.
+    /// The value of the claim PublicKeyRotationTimestamp, if there is one.
     pub(super) rotation: Option<Value>,
-    /// A salt as long as the key allows, where RFC 7518 wants 32 bytes.
+    /// A salt as long as the key allows, instead of the 32 bytes of RFC 7518.
     pub(super) longest_salt: bool,
 }
 
-/// Names of the three claims that bind a token to its request, and of the one that tells of a rotation.
+/// Names of the three claims that bind a token to its request, and of the claim with the rotation time.
 #[derive(Debug, Clone, Copy)]
 struct Names {
     product_code: &'static str,
@@ -72,7 +72,7 @@ impl Claims {
         if let Some(rotation) = &self.rotation {
             payload.insert(names.rotation.to_owned(), rotation.clone());
         }
-        // So that it cannot be mistaken for AWS's.
+        // So that it is not mistaken for AWS's.
         payload.insert("emulated".to_owned(), json!(true));
         payload
     }
@@ -90,7 +90,7 @@ pub(super) fn token(claims: &Claims, key: &SigningKey) -> String {
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// What a 3072-bit key leaves beside a SHA-256 and two bytes of padding (RFC 8017, section 9.1.1).
+/// The bytes that a 3072-bit key has left after a SHA-256 and two bytes of padding (RFC 8017, section 9.1.1).
 const LONGEST_SALT_BYTES: usize = 384 - 32 - 2;
 
 fn message(header: &str, payload: &str) -> String {

@@ -1,10 +1,10 @@
-//! Web identity tokens as STS takes them: an OIDC provider's JWT (OpenID Connect Core 1.0, section 2), such as the
-//! projected service account token of a pod.
+//! Web identity tokens for STS: an OIDC provider's JWT (OpenID Connect Core 1.0, section 2), such as the projected
+//! service account token of a pod.
 //!
-//! - With keys of the provider (a JWKS, RFC 7517), issuer, audience, expiry and signature are verified; RS256 and ES256
-//!   are what STS documents and clusters use.
-//! - Without keys every well-formed token is taken; the start, `/_emulator/world` and the page say so.
-//! - Tokens come from outside, so their times are compared with the system's clock, never with the emulated one.
+//! - With the provider's keys (a JWKS, RFC 7517), issuer, audience, expiry and signature are verified; RS256 and ES256
+//!   are the algorithms that STS documents and clusters use.
+//! - Without keys every well-formed token is accepted; the start, `/_emulator/world` and the page say so.
+//! - Tokens come from outside: their times are compared with the system's clock, never with the emulated one.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -21,18 +21,18 @@ use super::operation::ServiceError;
 use tollgate_http::client;
 use tollgate_time::Timestamp;
 
-/// Which tokens STS takes.
+/// Which tokens STS accepts.
 #[derive(Debug, Clone)]
 pub struct WebIdentity {
-    /// Where the provider's public keys are.
+    /// The provider's public keys.
     pub keys: Jwks,
-    /// The `iss` of its tokens; without it any.
+    /// The required `iss`; without it any.
     pub issuer: Option<String>,
-    /// The `aud` of its tokens.
+    /// The required `aud`.
     pub audience: String,
 }
 
-/// A JSON Web Key Set, read again for each token: clusters rotate their keys.
+/// A JSON Web Key Set, read again for each token, because clusters rotate their keys.
 #[derive(Debug, Clone)]
 pub enum Jwks {
     /// A file.
@@ -42,7 +42,7 @@ pub enum Jwks {
 }
 
 impl Jwks {
-    /// A file's path, or a URL.
+    /// Parses a file's path or a URL.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.starts_with("https://") {
             let hint = "fetch it into a file (kubectl get --raw /openid/v1/jwks) and name that";
@@ -72,7 +72,7 @@ impl Jwks {
 /// The provider's keys are on the same machine or in the same cluster.
 const KEYS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Largest key set: a key has half a kilobyte.
+/// Largest key set: one key takes half a kilobyte.
 const KEYS_BYTES_MAX: u64 = 1 << 20;
 
 fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -101,7 +101,7 @@ enum KeyKind {
     P256(Vec<u8>),
 }
 
-/// Keys of other kinds are passed over, as RFC 7517, section 5, wants it.
+/// Keys of other kinds are ignored, as RFC 7517, section 5, requires.
 fn parse_keys(bytes: &[u8]) -> Result<Vec<Key>, String> {
     let set: Value = serde_json::from_slice(bytes).map_err(|error| format!("no JSON: {error}"))?;
     let keys = set["keys"].as_array().ok_or("no JSON Web Key Set: it has no \"keys\"")?;
@@ -133,12 +133,12 @@ impl Key {
     }
 }
 
-/// A token, taken apart and not yet believed.
+/// A parsed token that is not verified.
 #[derive(Debug)]
 pub(super) struct Token<'a> {
     header: Value,
     claims: Value,
-    /// What is signed.
+    /// The signed part.
     message: &'a str,
     signature: Vec<u8>,
 }
@@ -159,7 +159,7 @@ impl<'a> Token<'a> {
         })
     }
 
-    /// Without its signature: what may be shown.
+    /// The token without its signature, which may be shown.
     pub(super) const fn shown(&self) -> &'a str {
         self.message
     }
@@ -184,8 +184,8 @@ impl<'a> Token<'a> {
         }
     }
 
-    /// The pod that a cluster's token is bound to (Kubernetes, "Managing Service Accounts", bound tokens): its
-    /// name, and the beginning of its UID, for a pod of a StatefulSet that comes back is another pod.
+    /// The pod that a cluster's token is bound to (Kubernetes, "Managing Service Accounts", bound tokens): its name,
+    /// and the beginning of its UID, because a recreated pod of a StatefulSet has the same name but is another pod.
     pub(super) fn pod(&self) -> Option<String> {
         let pod = &self.claims["kubernetes.io"]["pod"];
         let (name, uid) = (pod["name"].as_str()?, pod["uid"].as_str()?);
@@ -197,7 +197,7 @@ impl<'a> Token<'a> {
     }
 }
 
-/// As many as tell two pods of one name apart.
+/// Characters of a UID: enough to distinguish two pods with the same name.
 const UID_CHARS: usize = 8;
 
 /// Longest name of a pod (Kubernetes, "Object Names and IDs": a DNS subdomain name).
@@ -207,7 +207,7 @@ fn invalid(message: impl Into<String>) -> ServiceError {
     ServiceError::new("InvalidIdentityToken", message)
 }
 
-/// What STS says of a text that is no JWT.
+/// STS's error for a text that is not a JWT.
 pub(super) fn malformed() -> ServiceError {
     invalid("The ID Token provided is not a valid JWT. (You may see this error if you sent an Access Token)")
 }
@@ -217,7 +217,7 @@ impl WebIdentity {
     pub(super) async fn verify(&self, token: &Token<'_>, now: Timestamp) -> Result<(), ServiceError> {
         self.check_claims(token, now)?;
         let keys = self.keys.read().await.map_err(|error| {
-            // STS's own words for it, and the cause.
+            // STS's own text, with the cause.
             invalid(format!("Couldn't retrieve verification key from your identity provider ({error})"))
         })?;
         check_signature(token, &keys)

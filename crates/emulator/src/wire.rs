@@ -1,5 +1,5 @@
-//! AWS JSON 1.1 over HTTP, as metering and License Manager speak it: how a request names its operation, how its members
-//! read, and what an error looks like (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
+//! AWS JSON 1.1 over HTTP, for metering and License Manager: how a request names its operation, how its members are
+//! read, and the form of an error (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
 //!
 //! The structs are the emulator's own; the client side has others.
 
@@ -33,7 +33,7 @@ pub(super) fn operation(headers: &HeaderMap) -> Result<Operation, ServiceError> 
         .ok_or_else(|| unknown("X-Amz-Target names no operation of this service"))
 }
 
-/// Reads a body and checks it against the model. An empty one is a structure without members.
+/// Parses a body and checks it against the model. An empty body is a structure without members.
 pub(super) fn parse(operation: Operation, bytes: &[u8]) -> Result<Value, ServiceError> {
     let body = if bytes.is_empty() {
         json!({})
@@ -122,7 +122,7 @@ pub(super) struct ResolveCustomer<'a> {
     pub(super) registration_token: Cow<'a, str>,
 }
 
-/// A quantity as it was written: AWS wants the parts of a record all in one of the two forms.
+/// A quantity in the form in which it was written: AWS requires the same form for all parts of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Written {
     Whole(Micros),
@@ -170,16 +170,16 @@ impl UsageAllocation<'_> {
     }
 }
 
-/// Seconds since the epoch, possibly with a fraction; milliseconds are what the protocol keeps.
+/// Converts seconds since the epoch, possibly with a fraction; the protocol keeps milliseconds.
 fn timestamp(seconds: f64) -> Timestamp {
     #[expect(clippy::cast_possible_truncation, reason = "the model's check bounds it far below 2^53")]
     Timestamp::from_unix_millis((seconds * 1000.0).round() as i64)
 }
 
-/// What an operation answers, before it becomes HTTP.
+/// The result of an operation, before it becomes HTTP.
 pub(super) type Outcome = Result<Value, ServiceError>;
 
-/// An outcome as an answer.
+/// The HTTP answer for an outcome.
 pub(super) fn reply(api: Api, outcome: &Outcome, request_id: &str) -> Reply {
     let mut headers = vec![("x-amzn-requestid", request_id.to_owned())];
     let (code, status, body) = match outcome {
@@ -199,7 +199,7 @@ pub(super) fn reply(api: Api, outcome: &Outcome, request_id: &str) -> Reply {
     }
 }
 
-/// A request as it is noted.
+/// The text under which a request is noted.
 pub(super) fn shown(operation: Option<Operation>, bytes: &[u8]) -> Cow<'_, str> {
     match operation {
         Some(Operation::GetAccessToken) => Cow::Borrowed(license::SHOWN_REFRESH),

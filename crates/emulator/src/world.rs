@@ -1,8 +1,8 @@
-//! Who exists in the emulated marketplace: products, customers with their licenses, contracts, pods, regions.
+//! What exists in the emulated marketplace: products, customers with their licenses, contracts, pods, regions.
 //!
-//! - The world only changes by order: a world file (`document`) or the admin interface; and by the role that a pod
-//!   assumes. What other calls do is the bill's business.
-//! - Everything that a caller may name is bounded, so that no order can fill the memory.
+//! - The world changes only by order (a world file, `document`, or the admin interface) and by the role that a pod
+//!   assumes. The effects of other calls are in the bill.
+//! - Everything that a caller can name is bounded, so that no order can fill the memory.
 
 pub(super) mod contract;
 pub(super) mod document;
@@ -17,7 +17,7 @@ use self::switches::{Switch, Switches};
 use super::operation::{Api, Operation};
 use tollgate_time::Timestamp;
 
-/// How a product is sold; AWS prescribes the operation for each.
+/// How a product is priced; AWS prescribes the operation for each pricing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Pricing {
@@ -31,23 +31,23 @@ pub(super) enum Pricing {
 }
 
 impl Pricing {
-    /// Whether the operation belongs to products sold like this.
+    /// Whether the operation belongs to this pricing.
     pub(super) const fn allows(self, operation: Operation) -> bool {
         match operation {
             Operation::RegisterUsage => matches!(self, Self::Hourly),
             Operation::MeterUsage => matches!(self, Self::Metered),
             Operation::BatchMeterUsage | Operation::ResolveCustomer => matches!(self, Self::Saas),
-            // It knows product IDs, and no codes.
+            // License Manager uses product IDs, not product codes.
             _ => matches!(operation.api(), Api::LicenseManager),
         }
     }
 }
 
-/// How a SaaS product's seller names customers.
+/// How the seller of a SaaS product names customers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Agreements {
-    /// In migration: both forms are served, and the same usage in both is billed twice, as AWS warns.
+    /// During a migration: both forms are accepted, and the same usage in both is billed twice, as AWS warns.
     #[default]
     Either,
     /// `ProductCode` with `CustomerIdentifier` or `CustomerAWSAccountId`.
@@ -59,7 +59,7 @@ pub(super) enum Agreements {
 /// One version of a product's key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeyVersion {
-    /// From when on it is rotated; RegisterUsage then tells `PublicKeyRotationTimestamp`.
+    /// When it is rotated; from then on RegisterUsage returns `PublicKeyRotationTimestamp`.
     #[serde(with = "super::clock::millis_option")]
     pub(super) expires_at: Option<Timestamp>,
 }
@@ -69,7 +69,7 @@ pub(super) struct KeyVersion {
 pub(super) struct Product {
     pub(super) pricing: Pricing,
     pub(super) agreements: Agreements,
-    /// Whose product it is, when it is not the world's seller: then its tokens and its code are foreign.
+    /// Its seller, if that is not the world's seller: then its tokens and its code are foreign.
     pub(super) seller_account_id: Option<String>,
     pub(super) dimensions: BTreeSet<String>,
     pub(super) keys: BTreeMap<i32, KeyVersion>,
@@ -88,7 +88,7 @@ pub(super) struct License {
     pub(super) active_from: Option<Timestamp>,
     #[serde(with = "super::clock::millis_option")]
     pub(super) active_until: Option<Timestamp>,
-    /// When an order ended the subscription, while it has not begun again.
+    /// When an order ended the subscription; `None` after it began again.
     #[serde(default, with = "super::clock::millis_option")]
     pub(super) unsubscribed_at: Option<Timestamp>,
 }
@@ -97,16 +97,16 @@ pub(super) struct License {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Customer {
     pub(super) identifier: String,
-    /// Whether it is subscribed to the products that no license below names, present and future.
+    /// Whether it is subscribed to all products, present and future, that no license below names.
     pub(super) subscribed: bool,
-    /// When an order ended that, while it has not begun again.
+    /// When an order ended that subscription; `None` after it began again.
     #[serde(default, with = "super::clock::millis_option")]
     pub(super) unsubscribed_at: Option<Timestamp>,
     pub(super) licenses: Vec<License>,
 }
 
 impl Customer {
-    /// The licenses about a product: those declared, else the one that every customer has with every product.
+    /// The licenses for a product: the declared ones, else the standard one that every customer has for every product.
     fn licenses_for(&self, account_id: &str, product_code: &str) -> Vec<License> {
         let declared = self.licenses.iter().filter(|license| license.product_code == product_code);
         let declared: Vec<License> = declared.cloned().collect();
@@ -116,7 +116,7 @@ impl Customer {
         vec![self.standard_license(account_id, product_code)]
     }
 
-    /// The license about a product that a customer has when none is declared.
+    /// The license for a product for which none is declared.
     fn standard_license(&self, account_id: &str, product_code: &str) -> License {
         License {
             product_code: product_code.to_owned(),
@@ -129,7 +129,7 @@ impl Customer {
         }
     }
 
-    /// Notes when subscriptions ended that lasted `before` the order of `now`.
+    /// Notes the end of subscriptions that lasted until this order (`before` is the customer before it).
     fn note_ends(&mut self, before: Option<&Self>, now: Timestamp) {
         let ended = |subscribed: bool, before: Option<(bool, Option<Timestamp>)>| match before {
             _ if subscribed => None,
@@ -141,7 +141,7 @@ impl Customer {
             ended(self.subscribed, before.map(|before| (before.subscribed, before.unsubscribed_at)));
         for license in &mut self.licenses {
             let before = before.and_then(|before| {
-                // It may have been the one that every customer has.
+                // It may have been the standard license.
                 let known = before.licenses.iter().find(|known| known.arn == license.arn);
                 known.map(|known| (known.subscribed, known.unsubscribed_at)).or_else(|| {
                     license
@@ -155,7 +155,7 @@ impl Customer {
     }
 }
 
-/// Before the account in the ARN of a license that nobody declared, and between account and product code.
+/// Prefix of the ARN of a standard license, before the account; and the part between account and product code.
 const STANDARD_LICENSE: &str = "arn:aws:license-manager::";
 const STANDARD_RESOURCE: &str = ":license:l-";
 
@@ -200,7 +200,7 @@ impl Platform {
     ];
 }
 
-/// A declared pod; one that was never declared has the world's defaults.
+/// A declared pod; an undeclared one has the world's defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pod {
     pub(super) account_id: Option<String>,
@@ -210,11 +210,11 @@ pub(super) struct Pod {
     pub(super) denied: BTreeSet<Operation>,
     #[serde(with = "super::clock::millis_option")]
     pub(super) started_at: Option<Timestamp>,
-    /// With it the pod's signatures are verified.
+    /// If set, the pod's signatures are verified.
     pub(super) secret_key: Option<Secret>,
 }
 
-/// What a pod told of itself when it took credentials; an order says otherwise.
+/// What a pod's role says about it; an order takes precedence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Assumed {
     pub(super) role_arn: String,
@@ -222,7 +222,7 @@ pub(super) struct Assumed {
     pub(super) platform: Option<Platform>,
 }
 
-/// Pods whose roles are remembered; the bill knows as many.
+/// Pods whose roles are stored; the bill stores as many pods.
 const ASSUMED_MAX: usize = 100_000;
 
 /// A pod with the world's defaults filled in.
@@ -238,22 +238,22 @@ pub(super) struct PodView<'a> {
     pub(super) denied: Option<&'a BTreeSet<Operation>>,
 }
 
-/// Everything that exists.
+/// The emulated marketplace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct World {
-    /// Of pods that name none.
+    /// The region of pods that have none of their own.
     pub(super) region: String,
-    /// Where the service answers.
+    /// The regions in which the service exists.
     pub(super) regions: BTreeSet<String>,
-    /// Of pods that name none: the buyer's account.
+    /// The account of pods that have none of their own: the buyer's.
     pub(super) account_id: String,
-    /// Of pods that name none.
+    /// The platform of pods that have none of their own.
     pub(super) platform: Platform,
     pub(super) seller_account_id: String,
     pub(super) products: BTreeMap<String, Product>,
     pub(super) customers: BTreeMap<String, Customer>,
     pub(super) pods: BTreeMap<String, Pod>,
-    /// What License Manager knows.
+    /// The licenses in License Manager.
     #[serde(default)]
     pub(super) contracts: Contracts,
     /// By pod.
@@ -264,8 +264,8 @@ pub(super) struct World {
     pub(super) switches: Switches,
 }
 
-/// Where the service has endpoints (`endpoints.json` of botocore, partitions aws and aws-us-gov, and the commercial
-/// China and sovereign regions of its endpoint rules).
+/// The regions with endpoints of the service (`endpoints.json` of botocore, partitions aws and aws-us-gov, and the
+/// commercial China and sovereign regions of its endpoint rules).
 const REGIONS: &str = "af-south-1 ap-east-1 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 \
                        ap-southeast-1 ap-southeast-2 ap-southeast-3 ap-southeast-4 ca-central-1 cn-northwest-1 \
                        eu-central-1 eu-central-2 eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3 \
@@ -309,12 +309,12 @@ impl World {
         }
     }
 
-    /// Whether the role of one more pod can be remembered.
+    /// Whether the role of one more pod can be stored.
     pub(super) fn role_room(&self, pod: &str) -> bool {
         self.assumed.len() < ASSUMED_MAX || self.assumed.contains_key(pod)
     }
 
-    /// The licenses of an account about a product.
+    /// The licenses of an account for a product.
     pub(super) fn licenses(&self, account_id: &str, product_code: &str) -> Vec<License> {
         let customer = self.customers.get(account_id);
         customer.map(|customer| customer.licenses_for(account_id, product_code)).unwrap_or_default()
@@ -331,7 +331,7 @@ impl World {
         customers.find(|(_, customer)| customer.identifier == identifier).map(|(account, _)| account.as_str())
     }
 
-    /// The license with this ARN, and whose it is.
+    /// The license with this ARN, and its account.
     pub(super) fn license(&self, arn: &str) -> Option<(&str, License)> {
         let declared = self.customers.iter().find_map(|(account_id, customer)| {
             let license = customer.licenses.iter().find(|license| license.arn == arn)?;
@@ -352,14 +352,14 @@ impl World {
         product.seller_account_id.as_ref().is_some_and(|seller| *seller != self.seller_account_id)
     }
 
-    /// The first product of this seller that is sold as a service: what registration tokens are for.
+    /// The first SaaS product of this seller: the one that registration tokens are for.
     pub(super) fn saas_product(&self) -> Option<&str> {
         let mut products = self.products.iter();
         let found = products.find(|(_, product)| product.pricing == Pricing::Saas && !self.foreign(product));
         found.map(|(code, _)| code.as_str())
     }
 
-    /// The contract that serves checkouts of an account: of several that could, the newest, or the oldest.
+    /// The contract for checkouts of an account: of several, the newest or (by switch) the oldest.
     pub(super) fn contract(&self, wanted: &Wanted<'_>, now: Timestamp) -> Option<(&str, &Contract)> {
         let all = self.contracts.iter().filter(|(_, contract)| {
             contract.account_id == wanted.account_id
@@ -389,7 +389,7 @@ impl World {
     }
 }
 
-/// Which contract a checkout is about.
+/// The contract that a checkout names.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted<'a> {
     pub(super) account_id: &'a str,
@@ -398,7 +398,7 @@ pub(super) struct Wanted<'a> {
 }
 
 impl License {
-    /// Whether a time lies in the license's activation period.
+    /// Whether a time is within the license's activation period.
     pub(super) fn active_at(&self, at: Timestamp) -> bool {
         self.active_from.is_none_or(|from| from <= at) && self.active_until.is_none_or(|until| at < until)
     }

@@ -1,7 +1,7 @@
 //! One request over plain HTTP/1.1: for `probe`, `await`, the ECS metadata endpoint and the clock source.
 //!
-//! Everything it talks to is on this machine or link-local, so there is no TLS, no proxy, no redirect and no retry.
-//! Calls to AWS go through the SDK.
+//! All its peers are on this machine or link-local, so there is no TLS, no proxy, no redirect and no retry. Calls to
+//! AWS go through the SDK.
 
 use std::io;
 use std::time::Duration;
@@ -16,33 +16,34 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::Address;
 
-/// Largest answer read; the biggest expected is an hour record with AWS's most allocations, 2,500 of five tags each.
+/// Largest answer that is read; the largest expected one is an hour record with AWS's maximum of 2,500 allocations with
+/// five tags each.
 pub const ANSWER_BYTES_MAX: usize = 8 << 20;
 
-/// Largest answer of what is asked by URL: task metadata and a clock, a few kilobytes.
+/// Largest answer to a GET by URL: task metadata and a clock have a few kilobytes.
 pub const SMALL_ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nothing listens there, or the connection broke.
+    /// Nothing listens there, or the connection failed.
     #[error("cannot connect to {address}: {source}")]
     Connect {
-        /// Whom was asked.
+        /// The peer's address.
         address: String,
         /// The system's error.
         source: io::Error,
     },
-    /// The peer does not speak HTTP, or broke off.
+    /// The peer does not speak HTTP, or closed the connection early.
     #[error("no usable answer from {address}")]
     Protocol {
-        /// Whom was asked.
+        /// The peer's address.
         address: String,
     },
-    /// The limit passed.
+    /// No answer within the limit.
     #[error("no answer from {address} within {} ms", limit.as_millis())]
     TimedOut {
-        /// Whom was asked.
+        /// The peer's address.
         address: String,
         /// The limit.
         limit: Duration,
@@ -52,7 +53,7 @@ pub enum ClientError {
     Url,
 }
 
-/// One request to be sent.
+/// One request.
 #[derive(Debug)]
 pub struct Ask<'a> {
     /// The method.
@@ -144,7 +145,7 @@ async fn exchange(
     tokio::pin!(exchange);
     tokio::select! {
         answer = &mut exchange => answer,
-        // The connection may end first and still have delivered everything.
+        // The connection may end first although everything was delivered.
         _ = &mut connection => exchange.await,
     }
 }

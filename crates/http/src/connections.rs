@@ -1,5 +1,5 @@
-//! The open connections of a server: each is served in a task of its own; when there are too many, the oldest idle
-//! one is closed.
+//! The open connections of a server: each is served in its own task; if there are too many, the oldest idle one is
+//! closed.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -20,8 +20,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::joined::Joined;
 use super::{Abandoned, Accepted, Body, BodyError, Handler, Limits, stopped};
 
-/// A [`Handler`] of any type, so that hyper's state machine is compiled here, once, and for speed (see the profiles in
-/// `Cargo.toml`), and not with every server.
+/// A [`Handler`] without its type, so that hyper's state machine is compiled only once, here, and optimized for speed
+/// (see the profiles in `Cargo.toml`), instead of with every server.
 pub(super) trait Serve: Send + Sync + 'static {
     fn serve(&self, request: Request<Incoming>) -> Answering<'_>;
 
@@ -45,16 +45,16 @@ pub(super) struct Connections {
     handler: Arc<dyn Serve>,
     /// Each returns its number.
     pub(super) tasks: JoinSet<u64>,
-    /// By number, so the oldest first.
+    /// By number, so in the order of age.
     pub(super) open: BTreeMap<u64, OpenConnection>,
     started: u64,
-    /// A connection has become idle.
+    /// Notified when a connection becomes idle.
     pub(super) idled: Arc<Notify>,
 }
 
 pub(super) struct OpenConnection {
     task: AbortHandle,
-    /// Requests that it serves: one or none in HTTP/1.
+    /// Requests being served: one or none in HTTP/1.
     serving: Arc<AtomicUsize>,
 }
 
@@ -64,7 +64,7 @@ impl Connections {
         Self { limits, handler, tasks, open: BTreeMap::new(), started: 0, idled }
     }
 
-    /// Whether another connection can be taken, if need be in the place of one that is idle.
+    /// Whether another connection can be accepted, if necessary by closing an idle one.
     pub(super) fn has_room(&self) -> bool {
         self.open.len() < self.limits.connections_max || self.oldest_idle().is_some()
     }
@@ -85,7 +85,7 @@ impl Connections {
         self.open.insert(number, OpenConnection { task, serving });
     }
 
-    /// Drops what was kept of a connection that has ended; of one that was cut or panicked, the number is not known.
+    /// Removes a connection that has ended; `None` if it was aborted or panicked, so that its number is unknown.
     pub(super) fn forget(&mut self, number: Option<u64>) {
         match number {
             Some(number) => drop(self.open.remove(&number)),
@@ -106,7 +106,7 @@ impl Connections {
 
     pub(super) async fn drain(mut self) {
         let all_done = async { while self.tasks.join_next().await.is_some() {} };
-        // Connections that are still busy after the limit are closed by dropping the set.
+        // Dropping the set closes connections that are still busy after the limit.
         let _ = tokio::time::timeout(self.limits.drain_timeout, all_done).await;
     }
 }
@@ -118,7 +118,7 @@ struct Marker {
     idled: Arc<Notify>,
 }
 
-/// A request that is being served, until its answer's last byte was handed to the connection.
+/// A request that is being served, until the last byte of its answer was given to the connection.
 struct Serving(Marker);
 
 impl Marker {
@@ -135,7 +135,7 @@ impl Drop for Serving {
     }
 }
 
-/// An answer's body, which keeps its connection from giving way.
+/// An answer's body, which marks its connection as busy.
 struct Served {
     body: Body,
     _serving: Serving,

@@ -1,5 +1,5 @@
-//! Sends small answers in one piece. hyper writes head and body as two, and the kernel takes longer for two pieces
-//! than it takes to copy them into one.
+//! Sends small answers in one piece. hyper writes head and body as two pieces, which takes the kernel longer than
+//! copying them into one takes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Larger answers are not copied: the answer to one event has some 250 bytes.
+/// Larger answers are not copied: the answer to one event has about 250 bytes.
 const BYTES_MAX: usize = 1024;
 
 /// A stream that joins small pieces.
@@ -66,7 +66,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
 mod tests {
     use super::*;
 
-    /// Keeps what each call hands over, and takes the first bytes of it only.
+    /// Keeps the bytes of each call, and accepts only the first ones.
     #[derive(Default)]
     struct Calls {
         whole: Vec<Vec<u8>>,

@@ -1,9 +1,9 @@
-//! The hyper shell below every server here: bind, accept, limits, drain.
+//! The hyper shell of every server here: bind, accept, limits, drain.
 //!
-//! - HTTP/1.1 without TLS: both servers speak inside a pod, the emulator on a laptop.
-//! - Every wait on a peer has a limit. When there are too many connections, the oldest idle one is closed: a slow
-//!   client must never be able to block the kubelet's probe, nor cut a request that is being served.
-//! - It knows nothing of what is served.
+//! - HTTP/1.1 without TLS: the sidecar's servers are used inside a pod, the emulator on a laptop.
+//! - Every wait for a peer has a limit. If there are too many connections, the oldest idle one is closed: a slow client
+//!   must not be able to block the kubelet's probe, nor to cut a request that is being served.
+//! - It does not depend on what is served.
 
 pub mod client;
 mod connections;
@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use connections::Connections;
 
-/// What goes wrong while a body is produced.
+/// An error while a body is produced.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of an answer.
@@ -46,16 +46,16 @@ pub trait Handler: Send + Sync + 'static {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Body>, Abandoned>> + Send;
 
-    /// What is said of a request that took longer than [`Limits::request_timeout`].
+    /// The answer to a request that took longer than [`Limits::request_timeout`].
     fn too_late(&self) -> Response<Body> {
         text(StatusCode::REQUEST_TIMEOUT, "the request took too long\n")
     }
 }
 
-/// The limits of one server; each field says what it bounds, the server says why so much.
+/// The limits of one server; the server explains its values.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections; beyond it the oldest idle one is closed, and where each serves a request, the next one waits.
+    /// Open connections. Beyond it the oldest idle one is closed; if all serve a request, the next one waits.
     pub connections_max: usize,
     /// From accept, or from the last answer, to the end of the next request's headers. Also ends idle connections.
     pub header_timeout: Duration,
@@ -65,7 +65,7 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// From the order to drain until connections still busy are cut.
     pub drain_timeout: Duration,
-    /// An abandoned TCP connection is reset (RST) rather than closed (FIN): a crash rather than an end.
+    /// Whether an abandoned TCP connection is reset (RST) instead of closed (FIN), as after a crash.
     pub reset_when_abandoned: bool,
 }
 
@@ -92,7 +92,7 @@ impl std::fmt::Display for Address {
 pub enum Listener {
     /// Over IP.
     Tcp(TcpListener),
-    /// Over a Unix socket, whose file is removed when the listener goes.
+    /// Over a Unix socket, whose file is removed when the listener is dropped.
     Unix(UnixListener, SocketFile),
 }
 
@@ -102,17 +102,18 @@ pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // It may be gone already; nobody can act on the failure.
+        // It may be gone already; the error cannot be handled.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Connections that the kernel may hold before we accept them: a full node's worth of probes at once.
+/// Connections that the kernel may queue before they are accepted: the probes of a full node at once.
 const BACKLOG: i32 = 1024;
 
 impl Limits {
-    /// Fewer connections where the process may open few files: `part` in `of` of the descriptors that nothing else
-    /// needs. Above it accepting fails, and a probe waits behind connections that cannot be accepted.
+    /// Lowers the number of connections if the process may open only few files: to `part` in `of` of the descriptors
+    /// that nothing else needs. With more, accepting would fail, and a probe would wait behind connections that cannot
+    /// be accepted.
     #[must_use]
     pub fn within(self, descriptors: u64, part: u64, of: u64) -> Self {
         let share = descriptors.saturating_sub(DESCRIPTORS_ELSEWHERE).saturating_mul(part) / of;
@@ -121,7 +122,8 @@ impl Limits {
     }
 }
 
-/// What the process opens beside the servers' connections: listeners, the ledger with its log, AWS, names, files read.
+/// Descriptors for everything but the servers' connections: listeners, the ledger with its log, AWS, DNS, files being
+/// read.
 const DESCRIPTORS_ELSEWHERE: u64 = 40;
 
 /// How many files this process may have open (`RLIMIT_NOFILE`).
@@ -131,7 +133,7 @@ pub fn descriptors() -> u64 {
 }
 
 impl Listener {
-    /// Binds. `[::]` accepts IPv4 too, and falls back to `0.0.0.0` where the kernel has no IPv6.
+    /// Binds. `[::]` accepts IPv4 too, and falls back to `0.0.0.0` if the kernel has no IPv6.
     pub fn bind(address: &Address) -> io::Result<Self> {
         match address {
             Address::Tcp(addr) => bind_tcp(*addr).map(Self::Tcp),
@@ -139,7 +141,7 @@ impl Listener {
         }
     }
 
-    /// The address that was bound, with the port that the kernel chose where 0 was asked for.
+    /// The bound address, with the kernel's port if 0 was requested.
     pub fn local_address(&self) -> io::Result<Address> {
         Ok(match self {
             Self::Tcp(listener) => Address::Tcp(listener.local_addr()?),
@@ -183,14 +185,15 @@ fn bind_socket(addr: SocketAddr) -> io::Result<TcpListener> {
 
 fn bind_unix(path: &Path) -> io::Result<Listener> {
     use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-    // A socket left by a killed predecessor refuses connections; one that answers belongs to somebody.
+    // A socket left by a killed process refuses connections; one that answers is in use.
     let stale = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
         && std::os::unix::net::UnixStream::connect(path).is_err();
     if stale {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
-    // The application of a pod is rarely the sidecar's user. Whoever reaches the folder may connect, as on loopback.
+    // The application in a pod usually has another user than the sidecar. As on loopback, every process that can reach
+    // the folder may connect.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
     Ok(Listener::Unix(listener, SocketFile(path.to_owned())))
 }
@@ -208,11 +211,11 @@ async fn run(listener: Listener, mut connections: Connections, mut stop: watch::
             accepted = accept(&listener, &connections.limits), if room => match accepted {
                 Ok(accepted) => {
                     connections.start(accepted, connection_stop.clone());
-                    // Its request may be here already: it is served before the next connection can push it out.
+                    // Its request may already be here: let it be served before the next connection can displace it.
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
-                    // Out of descriptors or memory: free the oldest and give the kernel a moment, rather than spin.
+                    // Out of descriptors or memory: close the oldest and pause, instead of retrying at once.
                     tracing::debug!(%error, "accept failed");
                     connections.cut_oldest_idle();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -232,12 +235,13 @@ pub async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// After a failed accept; long enough to not burn a core, short enough for a probe's timeout of one second.
+/// The pause after a failed accept: long enough not to keep a core busy, short enough for a probe's timeout of one
+/// second.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 struct Accepted {
     stream: Box<dyn Stream>,
-    /// A second handle to the socket, to reset it by.
+    /// A second handle to the socket, for resetting it.
     socket: Option<socket2::Socket>,
 }
 
@@ -248,7 +252,7 @@ async fn accept(listener: &Listener, limits: &Limits) -> io::Result<Accepted> {
     match listener {
         Listener::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
-            // Answers are one small segment; waiting for a second only delays the probe.
+            // Answers are one small segment; delaying it to join a second one would only delay the probe.
             let _ = stream.set_nodelay(true);
             let socket = match limits.reset_when_abandoned {
                 true => Some(socket2::SockRef::from(&stream).try_clone()?),
@@ -271,16 +275,16 @@ pub enum ReadBodyError {
     /// The connection broke, or the framing was wrong.
     #[error("the body could not be read")]
     Broken,
-    /// Other bodies fill the room there is for all.
+    /// The budget for all bodies is used up.
     #[error("too much is being sent at once")]
     NoRoom,
 }
 
-/// Room for all bodies of a server that are being read or worked on.
+/// A budget for all bodies of a server that are being read or processed.
 #[derive(Debug, Clone)]
 pub struct BodyBudget(Arc<Semaphore>);
 
-/// A body, and its part of the room until it is dropped.
+/// A body, with its part of the budget until it is dropped.
 #[derive(Debug)]
 pub struct BufferedBody {
     bytes: Vec<u8>,
@@ -296,15 +300,15 @@ impl std::ops::Deref for BufferedBody {
 }
 
 impl BodyBudget {
-    /// For so many bytes.
+    /// A budget of this many bytes.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes)))
     }
 
-    /// Reads a whole request body of at most `bytes_max`, as long as there is room for what has come of it.
+    /// Reads a whole request body of at most `bytes_max`, while the budget has room for the bytes that have come.
     pub async fn read(&self, mut body: Incoming, bytes_max: usize) -> Result<BufferedBody, ReadBodyError> {
-        // Where the length is known, no growing: a body would need twice its size for a moment, and keep some of it.
+        // If the length is known, allocate it at once: growing would briefly need twice the size, and keep some of it.
         let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
         let mut held =
             BufferedBody { bytes: Vec::with_capacity(length.unwrap_or_default().min(bytes_max)), room: None };
@@ -343,20 +347,20 @@ pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     answer(status, "text/plain; charset=utf-8", text)
 }
 
-/// An answer in JSON; `value` is one of our own structs, whose serialisation cannot fail.
+/// An answer in JSON; `value` is one of our own structs, whose serialization cannot fail.
 pub fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
     let bytes = serde_json::to_vec(value).expect("our own documents have string keys and finite numbers");
     answer(status, "application/json", bytes)
 }
 
-/// 405 with the methods that would do (RFC 9110, section 15.5.6).
+/// 405 with the allowed methods (RFC 9110, section 15.5.6).
 pub fn method_not_allowed(allow: &'static str) -> Response<Body> {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     response
 }
 
-/// Whether the method only reads. hyper leaves the body of a HEAD answer out by itself.
+/// Whether the method only reads. hyper itself omits the body of an answer to HEAD.
 #[must_use]
 pub fn reads(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD

@@ -1,4 +1,4 @@
-//! The shell over real sockets on loopback: keep-alive, limits, the oldest idle connection giving way, drain.
+//! The shell with real sockets on loopback: keep-alive, limits, closing the oldest idle connection, drain.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -66,7 +66,7 @@ async fn the_oldest_idle_connection_gives_way() {
     let mut idle = Vec::new();
     for _ in 0..LIMITS.connections_max {
         let mut stream = TcpStream::connect(running.addr).await.unwrap();
-        // One answered request each, so that the server has certainly accepted it.
+        // One answered request each proves that the server has accepted the connection.
         stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut first = [0; 12];
         stream.read_exact(&mut first).await.unwrap();
@@ -96,7 +96,7 @@ async fn draining_answers_what_is_in_flight_and_then_ends() {
     let running = start(LIMITS);
     let mut stream = TcpStream::connect(running.addr).await.unwrap();
     stream.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nh").await.unwrap();
-    // A second connection is accepted after the first: once it answers, the first is being served.
+    // The second connection is accepted after the first: when it is answered, the first is being served.
     assert_eq!(post(&running, "/", "ok").await.unwrap().status(), StatusCode::OK);
     running.stop.send_replace(true);
     stream.write_all(b"i").await.unwrap();
@@ -119,7 +119,7 @@ async fn a_stale_unix_socket_is_taken_over_and_a_live_one_is_not() {
     assert!(!path.exists());
 }
 
-/// Connections that were made, and answered once where they say so.
+/// A new connection with a request; waits for the answer if `answered`.
 async fn connected(running: &Running, request: &str, answered: bool) -> TcpStream {
     let mut stream = TcpStream::connect(running.addr).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -135,11 +135,11 @@ const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 #[tokio::test]
 async fn a_request_that_is_served_never_gives_way_to_idle_connections() {
     let running = start(LIMITS);
-    // The oldest one: its body is still coming.
+    // The oldest connection: its body is not complete.
     let mut served =
         connected(&running, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nh", false).await;
     for _ in 0..20 {
-        // Each pushes out the one before, which is idle by then.
+        // Each displaces the one before, which is idle by then.
         drop(connected(&running, GET, true).await);
         let _idle = connected(&running, GET, true).await;
     }

@@ -1,19 +1,22 @@
 //! How long usage has waited for AWS to accept it, for `on_unsent`: by the clock, and by a count of running time that
-//! nothing turns back.
+//! never goes back.
 //!
-//! - The count (`meta.running_seconds`) is the time for which processes ran on this ledger while it held usage that AWS
-//!   had not accepted. Monotonic time drives it: setting the clock changes nothing. It is written at most once a
-//!   minute, and a minute counts when it begins, so that a process that is killed every 59 seconds gains nothing. A
-//!   ledger without such usage is not written.
-//! - `overdue_from` is the count at which the hour of the usage ends. It is set when the usage is acknowledged, and not
-//!   when AWS first refuses it: a clock that is held back would keep an hour open, and its record unsent, for ever.
+//! - The count (`meta.running_seconds`) is the time for which processes ran on this ledger while it contained usage
+//!   that AWS had not accepted. It follows monotonic time: setting the clock does not change it. It is written at most
+//!   once a minute, and a minute counts when it begins, so that a process that is killed every 59 seconds avoids
+//!   nothing. While there is no such usage, nothing is written.
+//! - `overdue_from` is the value of the count at the end of the usage's hour. It is set when the usage is acknowledged,
+//!   not when AWS first refuses it: with a clock that is held back, an hour would stay open, and its record unsent, for
+//!   ever.
 //! - `overdue_hour` is the hour in which the usage was first sealed. It is set when AWS first refused the record, did
-//!   not answer, or took the hour from somebody else: usage that was not sent yet, since the pod was down, is not late.
-//! - Both follow the usage when it is carried or replayed. AWS's acceptance ends them. `CustomerNotEntitledException`
-//!   is `on_lapse`'s: it begins no age, and ends none that has begun, be it by another answer of AWS or because the
-//!   usage waited for [`LATE_AFTER`] before AWS was asked. No other change of a record touches them, so `confirm` and
-//!   `discard` leave them as they are.
-//! - A record of 0 and what AWS's maximum left over are not late; nor is usage of a seller's customers.
+//!   not answer, or already had another value for the hour. Usage that was not sent yet because the pod was down is not
+//!   late.
+//! - Both move with the usage when it is carried or replayed, and end when AWS accepts it.
+//!   `CustomerNotEntitledException` belongs to `on_lapse`: it starts no age. It also ends no age that has started,
+//!   either by another answer of AWS or because the usage waited for [`LATE_AFTER`] before AWS was asked. No other
+//!   change of a record changes them: `confirm` and `discard` leave them as they are.
+//! - A record of 0 and usage of a seller's customers are never late. What exceeds AWS's maximum counts as usage of the
+//!   hour that it moves to.
 
 use std::time::Duration;
 
@@ -31,27 +34,28 @@ use tollgate_time::Timestamp;
 /// Running time is counted in minutes: one small write each.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Usage that waited so long for AWS's first answer is late whatever that answer is. Closed hours are sent within
-/// minutes, and `on_unsent` neither alarms nor shuts the gate before: so a denial, which everybody gets who asks with
-/// the credentials of an account that never subscribed, silences no alarm and opens no gate.
+/// Usage that waited this long for AWS's first answer is late, whatever the answer is. Closed hours are sent within
+/// minutes, and `on_unsent` neither alarms nor shuts the gate before. Without this, credentials of an account that
+/// never subscribed would suppress the alarm and open the gate, because AWS denies every call made with them.
 const LATE_AFTER: Duration = Duration::from_secs(3600);
 
-/// An event counts to the hour of its time, and that may be five minutes ahead: no hour ends later than this.
+/// An event counts to the hour of its time, which may be five minutes ahead: its hour ends within this many seconds.
 const HOUR_ENDS_IN_MAX: i64 = 65 * 60;
 
-/// Since when usage waits: the two columns, in a record or in a slot.
+/// Since when usage has waited: the two columns of a record or a slot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Overdue {
-    /// The hour in which it was first sealed, once AWS did not accept it.
+    /// The hour in which it was first sealed, set once AWS did not accept it.
     pub(super) hour: Option<Hour>,
-    /// The count of running time at the end of its hour, in seconds; none where its age does not matter.
+    /// The count of running time at the end of its hour, in seconds; `None` if its age does not matter.
     pub(super) from: Option<i64>,
 }
 
 impl Overdue {
-    /// Usage that counts to `slot` from `now` on, at this count of running time.
+    /// For usage that counts to `slot` from `now` on, at this count of running time.
     pub(super) fn begins(slot: &Slot, now: Timestamp, running: i64) -> Self {
-        // Usage of a customer in mode `saas`: the seller reports, and needs no pressure to do so.
+        // Usage of a seller's customer in mode `saas`: `on_unsent` does not apply, because the seller reports its own
+        // revenue.
         if !slot.customer.is_empty() {
             return Self::default();
         }
@@ -59,7 +63,7 @@ impl Overdue {
         Self { hour: None, from: Some(running.saturating_add(ends_in.clamp(0, HOUR_ENDS_IN_MAX))) }
     }
 
-    /// What was late before, else as usage that begins now.
+    /// The earlier age if there is one, else `begins`.
     pub(super) const fn or(self, begins: Self) -> Self {
         if self.from.is_some() { self } else { begins }
     }
@@ -73,14 +77,14 @@ impl Overdue {
     }
 }
 
-/// What a ledger keeps in memory of it.
+/// The ledger's ages in memory.
 #[derive(Debug, Default)]
 pub(super) struct Ageing {
-    /// When the minute that was counted last began; none before the first look.
+    /// When the minute that was last counted began; `None` before the first call.
     counted: Option<Instant>,
-    /// What waits longest, while that is known; what was just acknowledged is younger.
+    /// The usage that has waited longest, if known; newly acknowledged usage is younger.
     oldest: Option<Overdue>,
-    /// The latest look found nothing that waits.
+    /// The latest call found no waiting usage.
     empty: bool,
 }
 
@@ -92,18 +96,18 @@ impl Ageing {
 }
 
 impl Ledger {
-    /// Counts running time, and says how long the oldest usage has waited; `None` where none waits. Call it every
-    /// second or so, and within a minute after the ledger was written; while nothing waits and nothing is written, no
-    /// call is needed.
+    /// Counts running time, and returns how long the oldest usage has waited; `None` if none waits. Call it about every
+    /// second, and within a minute after the ledger was written. While nothing waits and nothing is written, no call is
+    /// needed.
     pub fn oldest_unaccepted(&mut self) -> Result<Option<Oldest>, LedgerError> {
         let now = clock::monotonic();
         if std::mem::take(&mut self.ageing.empty) {
-            // What waits now came within the latest minute: what went before was nobody's wait.
+            // The usage that waits now came within the latest minute; no usage waited before.
             self.ageing.counted = self.ageing.counted.max(now.checked_sub(MINUTE));
         }
         let since = self.ageing.counted.map(|counted| now.duration_since(counted));
         if since.is_none_or(|since| since >= MINUTE) {
-            // The first minute of a process counts whole, as those of the process before did.
+            // The first minute of a process counts in full, as the last one of the process before did.
             let seconds = since.unwrap_or(MINUTE).as_secs();
             let counted = self.write("age", |transaction, _| {
                 if oldest(transaction)?.from.is_some() {
@@ -112,7 +116,8 @@ impl Ledger {
                 }
                 Ok(())
             });
-            // A disk that takes no writes stops no time: what is not counted now counts later, and below.
+            // A disk that fails writes does not stop the time: what cannot be counted now is counted later, and added
+            // below.
             if counted.is_ok() || since.is_none() {
                 self.ageing.counted = Some(now);
             }
@@ -123,7 +128,7 @@ impl Ledger {
             None => *self.ageing.oldest.insert(self.reading(oldest)?),
         };
         if oldest == Overdue::default() {
-            // Whatever is acknowledged next is the oldest.
+            // Usage that is acknowledged next will be the oldest.
             self.ageing.forget();
             self.ageing.empty = true;
             return Ok(None);
@@ -145,7 +150,7 @@ pub(super) fn running(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(meta(connection, RUNNING)?.and_then(|text| text.parse().ok()).unwrap_or_default())
 }
 
-/// The earliest of all that waits, in records and in slots.
+/// The earliest age of all waiting records and slots.
 fn oldest(connection: &Connection) -> rusqlite::Result<Overdue> {
     let min = |sql: &str| -> rusqlite::Result<Option<i64>> {
         connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
@@ -167,14 +172,14 @@ fn oldest(connection: &Connection) -> rusqlite::Result<Overdue> {
     Ok(records.join(slots))
 }
 
-/// Notes what an answer means for a sealed record's age; before the answer itself is noted.
+/// Updates a sealed record's age for an answer; call it before the answer itself is noted.
 pub(super) fn answered(transaction: &Transaction<'_>, id: i64, answered: &Answered) -> rusqlite::Result<()> {
     match answered {
         Answered::Accepted(_) | Answered::Unconfirmed(_) => end(transaction, id),
         Answered::Refused(code) | Answered::Unknown(code) | Answered::Carry(code) | Answered::Dead(code) => {
             if is_denial(code) {
-                // A denial is `on_lapse`'s, and ages nothing. Age that has begun ends with AWS's acceptance only: else
-                // whoever cancels a subscription would open a gate that is shut for unreported usage.
+                // A denial belongs to `on_lapse` and starts no age. An age that has started ends only when AWS accepts
+                // the usage: otherwise cancelling the subscription would open a gate that is shut for unreported usage.
                 end_if_timely(transaction, id)
             } else {
                 begin(transaction, "id = ?1 AND attempts > 0", id)
@@ -183,14 +188,14 @@ pub(super) fn answered(transaction: &Transaction<'_>, id: i64, answered: &Answer
     }
 }
 
-/// Records whose process ended during a call: AWS did not answer.
+/// Records whose process ended during a call, so that AWS's answer is unknown.
 pub(super) fn interrupted(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     begin(transaction, "in_doubt = 1 AND ?1 = ?1", 0)
 }
 
-/// Sealed records that fit `condition` are late from their hour on, if they were not before.
+/// Sealed records that match `condition` are late from their hour on, unless they were late before.
 fn begin(transaction: &Transaction<'_>, condition: &str, id: i64) -> rusqlite::Result<()> {
-    // Records of an older schema have no count to begin with; theirs begins now.
+    // Records of an older schema have no `overdue_from`; theirs begins now.
     let sql = format!(
         "UPDATE records SET overdue_hour = coalesce(overdue_hour, hour), overdue_from = coalesce(overdue_from, ?2)
          WHERE {condition} AND state = 'sealed' AND customer = '' AND micros > 0
@@ -200,7 +205,7 @@ fn begin(transaction: &Transaction<'_>, condition: &str, id: i64) -> rusqlite::R
     transaction.prepare_cached(&sql)?.execute(params![id, running]).map(|_| ())
 }
 
-/// The record's usage waits no more, or waits in the slot that it was moved to.
+/// The record's usage no longer waits, or waits in the slot that it was moved to.
 pub(super) fn end(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
     let sql = "UPDATE records SET overdue_hour = NULL, overdue_from = NULL WHERE id = ?1";
     transaction.prepare_cached(sql)?.execute([id]).map(|_| ())
@@ -214,7 +219,7 @@ fn end_if_timely(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<()>
     if late { Ok(()) } else { end(transaction, id) }
 }
 
-/// Since when a record's usage waits.
+/// Since when a record's usage has waited.
 pub(super) fn of_record(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<Overdue> {
     let mut find =
         transaction.prepare_cached("SELECT overdue_hour, overdue_from FROM records WHERE id = ?1")?;
@@ -225,7 +230,7 @@ pub(super) fn of_record(transaction: &Transaction<'_>, id: i64) -> rusqlite::Res
     Ok(found.optional()?.unwrap_or_default())
 }
 
-/// `CustomerNotEntitledException`, as the one table of exceptions classes it.
+/// Whether the table of exceptions classes this code as a denial (`CustomerNotEntitledException`).
 pub(super) fn is_denial(code: &str) -> bool {
     classify(Answer { status: 400, code: Some(code) }).0 == FaultClass::Denied
 }

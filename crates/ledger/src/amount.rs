@@ -1,7 +1,7 @@
-//! Amounts on disk: 128 bits in millionths of an event's own unit, so that no seller can use a ledger up.
+//! Amounts on disk: 128 bits, in millionths of the event's own unit, so that no total overflows.
 //!
-//! A BLOB of 16 bytes, big-endian, two's complement; NULL is zero. Two functions of SQL add and subtract them, so that
-//! an amount changes in the statement that names it. They take integers too: quantities that are sent are integers.
+//! An amount is a BLOB of 16 bytes, big-endian, two's complement; NULL is zero. Two SQL functions, `plus` and `minus`,
+//! compute with amounts within a statement. They also accept integers, because the quantities in records are integers.
 
 use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::types::ValueRef;
@@ -9,7 +9,7 @@ use rusqlite::{Connection, Error, Row};
 
 use super::rows::unreadable;
 
-/// As it is stored.
+/// The bytes that are stored.
 pub(super) const fn blob(amount: i128) -> [u8; 16] {
     amount.to_be_bytes()
 }
@@ -19,9 +19,9 @@ pub(super) fn amount(row: &Row<'_>, column: usize) -> rusqlite::Result<i128> {
     of(row.get_ref(column)?).ok_or_else(|| unreadable(column, "an amount that is none"))
 }
 
-/// Makes `plus` and `minus` known to a connection.
+/// Registers the SQL functions `plus` and `minus`.
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
-    // Innocuous: triggers call them, and the schema itself is not trusted.
+    // Innocuous, because triggers call them and `trusted_schema` is off.
     let flags =
         FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
     let apply = |context: &Context<'_>, operation: fn(i128, i128) -> Option<i128>| {

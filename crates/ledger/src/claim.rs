@@ -1,9 +1,10 @@
-//! Reports that an application makes itself, through the AWS door: each claims its dimension's hour.
+//! Reports that an application makes itself through the AWS door: each claims its dimension's hour.
 //!
 //! AWS takes one value for an hour, dimension and pod. A claim is on disk before the call leaves, so that usage counted
-//! here never competes with it: while it is under way the hour is not sealed. Once AWS accepted it, or may have, what
-//! is open in that hour moves to the next, and later events count there too. A refused claim is gone, and moved
-//! nothing. Usage moves once: where it was moved before, and for a report of 0, the claim is what gives way.
+//! here never competes with it: while the claim is under way, the hour is not sealed. If AWS accepted it or may have,
+//! open usage of that hour moves to the next hour, and later events count there too. A refused claim is deleted and
+//! moves nothing. Usage moves only once: if the hour's usage was moved before, or the report is 0, the claim is refused
+//! instead.
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
@@ -15,24 +16,23 @@ use tollgate_marketplace::{Customer, Hour, HourUsage, Quantity, Region};
 use tollgate_metering::record::State;
 use tollgate_time::Timestamp;
 
-/// A report as the application sends it.
+/// A report of the application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// What was used.
     pub dimension: String,
     /// How much.
     pub usage: HourUsage,
-    /// The application's, or one of ours where it gave none.
+    /// The application's token, or a generated one if it gave none.
     pub client_token: String,
 }
 
-/// What became of a claim.
+/// The result of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claimed {
     /// The call may leave, under this record.
     Granted(i64),
-    /// The same report was made before: it may leave again, with the token and the time that it left with, to the
-    /// region that it went to.
+    /// The same report was made before: it may be sent again, with its first token and time, to its first region.
     Repeated {
         /// Its record.
         id: i64,
@@ -40,24 +40,24 @@ pub enum Claimed {
         client_token: String,
         /// Its time.
         timestamp: Timestamp,
-        /// Where AWS may know it: AWS deduplicates by region.
+        /// The region of the first call: AWS deduplicates within a region.
         region: Option<Region>,
     },
-    /// The hour has another value, from the ledger or from an earlier call, or what it had counts to a later one; or it
-    /// has usage that must not wait for another hour.
+    /// The hour has another value, from the ledger or from an earlier call; or its usage was carried to a later hour;
+    /// or it has open usage that must not move to another hour.
     Taken,
 }
 
-/// What AWS's answer means for a claim.
+/// AWS's answer, as far as it matters to a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     /// Billed.
     Accepted,
-    /// Certainly not billed: the hour is free again.
+    /// Definitely not billed: the hour is free again.
     Refused,
-    /// The call never reached AWS: the ledger keeps asking.
+    /// The call never reached AWS: the sender sends the record.
     Unsent,
-    /// A call may have reached AWS and was not answered: it is in doubt, and the ledger keeps asking.
+    /// A call may have reached AWS and was not answered: the record is in doubt, and the sender sends it again.
     Unknown,
 }
 
@@ -73,7 +73,7 @@ impl Ledger {
         self.write("claim", |transaction, settings| grant(transaction, settings, claim, region, now))
     }
 
-    /// Notes what AWS answered to the call of a claim; `region` is where it went.
+    /// Notes AWS's answer to a claim's call; `region` is where the call went.
     pub fn settle_claim(
         &mut self,
         id: i64,
@@ -83,7 +83,7 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         self.write("settle", |transaction, settings| {
-            // A refusal of this call does not end the doubt about an earlier one.
+            // A refusal of this call does not settle an earlier call without an answer.
             let sql = match settled {
                 Settled::Refused => {
                     transaction.execute(
@@ -94,7 +94,7 @@ impl Ledger {
                 }
                 Settled::Unsent => KEEP_ASKING,
                 Settled::Unknown => KEEP_ASKING_IN_DOUBT,
-                // A record that was given up is billed all the same when AWS says so.
+                // If AWS says that it accepted the record, it is billed even if it was a dead letter.
                 Settled::Accepted => BILLED,
             };
             let region = region.map(Region::as_str);
@@ -104,8 +104,8 @@ impl Ledger {
     }
 }
 
-/// Moves what is open in a record's hour to the next: AWS has a value for that hour, or may have. Of a claim that was
-/// refused there is no record any more.
+/// Moves the open usage of a record's hour to a later hour, because AWS has a value for that hour, or may have. For a
+/// refused claim there is no record any more, and nothing moves.
 fn give_way(
     transaction: &Transaction<'_>,
     settings: &Settings,
@@ -125,8 +125,8 @@ fn give_way(
     slots::carry(transaction, &slots::read(transaction, open)?, &Slot { hour, ..slot }, now)
 }
 
-// Each takes the record, the time, AWS's id of it if there is one, and where the call went if that was not known
-// before. A call that certainly was not billed puts nothing in doubt, whatever the record was before.
+// Parameters: the record, the time, AWS's id for it if there is one, and the call's region, which is used if none was
+// known. A call that was definitely not billed does not put the record in doubt.
 const KEEP_ASKING: &str = "UPDATE records SET attempting = 0, updated_at = ?2,
         state = CASE state WHEN 'claimed' THEN 'sealed' ELSE state END,
         metering_record_id = coalesce(?3, metering_record_id), region = coalesce(region, ?4)
@@ -141,7 +141,7 @@ const BILLED: &str =
         metering_record_id = coalesce(?3, metering_record_id), region = coalesce(region, ?4)
     WHERE id = ?1 AND state IN ('claimed', 'sealed', 'dead')";
 
-/// Claims whose process ended before AWS's answer: they may be billed, and the ledger keeps asking.
+/// Claims whose process ended before AWS answered: they may be billed, and the sender sends them again.
 pub(super) fn adopt(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction.execute(
         "UPDATE records SET state = 'sealed', in_doubt = 1, attempting = 0 WHERE state = 'claimed'",
@@ -189,7 +189,7 @@ fn grant(
     match held {
         Some((repeated, true)) => {
             if let Claimed::Repeated { id, .. } = repeated {
-                // On disk before the call leaves: if its answer is lost, this record may be billed.
+                // On disk before the call leaves: if the answer is lost, the record may be billed.
                 transaction.execute(
                     "UPDATE records SET in_doubt = in_doubt OR attempting, attempting = 1, attempts = attempts + 1,
                          updated_at = ?2, region = coalesce(region, ?3)
@@ -202,7 +202,7 @@ fn grant(
         Some((_, false)) => return Ok(Claimed::Taken),
         None => {}
     }
-    // A report every hour would move it again and again.
+    // A report every hour would move the usage again and again.
     if let Some(open) = slots::find(transaction, &slot)?
         && (claim.usage.quantity == Quantity::ZERO || slots::was_moved(transaction, open)?)
     {
@@ -217,7 +217,7 @@ fn grant(
     Ok(Claimed::Granted(id))
 }
 
-/// The first hour from `hour` on that no record of this slot holds. A claim that is under way holds none yet.
+/// The first hour from the slot's on for which the slot has no record. A claim that is under way does not count.
 pub(super) fn unclaimed(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<Hour> {
     let mut find = transaction.prepare_cached(
         "SELECT 1 FROM records
@@ -230,7 +230,7 @@ pub(super) fn unclaimed(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite:
     Ok(hour)
 }
 
-/// Whether a report of this slot is under way: until AWS's answer it is unknown whether the hour is free.
+/// Whether a report for this slot is under way: until AWS answers, it is unknown whether the hour is free.
 pub(super) fn under_way(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<bool> {
     let mut find = transaction.prepare_cached(
         "SELECT 1 FROM records

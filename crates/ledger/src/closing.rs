@@ -1,12 +1,13 @@
-//! Which hours are closed, and for whom.
+//! Which hours are closed, and for which slots.
 //!
-//! - The clock closes an hour for everybody, `settle` after its end: what comes later counts to the current hour.
-//! - A shutdown seals the open hour before its end. AWS takes one value for a slot, so a slot with a record takes no
-//!   usage any more; every other slot of that hour stays open until the clock closes the hour. The next process bills
-//!   in it what was not reported yet.
+//! - The clock closes an hour for all slots, `settle` after its end: later usage counts to the current hour.
+//! - A shutdown seals slots of the open hour before its end. AWS takes one value for a slot, so a slot with a record
+//!   takes no more usage. Every other slot of that hour stays open until the clock closes the hour; the next process
+//!   can still bill usage in it.
 //!
-//! `meta`: `last_closed` is the latest hour that is closed for everybody, `sealed_early` the latest that was sealed
-//! before its end. Only up to `sealed_early` is a slot of an open hour looked for among the records.
+//! In `meta`, `last_closed` is the latest hour that is closed for all slots, and `sealed_early` the latest hour with
+//! slots that were sealed before its end. Without the AWS door, a slot of an open hour can have a record only up to
+//! `sealed_early`.
 
 use std::time::Duration;
 
@@ -20,12 +21,12 @@ use tollgate_time::Timestamp;
 const LAST_CLOSED: &str = "last_closed";
 const SEALED_EARLY: &str = "sealed_early";
 
-/// The hours as they stand at a moment.
+/// Which hours are closed at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hours {
-    /// The latest hour that takes no usage of anybody.
+    /// The latest hour that is closed for all slots.
     pub(super) closed: Hour,
-    /// The hour that counts what comes late.
+    /// The hour to which late usage counts.
     pub(super) current: Hour,
     /// The hour of the clock.
     present: Hour,
@@ -33,7 +34,7 @@ pub(super) struct Hours {
     stored: Option<Hour>,
     /// The latest hour that was sealed early.
     early: Option<Hour>,
-    /// Records of any hour may come through the AWS door.
+    /// Whether the AWS door may make records of any hour.
     has_door: bool,
 }
 
@@ -46,8 +47,8 @@ impl Hours {
         Self::at(connection, settings.settle, settings.aws_door, now)
     }
 
-    /// As a repair needs them, whoever makes it: what it moves counts to the current hour, before which no hour waits
-    /// for its late events, and the application may have reported that hour itself.
+    /// For a repair, with or without a sidecar: its usage counts to the current hour. No settle time is applied, and
+    /// the application may have reported that hour itself.
     pub(super) fn for_repair(connection: &Connection, now: Timestamp) -> rusqlite::Result<Self> {
         Self::at(connection, Duration::ZERO, true, now)
     }
@@ -60,8 +61,8 @@ impl Hours {
     ) -> rusqlite::Result<Self> {
         let stored = read(connection, LAST_CLOSED)?;
         let present = Hour::of(now);
-        // After a small step back of the clock an hour may be closed that is one ahead. Farther ahead, the clock was
-        // wrong then or is now, and to wait for that hour would keep usage for as long.
+        // After a small step back of the clock, the latest closed hour may be one ahead of the present. If it is
+        // farther ahead, the clock was wrong then or is wrong now; waiting for that hour would delay usage as long.
         let counts = |hour: &Hour| *hour <= present.next();
         let by_clock = Hour::latest_closed(now, settle);
         let closed = stored.filter(counts).map_or(by_clock, |stored| stored.max(by_clock));
@@ -75,12 +76,12 @@ impl Hours {
         })
     }
 
-    /// The latest hour that was closed before this moment; the present one in a new ledger.
+    /// The latest hour that was closed before this moment; in a new ledger, the latest that is closed now.
     pub(super) fn closed_before(&self) -> Hour {
         self.stored.unwrap_or(self.closed)
     }
 
-    /// Notes what the clock has closed; whether that is an hour more than before.
+    /// Notes the latest closed hour; returns whether it is later than before.
     pub(super) fn close(&self, transaction: &Transaction<'_>) -> rusqlite::Result<bool> {
         if self.stored != Some(self.closed) {
             store(transaction, LAST_CLOSED, self.closed)?;
@@ -99,8 +100,8 @@ impl Hours {
         Ok(())
     }
 
-    /// Usage beyond this hour was put there by a clock that was ahead: clocks differ by minutes, and what is late for a
-    /// slot that was sealed early is in the hour after it.
+    /// Usage in a later hour than this was put there by a clock that was ahead. Clocks differ by minutes, and late
+    /// usage of a slot that was sealed early is in the hour after it.
     pub(super) fn farthest(&self) -> Hour {
         let next = self.current.max(self.present.next());
         self.early.map_or(next, |early| next.max(early.next()))
@@ -111,7 +112,7 @@ impl Hours {
         self.has_door || self.early.is_some_and(|early| hour <= early)
     }
 
-    /// The hour to which usage of this slot counts: its own, or the first one from the current on that takes it.
+    /// The hour to which usage of this slot counts: its own, or the first free one from the current hour on.
     pub(super) fn place(&self, transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<Hour> {
         let hour = if slot.hour <= self.closed { self.current } else { slot.hour };
         if !self.may_have_records(hour) {
@@ -121,7 +122,7 @@ impl Hours {
     }
 }
 
-/// Closes an hour for all customers, with or without a record in it.
+/// Closes an hour for all slots, with or without records in it.
 pub(super) fn close_whole(transaction: &Transaction<'_>, hour: Hour) -> rusqlite::Result<()> {
     store(transaction, LAST_CLOSED, hour)
 }

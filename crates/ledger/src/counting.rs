@@ -1,6 +1,6 @@
-//! Events into slots: each key claimed, each quantity added to its hour, all in the transaction that is given.
+//! Counts events into slots: claims each key and adds each quantity to its hour, all in the given transaction.
 //!
-//! A group's events are added up in memory first: a thousand events of one dimension are a thousand keys, but one
+//! A group's events are added up in memory first: a thousand events of one dimension are a thousand keys but only one
 //! slot.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use tollgate_marketplace::{Customer, Hour, TagSet};
 use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
-/// Where an event counts, without a copy of its texts: most events of a group count to one slot.
+/// Where an event counts, without copying its texts: most events of a group count to one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place<'a> {
     customer: &'a Customer,
@@ -26,13 +26,13 @@ struct Place<'a> {
     hour: Hour,
 }
 
-/// What a group adds to one slot.
+/// What a group of events adds to one slot.
 struct Added<'a> {
     parts: BTreeMap<&'a TagSet, i128>,
     past: Past,
 }
 
-/// Where and when the group is counted.
+/// The state while one group is counted.
 struct Counter<'a> {
     transaction: &'a Transaction<'a>,
     settings: &'a Settings,
@@ -42,7 +42,7 @@ struct Counter<'a> {
     running: i64,
     keys: Keys<'a>,
     forms: Forms<'a>,
-    /// The hour to which usage of a place counts, looked for once.
+    /// The hour to which usage of a place counts; each is looked up once.
     hour_of: BTreeMap<Place<'a>, Hour>,
     added: BTreeMap<Place<'a>, Added<'a>>,
     accepted: BTreeMap<&'a str, i128>,
@@ -80,8 +80,8 @@ impl<'a> Counter<'a> {
         let late_from = (place.hour != own).then_some(own);
         let fits = self.forms.fits(&event.customer, place.hour)?;
         let amount = i128::from(event.quantity.micros());
-        // Most events are new, and fit: the key's insertion is its lookup too. An event of 0 changes no amount, however
-        // often it is counted: it keeps no key, so that a ledger cannot be filled with keys that cost nothing.
+        // Most events are new and fit, so the key's insertion serves as its lookup. An event of 0 changes no amount,
+        // however often it is counted: its key is not kept, so that events that cost nothing cannot fill the ledger.
         if let Some(id) = &event.id
             && (!fits || amount == 0 || !self.keys.claim(id, event)?)
             && let Some(same) = self.keys.same(id, event)?

@@ -1,5 +1,5 @@
-//! The ledger's file: opened by the sidecar that owns it, or while none runs to look at it or to repair records.
-//! Nothing here needs settings.
+//! The ledger's file: opened by its sidecar, or while none runs to inspect it or to repair records. Nothing here needs
+//! settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use super::schema::{LEFT_BEHIND, MIGRATIONS, SCHEMA};
 use super::totals::{self, Contents, Totals};
 use super::{CHECKPOINT_PAGES_MAX, FILE_NAME, LedgerError, PAGE_BYTES, amount, files, quarantine, rows};
 
-/// Pages that SQLite keeps in memory, in KiB: an hour's working set is small.
+/// Memory for SQLite's pages, in KiB: an hour's working set is small.
 const CACHE_KIB: i64 = 512;
 
-/// Statements kept ready: more than this module has, or looking at the hours would drop those of the intake.
+/// Prepared statements that are kept: more than this crate has, so that sealing does not displace those of the intake.
 const STATEMENTS_MAX: usize = 64;
 
 /// An open ledger file.
@@ -24,17 +24,17 @@ const STATEMENTS_MAX: usize = 64;
 pub struct Database {
     pub(super) connection: Connection,
     pub(super) path: PathBuf,
-    /// Transactions that this process wrote.
+    /// Transactions that this process committed.
     pub(super) written: u64,
     access: Access,
 }
 
-/// What it was opened for.
+/// Why the file is open.
 #[derive(Debug)]
 enum Access {
-    /// To be written; SQLite holds the locks.
+    /// To write; SQLite holds the locks.
     Write(Mark),
-    /// To be looked at; the lock is ours.
+    /// To read only; this program holds the lock.
     Look { _lock: std::fs::File },
 }
 
@@ -51,8 +51,8 @@ impl Database {
         Ok(database)
     }
 
-    /// Connects and finds out whether the file is what it was; until that is known, nothing is written, not even what
-    /// SQLite would fold back on closing.
+    /// Connects and checks that no committed transaction is missing. Until the checks are done nothing is written, not
+    /// even by SQLite's checkpoint when it closes the file.
     pub(super) fn connect(path: &Path, log_pages: u64) -> Result<Self, LedgerError> {
         let path = &files::prepare(path)?;
         let damaged = |error: rusqlite::Error| classify(path, &error);
@@ -62,7 +62,7 @@ impl Database {
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(damaged)?;
         check_version(&mut connection, path)?;
         let mark = Mark::open(&connection, path)?;
-        // A container may have no folder for temporary files; no question of ours sorts more than the unsent records.
+        // A container may have no folder for temporary files; no query sorts more than the unsent records.
         let pragmas = [
             ("journal_mode", "WAL"),
             ("synchronous", "FULL"),
@@ -81,19 +81,19 @@ impl Database {
         Ok(Self { connection, path: path.to_owned(), written: 0, access: Access::Write(mark) })
     }
 
-    /// A connection that only reads, with the lock that keeps a sidecar away.
+    /// A connection that only reads; the lock keeps a sidecar from opening the file.
     pub(super) const fn looking(connection: Connection, path: PathBuf, lock: std::fs::File) -> Self {
         Self { connection, path, written: 0, access: Access::Look { _lock: lock } }
     }
 
-    /// From here on SQLite folds its WAL back when it closes the file.
+    /// From now on SQLite checkpoints its WAL when it closes the file.
     pub(super) fn keep_tidy(&self) -> Result<(), LedgerError> {
         self.reading(|connection| {
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(|_| ())
         })
     }
 
-    /// Does `work` in one transaction; on return it is on disk, and the mark says so.
+    /// Does `work` in one transaction. On return the transaction is on disk and counted in the mark.
     pub(super) fn write<T>(
         &mut self,
         name: &str,
@@ -116,13 +116,13 @@ impl Database {
         };
         let before = changes(&transaction).map_err(failed)?;
         let done = work(&transaction).map_err(|error| {
-            // A row that changed on the disk breaks rules that no statement of ours breaks, or one of ours is wrong.
+            // No statement of this crate breaks a constraint: a row changed on the disk, or a statement is wrong.
             if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) {
                 quarantine::suspect(&self.path);
             }
             failed(error)
         })?;
-        // Hours are looked at every second: what changes nothing must not cost a write.
+        // Sealing runs every second: a transaction that changes nothing must not cost a write.
         let changed = changes(&transaction).map_err(failed)? != before;
         if changed {
             mark::count(&transaction).map_err(failed)?;
@@ -146,7 +146,7 @@ impl Database {
         read(&self.connection).map_err(|error| self.seen(classify(&self.path, &error)))
     }
 
-    /// Damage that was seen in use is looked for by the next start. A look changes nothing.
+    /// If damage is seen while the ledger is used, the next start checks the whole file. An inspection writes nothing.
     fn seen(&self, error: LedgerError) -> LedgerError {
         if matches!(error, LedgerError::Damaged { .. }) && matches!(self.access, Access::Write(_)) {
             quarantine::suspect(&self.path);
@@ -154,15 +154,15 @@ impl Database {
         error
     }
 
-    /// What is in the ledger, by kind.
+    /// How many rows of each kind there are.
     pub fn contents(&self) -> Result<Contents, LedgerError> {
         self.reading(totals::contents)
     }
 
-    /// The size of the data and of the WAL, without what SQLite keeps free for reuse. A commit may add to it, so the
-    /// files may be larger than the limit by as much as one group of events writes.
+    /// The size of the data and the WAL, without the pages that SQLite keeps free for reuse. A commit may add to it:
+    /// the files may exceed the limit by what one group of events writes.
     pub fn bytes(&self) -> Result<u64, LedgerError> {
-        // Asked before each commit, so from the cache of statements.
+        // Called before each commit, so the statements are cached.
         let number = |connection: &Connection, sql: &str| -> rusqlite::Result<i64> {
             connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
         };
@@ -177,12 +177,12 @@ impl Database {
         std::fs::metadata(quarantine::with_end(&self.path, "-wal")).map_or(0, |file| file.len())
     }
 
-    /// For each dimension: what was acknowledged, and where it went.
+    /// For each dimension: the amount that was acknowledged, and where it is now.
     pub fn totals(&self) -> Result<BTreeMap<String, Totals>, LedgerError> {
         self.reading(totals::read)
     }
 
-    /// Reads the whole file and checks its structure, its rows and its balance; slow, for `doctor` and after damage.
+    /// Reads the whole file and checks its structure, its rows and its balance. Slow: for `doctor`, and after damage.
     pub fn check(&self) -> Result<(), LedgerError> {
         self.check_structure()?;
         self.check_schema()?;
@@ -196,8 +196,8 @@ impl Database {
         if verdict == "ok" { Ok(()) } else { Err(self.damaged(verdict)) }
     }
 
-    /// SQLite takes whatever its schema says: a letter that changed on the disk is another column's name, and every
-    /// start would stumble over it again.
+    /// SQLite accepts any schema: a letter that changed on the disk makes another column's name, and every start would
+    /// fail with the same error.
     pub(super) fn check_schema(&self) -> Result<(), LedgerError> {
         if !self.reading(has_meta)? {
             return Ok(());
@@ -206,7 +206,7 @@ impl Database {
         if stored == 0 {
             return Err(self.damaged("its schema has no number".to_owned()));
         }
-        // What a newer program added is its own.
+        // A newer program's additions are not checked.
         if stored > MIGRATIONS.len() {
             return Ok(());
         }
@@ -219,7 +219,7 @@ impl Database {
             schema_of(&reference)
         })?;
         let found = self.reading(schema_of)?;
-        // What an upgrade leaves behind goes when it is empty.
+        // Tables that an upgrade leaves behind are dropped when they are empty.
         let may_be_gone = |name: &str| {
             stored == MIGRATIONS.len()
                 && LEFT_BEHIND.iter().any(|table| name.ends_with(&format!(" of {table}")))
@@ -235,7 +235,7 @@ impl Database {
         Err(self.damaged(format!("its schema {stored} was changed: {}", odd.join(", "))))
     }
 
-    /// What SQLite cannot see: a number that changed on the disk. Counts all rows.
+    /// Finds what SQLite cannot: a number that changed on the disk. Counts all rows.
     pub(super) fn check_balance(&self) -> Result<(), LedgerError> {
         let (kept, counted) = (self.totals()?, self.reading(totals::recount)?);
         if kept != counted {
@@ -244,7 +244,7 @@ impl Database {
         self.check_law()
     }
 
-    /// The totals by themselves. No committed state is out of balance.
+    /// Checks that the totals balance, without counting rows.
     pub(super) fn check_law(&self) -> Result<(), LedgerError> {
         match self.totals()?.iter().find(|(_, totals)| !totals.balances()) {
             None => Ok(()),
@@ -265,12 +265,12 @@ pub(super) fn has_meta(connection: &Connection) -> rusqlite::Result<bool> {
     })
 }
 
-/// The number of the schema that was stored; 0 where none can be read.
+/// The stored number of the schema; 0 if none can be read.
 pub(super) fn schema_number(connection: &Connection) -> rusqlite::Result<usize> {
     Ok(meta(connection, "schema")?.and_then(|text| text.parse().ok()).unwrap_or_default())
 }
 
-/// Tables and indexes with their text.
+/// Tables and indexes, with their SQL.
 fn schema_of(connection: &Connection) -> rusqlite::Result<BTreeSet<(String, Option<String>)>> {
     let mut list = connection.prepare("SELECT name, tbl_name, sql FROM sqlite_master")?;
     let all = list.query_map([], |row| {
@@ -292,7 +292,7 @@ pub(super) fn set_meta(connection: &Connection, key: &str, value: &str) -> rusql
     put.execute([key, value]).map(|_| ())
 }
 
-/// A newer file is refused before anything is written to it.
+/// Refuses a newer file before anything is written to it.
 pub(super) fn check_version(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
     let failed = |error: rusqlite::Error| classify(path, &error);
     if !has_meta(connection).map_err(failed)? {
@@ -310,7 +310,8 @@ pub(super) fn check_version(connection: &mut Connection, path: &Path) -> Result<
     }
 }
 
-/// A database with tables, of which none is ours. One that has a mark was ours, and is damaged.
+/// Whether this is a database of another program: it has tables, but none of ours. With a mark beside it, it was ours
+/// and is damaged.
 fn is_foreign(connection: &Connection, path: &Path) -> rusqlite::Result<bool> {
     let (all, ours): (i64, i64) = connection.query_row(
         "SELECT count(*), count(*) FILTER (WHERE name IN ('records', 'slots', 'sums', 'totals')) FROM sqlite_master",
@@ -322,8 +323,8 @@ fn is_foreign(connection: &Connection, path: &Path) -> rusqlite::Result<bool> {
 
 pub(super) fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
     use rusqlite::{Error, ErrorCode};
-    // Every statement is ours and fits the schema: a table or column that is missing, or a value that is not of its
-    // kind, was changed on the disk.
+    // Every statement is ours and fits the schema: if a table or column is missing, or a value has the wrong type, the
+    // file was changed on the disk.
     let unreadable = matches!(
         error,
         Error::SqlInputError { .. }
@@ -334,7 +335,7 @@ pub(super) fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
     );
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => LedgerError::InUse(path.to_owned()),
-        // A value that changed has a length that no value has.
+        // A value that changed on the disk can have a length that SQLite does not allow.
         Some(
             ErrorCode::NotADatabase
             | ErrorCode::DatabaseCorrupt
@@ -347,7 +348,7 @@ pub(super) fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
     }
 }
 
-/// A step at which the kill campaign may end the process.
+/// A step at which the kill campaign can end the process.
 #[cfg(feature = "fail-points")]
 fn step(name: &str, side: &str) {
     super::fail_point::reach(&format!("{name}-{side}-commit"));

@@ -1,5 +1,5 @@
-//! Named steps at which the process can be made to die, for the kill campaign: only in builds with the feature
-//! `fail-points`, which no image has.
+//! Named steps at which the kill campaign ends the process: only in builds with the feature `fail-points`, which no
+//! image has.
 //!
 //! `FAIL_POINT=attempt-after-commit:3` ends the process, without any clean-up, when it reaches that step for the fourth
 //! time.
@@ -7,14 +7,14 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Every transaction, in the order in which a unit of usage passes them, and what people and upgrades do; each has a
-/// step before its commit and one after it.
+/// Every transaction, in the order in which usage passes them, then those of repairs and upgrades. Each has a step
+/// before its commit and one after it.
 const TRANSACTIONS: [&str; 13] = [
     "open", "upgrade", "take", "seal", "defer", "release", "attempt", "answer", "age", "claim", "settle",
     "replay", "identify",
 ];
 
-/// What a contract's license passes; the sidecar's own loop reaches them.
+/// Steps of a contract's license; the sidecar's own loop reaches them.
 const LICENSE: [&str; 4] = ["before-checkout", "after-checkout", "after-keep", "before-check-in"];
 
 fn is_step(name: &str) -> bool {
@@ -27,7 +27,7 @@ fn is_step(name: &str) -> bool {
 
 static CHOSEN: OnceLock<(String, AtomicU64)> = OnceLock::new();
 
-/// Chooses the step of `name:passes`; `false` where there is no such step.
+/// Chooses a step by `name:passes`; `false` if there is no such step.
 #[must_use]
 pub fn choose(text: &str) -> bool {
     let (name, passes) = text.split_once(':').unwrap_or((text, "0"));
@@ -35,7 +35,7 @@ pub fn choose(text: &str) -> bool {
     is_step(name) && CHOSEN.set((name.to_owned(), AtomicU64::new(passes))).is_ok()
 }
 
-/// Dies here, if this is the step.
+/// Aborts the process if this is the chosen step.
 pub fn reach(name: &str) {
     debug_assert!(is_step(name) || cfg!(test), "{name}");
     let Some((chosen, passes)) = CHOSEN.get() else { return };

@@ -1,5 +1,5 @@
-//! The files of the ledger: regular ones, never reached through a link, for nobody but this user where we make them.
-//! Otherwise a user who can write to the folder could make us write elsewhere, or wait for ever at a pipe.
+//! The ledger's files: regular files only, never opened through a link, and readable only by this user if made here.
+//! Otherwise a user who can write to the folder could redirect our writes, or make us wait for ever at a pipe.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -21,7 +21,7 @@ pub(super) fn flags() -> OpenFlags {
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
 }
 
-/// How SQLite opens the file for a look.
+/// How SQLite opens the file for an inspection.
 pub(super) fn reading() -> OpenFlags {
     OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
@@ -29,8 +29,8 @@ pub(super) fn reading() -> OpenFlags {
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
 }
 
-/// Refuses what is no regular file under one of the ledger's names, and makes the ledger's file if there is none. The
-/// answer is its path without links on the way to it: the folder may lie behind one, the file may not.
+/// Refuses anything but a regular file under the ledger's names, and makes the ledger's file if there is none. Returns
+/// the path with the links of its folder resolved: the folder may be behind a link, the file itself may not.
 pub(super) fn prepare(path: &Path) -> Result<PathBuf, LedgerError> {
     let real = existing(path)?;
     let failed = |error: std::io::Error| LedgerError::Io(format!("{}: {error}", path.display()));
@@ -38,7 +38,7 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, LedgerError> {
     Ok(real)
 }
 
-/// The same, and makes nothing.
+/// The same, but makes no file.
 pub(super) fn existing(path: &Path) -> Result<PathBuf, LedgerError> {
     for path in quarantine::all_paths(path) {
         refuse_odd(&path)?;
@@ -48,7 +48,7 @@ pub(super) fn existing(path: &Path) -> Result<PathBuf, LedgerError> {
     Ok(fs::canonicalize(folder).map_err(failed)?.join(path.file_name().unwrap_or_default()))
 }
 
-/// Opens a file as it stands there; waits for nothing.
+/// Opens a regular file without following a link; never blocks.
 pub(super) fn open(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let file = options

@@ -1,12 +1,12 @@
-//! Folding: what the write-ahead log holds goes back into the file, between commits and in pieces for which no
-//! acknowledgement waits long.
+//! Folding: SQLite's checkpoint, which writes the write-ahead log back into the file. It runs between commits, in
+//! pieces small enough that no acknowledgement waits long for one.
 //!
-//! Left to itself SQLite folds inside the commit that fills the log, with all that waits for that commit. The ledger's
-//! thread folds first: after its commit was told, and before the log is so long that a fold takes long. How long that
-//! is depends on the disk, and on whether memory still holds the log's pages, so it follows how long the latest fold
-//! took.
+//! By itself SQLite checkpoints within the commit that fills the log, and every request of that commit waits for it.
+//! The ledger's thread does it earlier: after it answered the requests of its commit, and before the log is so long
+//! that a checkpoint takes long. How long that is depends on the disk and on whether the log's pages are still in
+//! memory, so the limit follows the duration of the latest checkpoint.
 //!
-//! SQLite's own limit still applies to large writes without the thread, such as an upgrade.
+//! SQLite's own limit still applies to large writes outside the thread, such as an upgrade.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ use tollgate_clock as clock;
 
 use super::{Ledger, LedgerError};
 
-/// How long a fold may take, beside a few commits: with the piece of sealing before it and a commit behind it, on a
-/// disk that answers within a millisecond or two, nobody waits 50 ms.
+/// How long a fold may take. Together with the piece of sealing before it and a commit after it, an acknowledgement
+/// takes less than 50 ms on a disk whose fsync takes a millisecond or two.
 const FOLD_TIME: Duration = Duration::from_millis(10);
 
-/// A fold takes the fsyncs of three commits at least. On a slow disk it may take as long as this many commits, or there
-/// would be one with every commit.
+/// A fold needs the fsyncs of at least three commits. On a slow disk it may take as long as this many commits;
+/// otherwise there would be a fold with every commit.
 const FOLD_COMMITS: u32 = 5;
 
-/// The log is let grow to so many pages of 4 KiB at least.
+/// The log may always grow to this many pages of 4 KiB.
 const PAGES_MIN: u64 = 128;
 
-/// At how many pages of the log the next fold comes.
+/// At how many pages of the log the next fold happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Folding {
     at_pages: u64,
@@ -33,17 +33,17 @@ pub(super) struct Folding {
 }
 
 impl Folding {
-    /// SQLite folds by itself at `limit` pages.
+    /// `limit` is the number of pages at which SQLite checkpoints by itself.
     pub(super) const fn below(limit: u64) -> Self {
         let at_most = limit / 2;
         Self { at_pages: if at_most < PAGES_MIN { at_most } else { PAGES_MIN }, at_most }
     }
 
-    /// A fold of this many pages took this time, where a commit takes `commit`.
+    /// The next limit, after a fold of `pages` took `took`, where a commit takes `commit`.
     fn took(self, pages: u64, took: Duration, commit: Duration) -> Self {
         let aim = FOLD_TIME.max(FOLD_COMMITS * commit).as_micros();
         let fitting = u128::from(pages) * aim / took.as_micros().max(1);
-        // One fold says little: the disk may have been busy with something else.
+        // One measurement may mislead: the disk may have been busy with something else.
         let (least, most) =
             (PAGES_MIN.max(self.at_pages / 2), self.at_most.min(self.at_pages.saturating_mul(2)));
         let at_pages = u64::try_from(fitting).unwrap_or(u64::MAX).max(least).min(most);
@@ -52,7 +52,7 @@ impl Folding {
 }
 
 impl Ledger {
-    /// Folds the log, if it is long enough. `commit` is what a commit takes on this disk.
+    /// Folds the log if it is long enough. `commit` is how long a commit takes on this disk.
     pub(super) fn fold(&mut self, commit: Duration) -> Result<(), LedgerError> {
         if self.log_pages("NOOP")? < self.folding.at_pages {
             return Ok(());
@@ -64,7 +64,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Pages of the log that are not folded yet, before what this mode of a checkpoint does.
+    /// Pages of the log that were not folded before this call of `wal_checkpoint` in `mode`.
     fn log_pages(&self, mode: &str) -> Result<u64, LedgerError> {
         self.reading(|connection| {
             let sql = format!("PRAGMA wal_checkpoint({mode})");
@@ -91,10 +91,10 @@ mod tests {
             (400, 5 * MS, MS, 800),
             (400, 10 * MS, MS, 400),
             (400, 15 * MS, MS, 266),
-            // A disk that was busy, a fold that found nothing to do: no more than half or twice.
+            // A busy disk, or a fold without work: the limit at most halves or doubles.
             (400, 900 * MS, MS, 200),
             (400, Duration::ZERO, MS, 800),
-            // A slow disk: its fsyncs alone take longer than a fold may elsewhere.
+            // A slow disk: its fsyncs alone take longer than `FOLD_TIME`.
             (400, 40 * MS, 8 * MS, 400),
         ] {
             assert_eq!(

@@ -1,9 +1,9 @@
-//! Forms: a customer is reported by its account, by a license of it, or by a legacy identifier. AWS bills the account
-//! and the license for one hour, and takes account and identifier for the same customer, of which it keeps one
-//! report. So an account has one form in each hour, whichever came first.
+//! Forms: how a report names a customer: by its account, by a license of the account, or by a legacy identifier. AWS
+//! bills an account and its license separately for the same hour, and takes an account and its identifier for one
+//! customer, of whose reports it keeps one. So an account has one form in each hour: the one that came first.
 //!
-//! A legacy `CustomerIdentifier` counts as its account where `ResolveCustomer` passed here and named both; an
-//! identifier that nothing is known of stands for itself.
+//! A legacy `CustomerIdentifier` counts as its account if an answer of `ResolveCustomer` passed through the sidecar and
+//! named both. An identifier whose account is unknown counts as an account of its own.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,17 @@ use super::{Ledger, LedgerError};
 use tollgate_marketplace::customer::{is_account, is_identifier};
 use tollgate_marketplace::{Customer, Hour};
 
-/// Most identifiers whose accounts are known; the oldest gives way. A seller with more customers has more than a ledger
-/// is made for.
+/// Most identifiers whose accounts are remembered; beyond it the oldest is forgotten. A ledger is not made for sellers
+/// with more customers.
 const IDENTITIES_MAX: i64 = 100_000;
 
-/// Forms are remembered for so many hours after their hour closed: a clock may go back a little.
+/// For how many hours after an hour closed its forms are remembered: a clock may go back a little.
 const HOURS_KEPT: i64 = 2;
 
-/// Forms that are forgotten between two looks at the clock.
+/// Forms that are deleted between two looks at the clock.
 const STEP_FORMS: i64 = 200;
 
-/// The forms while events are counted, those that were looked up already in memory.
+/// The forms during one group of events; those that were looked up are kept in memory.
 pub(super) struct Forms<'a> {
     connection: &'a Connection,
     known: BTreeMap<(String, Hour), Option<Form>>,
@@ -41,7 +41,7 @@ impl<'a> Forms<'a> {
         Ok(self.known(account, hour)?.is_none_or(|known| known == form))
     }
 
-    /// Usage of this customer counts to this hour.
+    /// Notes that usage of this customer counts to this hour.
     pub(super) fn set(&mut self, customer: &Customer, hour: Hour) -> rusqlite::Result<()> {
         let Some((account, form)) = form_of(self.connection, customer)? else { return Ok(()) };
         if self.known(account.clone(), hour)?.is_some() {
@@ -69,7 +69,7 @@ impl<'a> Forms<'a> {
     }
 }
 
-/// How an account is named, as column `licensed` holds it.
+/// How an account is named; the numbers are those of column `licensed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     /// `CustomerAWSAccountId` alone.
@@ -90,7 +90,7 @@ impl Form {
     }
 }
 
-/// The customer's account and its form; `None` in mode `metered`, which has one form.
+/// The customer's account and its form; `None` in mode `metered`, where there is one customer.
 fn form_of(connection: &Connection, customer: &Customer) -> rusqlite::Result<Option<(String, Form)>> {
     match customer {
         Customer::Own => Ok(None),
@@ -110,7 +110,7 @@ fn form_of(connection: &Connection, customer: &Customer) -> rusqlite::Result<Opt
     }
 }
 
-/// Claims the customer's form for an hour; `false` where the hour has the other one.
+/// Claims the customer's form for an hour; `false` if the hour has another form.
 pub(super) fn take_hour(transaction: &Transaction<'_>, customer: &str, hour: Hour) -> rusqlite::Result<bool> {
     let Some(customer) = Customer::from_canonical(customer) else { return Ok(true) };
     let mut forms = Forms::new(transaction);
@@ -121,7 +121,7 @@ pub(super) fn take_hour(transaction: &Transaction<'_>, customer: &str, hour: Hou
     Ok(fits)
 }
 
-/// Forgets the forms of hours that nothing is counted to any more; `true` where more are left than the budget allowed.
+/// Forgets the forms of hours that take no more usage; `true` if the budget ended before all were forgotten.
 pub(super) fn forget(
     transaction: &Transaction<'_>,
     closed: Hour,
@@ -143,7 +143,7 @@ pub(super) fn forget(
 }
 
 impl Ledger {
-    /// Notes which account a legacy identifier is, as `ResolveCustomer` answered. What AWS would not take as an
+    /// Notes the account of a legacy identifier, as `ResolveCustomer` answered. Text that AWS would not accept as an
     /// identifier or an account is ignored.
     pub fn identify(&mut self, identifier: &str, account: &str) -> Result<(), LedgerError> {
         if !is_identifier(identifier) || !is_account(account) {
@@ -163,7 +163,7 @@ impl Ledger {
                  ON CONFLICT (identifier) DO UPDATE SET account = excluded.account",
                 [identifier, account],
             )?;
-            // What was counted before this was known.
+            // Usage that was counted before the account was known.
             transaction.execute(
                 "INSERT OR IGNORE INTO forms (hour, account, licensed)
                  SELECT hour, ?1, licensed FROM forms WHERE account = ?2",

@@ -1,9 +1,10 @@
-//! A look at the ledger of a sidecar that does not run. Nothing in the folder is made or changed, so that it may lie on
-//! a volume that cannot be written.
+//! Inspection of the ledger of a sidecar that does not run. It makes and changes nothing in the folder, which may be on
+//! a read-only volume.
 //!
-//! SQLite takes its locks for writing only, so the lock is ours: while the look lasts no sidecar can open the file, and
-//! where one has it there is no look. A file without a log is complete by itself, and SQLite is told that nothing
-//! changes it; else it would make an empty log. Where there is a log, it is read and not folded back.
+//! SQLite locks a file only to write, so this program takes the lock itself: during an inspection no sidecar can open
+//! the file, and while a sidecar has it open there is no inspection. Without a log the file is complete; SQLite is told
+//! that nothing changes it, because otherwise it would make an empty log. If there is a log, it is read but not
+//! checkpointed.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::ffi::OsStrExt as _;
@@ -19,7 +20,7 @@ use super::{
 };
 
 impl Database {
-    /// Opens the ledger in `folder` to read it, and leaves everything as it is. One of an older version is refused.
+    /// Opens the ledger in `folder` to read it, and changes nothing. A ledger of an older version is refused.
     pub fn inspect(folder: &Path) -> Result<Self, LedgerError> {
         let path = files::existing(&folder.join(FILE_NAME))?;
         let lock = lock(&path)?;
@@ -40,7 +41,7 @@ impl Database {
     }
 }
 
-/// Keeps a sidecar from opening the file; two looks are no harm to each other.
+/// Keeps a sidecar from opening the file; several inspections may run at once.
 fn lock(path: &Path) -> Result<File, LedgerError> {
     let failed = |error: std::io::Error| LedgerError::Io(format!("{}: {error}", path.display()));
     let file = files::open(path, OpenOptions::new().read(true)).map_err(failed)?;
@@ -60,7 +61,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
         Connection::open_with_flags(unchanging(path), files::reading())?
     };
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    // The log's index is kept in memory.
+    // So the log's index is kept in memory.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "trusted_schema", "OFF")?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
@@ -68,7 +69,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The path as a URI that says so.
+/// The path as a URI with `immutable=1`.
 fn unchanging(path: &Path) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
     let part = |byte: &u8| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };

@@ -1,19 +1,19 @@
-//! Idempotency keys: which events were counted, for as long as `idempotency_window`.
+//! Idempotency keys: which events were counted within `idempotency_window`.
 //!
 //! A key is kept as 16 bytes of SHA-256 over the ledger's random id and the key, and 8 bytes of the hash of its event's
-//! content. Two keys that share their 16 bytes would make the second event a conflict, which the application hears of
-//! as a rejection; in a ledger of 1,000 million keys the odds of one such pair are 1 to 10^21. A key that is repeated
-//! with other content and the same 8 bytes, 1 in 10^19, is taken for a repetition. Without the file neither can be
-//! searched for: the ledger's id is part of the hash.
+//! content. If two keys had the same 16 bytes, the second event would be rejected as a conflict; in a ledger of 1,000
+//! million keys the odds of one such pair are 1 to 10^21. If a key came again with other content but the same 8 bytes
+//! (1 in 10^19), it would count as a repetition. Nobody can search for either without the file, because the ledger's id
+//! is part of the hash.
 //!
-//! The keys lie in a ring of four tables. New ones go into the current table; half a window later the next table takes
-//! its place. A table whose newest key is older than the window is emptied in steps, in the order of its pages. So a
-//! key is remembered for one window at least and for two at most.
+//! The keys are in a ring of four tables. New keys go into the current table; after half a window the next table
+//! becomes the current one. A table whose newest key is older than the window is emptied in steps, in the order of its
+//! pages. So a key is remembered for at least one window and at most two.
 //!
-//! The ring has a time of its own ([`time`]): it moves on by an hour with each hour that closes, whatever the clock
-//! shows, and never back; and by no more than the process ran since the one before, since a clock that goes ahead and
-//! back, again and again, closes many. A clock that is wrong, for a moment or for days, makes no key old, and none
-//! young for a year. Hours in which no process ran pass in it six at a time.
+//! The ring has its own time ([`time`]), which never goes back. It advances by an hour with each hour that closes,
+//! whatever the clock shows, but by no more than the process ran since the hour that it closed before: a clock that
+//! jumps ahead and back closes many hours. So a wrong clock neither forgets keys early nor keeps them for a year. Time
+//! in which no process ran counts for at most six hours.
 
 use std::time::Duration;
 
@@ -26,43 +26,43 @@ use super::{Settings, meta, set_meta};
 use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
-/// Bytes of a key's hash: enough that no two keys of a ledger ever share them.
+/// Bytes of a key's hash: enough that no two keys of a ledger have the same.
 const HASH_BYTES: usize = 16;
 
 /// Bytes of the hash of an event's content.
 const CONTENT_BYTES: usize = 8;
 
-/// Tables of the ring: at any time one that is written, up to two that are remembered and one that is emptied.
+/// Tables of the ring: at any time one takes new keys, up to two are remembered and one is being emptied.
 const TABLES: i64 = 4;
 
-/// Keys of a step between two looks at the clock: some 20 pages in the order of the table.
+/// Keys deleted between two looks at the clock: about 20 pages, since they are deleted in the order of the table.
 const STEP_KEYS: i64 = 500;
 
-/// The same for keys of schema 1, which lie on as many pages, in any order.
+/// The same for keys of schema 1, which lie in any order: as many pages.
 const STEP_OLD_KEYS: i64 = 50;
 
-/// The ring's time moves by so much at most when a process closes its first hour: what ran before it may have ended
-/// long ago, and a job of some minutes a day would remember its keys for months.
+/// The ring's time advances by at most this much when a process closes its first hour. The process before it may have
+/// ended long ago; without these hours, a job of some minutes a day would remember its keys for months.
 const FIRST_HOURS_MAX: i64 = 6;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// `meta`: the ring's own time.
+/// Key of `meta`: the ring's own time.
 const TIME: &str = "key_time";
 
-/// `meta`: the latest hour that has passed in it.
+/// Key of `meta`: the latest hour that was counted in the ring's time.
 const PASSED: &str = "key_hour";
 
-/// `meta`: how many keys of schema 1 are left.
+/// Key of `meta`: how many keys of schema 1 are left.
 pub(super) const OLD_KEYS: &str = "old_keys";
 
-/// The keys while a group of events is counted.
+/// The keys during one group of events.
 pub(super) struct Keys<'a> {
     transaction: &'a Transaction<'a>,
     ledger_id: String,
-    /// The table that is written.
+    /// The table that takes new keys.
     current: i64,
-    /// Kept at hand: to look for it again would take a part of what it does.
+    /// Kept here because the lookup in the cache of statements would be a noticeable part of the cost.
     claim: CachedStatement<'a>,
     find: String,
     seen_at: Timestamp,
@@ -70,10 +70,10 @@ pub(super) struct Keys<'a> {
     has_old: bool,
 }
 
-/// Claims a key in table `current`. Most keys are new: to claim one is to look for it too.
+/// Claims a key in table `current`. Most keys are new, so the insertion serves as the lookup too.
 ///
-/// `OR IGNORE`, since no value is ever refused for anything but its key: a statement that could fail halfway copies
-/// each page before it writes it.
+/// `OR IGNORE`: only a key can be refused, never a value. Without it SQLite would copy each page before it writes it,
+/// because the statement could fail halfway.
 pub(super) fn claim_sql(current: i64, has_old: bool) -> String {
     let others = (0..TABLES).filter(|number| *number != current);
     let unknown: String = others
@@ -85,7 +85,7 @@ pub(super) fn claim_sql(current: i64, has_old: bool) -> String {
     )
 }
 
-/// Notes in `key_tables` when a table was written last.
+/// Notes in `key_tables` when a table was last written.
 pub(super) const NOTE: &str =
     "UPDATE key_tables SET first_at = min(coalesce(first_at, ?2), ?2), last_at = ?2,
     held = held + ?3 WHERE number = ?1";
@@ -116,7 +116,7 @@ impl<'a> Keys<'a> {
 
     fn hash(&self, id: &str) -> [u8; HASH_BYTES] {
         let mut context = digest::Context::new(&digest::SHA256);
-        // The ledger's id has one length, so that no other pair is the same text.
+        // The ledger's id has a fixed length, so no other pair of id and key gives the same text.
         context.update(self.ledger_id.as_bytes());
         context.update(id.as_bytes());
         let mut hash = [0; HASH_BYTES];
@@ -124,7 +124,7 @@ impl<'a> Keys<'a> {
         hash
     }
 
-    /// Claims an event's key; `false` where it was claimed before.
+    /// Claims an event's key; `false` if it was claimed before.
     pub(super) fn claim(&mut self, id: &str, event: &Event) -> rusqlite::Result<bool> {
         let (hash, content) = (self.hash(id), &event.content[..CONTENT_BYTES]);
         let claimed = if self.has_old {
@@ -136,7 +136,7 @@ impl<'a> Keys<'a> {
         Ok(claimed)
     }
 
-    /// Whether a key that was claimed before had the same content; `None` where it is not known.
+    /// Whether a claimed key had the same content; `None` if the key is unknown.
     pub(super) fn same(&self, id: &str, event: &Event) -> rusqlite::Result<Option<bool>> {
         let mut find = self.transaction.prepare_cached(&self.find)?;
         let content: Option<Vec<u8>> =
@@ -144,7 +144,7 @@ impl<'a> Keys<'a> {
         Ok(content.map(|content| content == event.content[..CONTENT_BYTES]))
     }
 
-    /// Notes when the table was written last.
+    /// Notes when the table was last written.
     pub(super) fn close(self) -> rusqlite::Result<()> {
         if self.claimed == 0 {
             return Ok(());
@@ -156,14 +156,15 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// The ring's own time. It begins as the clock's.
+/// The ring's own time. It begins as the clock's time.
 fn time(connection: &Connection, settings: &Settings) -> rusqlite::Result<Timestamp> {
     let known = meta(connection, TIME)?.and_then(|text| text.parse().ok());
     let begins = || Ok(forgotten_before(connection)?.plus(settings.idempotency_window));
     known.map_or_else(begins, |millis| Ok(Timestamp::from_unix_millis(millis)))
 }
 
-/// An hour was closed, more than before; `ran`: how long after the one that this process closed before, if it did.
+/// Advances the ring's time, after another hour was closed. `ran`: how long ago this process closed the hour before, if
+/// it did.
 pub(super) fn pass(
     transaction: &Transaction<'_>,
     settings: &Settings,
@@ -173,12 +174,12 @@ pub(super) fn pass(
     let closed = hours.closed.number();
     let known: Option<i64> = meta(transaction, PASSED)?.and_then(|text| text.parse().ok());
     let passed = known.unwrap_or_else(|| hours.closed_before().number());
-    // Before its first hour it is the clock's, which knows the hours that passed without it: they pass once.
+    // The first closed hour only starts the ring's time: that begins with the clock, which includes the hours before.
     let begun = meta(transaction, TIME)?.is_some();
     let (by, passed) = match (begun, ran) {
         (false, _) => (Duration::ZERO, closed),
         (true, Some(ran)) => (ran.min(HOUR), closed),
-        // A clock that was far ahead: it is not waited for.
+        // The clock had been far ahead: do not wait until it is there again.
         (true, None) if closed < passed - FIRST_HOURS_MAX => (HOUR, passed),
         (true, None) => {
             let hours = u32::try_from((closed - passed).clamp(0, FIRST_HOURS_MAX)).unwrap_or_default();
@@ -190,7 +191,7 @@ pub(super) fn pass(
     set_meta(transaction, PASSED, &passed.to_string())
 }
 
-/// The table that takes new keys: the next one after half a window, once that one is empty.
+/// The table that takes new keys: after half a window the next one, as soon as that is empty.
 fn current(transaction: &Transaction<'_>, settings: &Settings, seen_at: Timestamp) -> rusqlite::Result<i64> {
     let (number, turn, first_at): (i64, i64, Option<i64>) = transaction
         .prepare_cached("SELECT number, turn, first_at FROM key_tables ORDER BY turn DESC LIMIT 1")?
@@ -214,7 +215,7 @@ fn is_empty(connection: &Connection, number: i64) -> rusqlite::Result<bool> {
     connection.prepare_cached(&sql)?.exists([]).map(|any| !any)
 }
 
-/// Forgets keys from before the window; `true` where more are left than the budget allowed.
+/// Forgets keys from before the window; `true` if the budget ended before all were forgotten.
 pub(super) fn forget(
     transaction: &Transaction<'_>,
     settings: &Settings,
@@ -226,7 +227,7 @@ pub(super) fn forget(
     let old: Vec<i64> =
         find.query_map([before.unix_millis()], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     for number in old {
-        // In the order of the table: its pages become free one after the other.
+        // In the order of the table, so that its pages become free one after the other.
         let step = format!(
             "DELETE FROM keys_{number} WHERE hash IN (SELECT hash FROM keys_{number} ORDER BY hash LIMIT ?1)"
         );
@@ -253,7 +254,7 @@ pub(super) fn forget(
     forget_old(transaction, before, budget)
 }
 
-/// The same for the keys of schema 1; their table goes with the last of them.
+/// The same for the keys of schema 1; their table is dropped when it is empty.
 fn forget_old(
     transaction: &Transaction<'_>,
     before: Timestamp,

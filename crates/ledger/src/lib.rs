@@ -1,28 +1,30 @@
-//! The ledger: acknowledged usage on disk, in SQLite. This module owns the format; no other speaks SQL.
+//! The ledger: acknowledged usage on disk, in SQLite. Only this crate reads and writes the file format, and only it
+//! uses SQL.
 //!
 //! # Invariants
-//! - What was acknowledged is in a committed transaction whose fsync is done (`synchronous=FULL`, WAL).
-//! - The idempotency key of an event and its quantity are committed together, or neither is.
-//! - An hour that was closed takes no event any more: later ones count to the current hour and say so (`late_from`). So
-//!   does a slot that has a record, since its hour was sealed before its end (`closing`).
+//! - Acknowledged usage is in a committed transaction whose fsync is done (`synchronous=FULL`, WAL).
+//! - An event's idempotency key and its quantity are committed in one transaction.
+//! - A closed hour takes no more events: later ones count to the current hour, with their own hour in `late_from`. The
+//!   same holds for a slot whose hour was sealed before its end (`closing`).
 //! - A record is written once, when its hour is sealed; afterwards only its state, attempts and AWS's answer change.
 //! - An attempt is on disk before the call. A record that was attempted and has no definite answer is in doubt.
 //! - accepted + rounded up = billed + pending + dead + discarded + remainder, for each dimension, in every committed
 //!   state.
 //! - One process at a time (`locking_mode=EXCLUSIVE`).
-//! - A clock that jumps back never orphans usage: hours that it closed are open again, usage that it put into
-//!   them counts to the current hour, and a slot that has a record takes no second one.
-//! - What a committed transaction held is not missing silently: the mark beside the file counts them (`mark`).
-//! - Memory is bounded by one slot, never by how many there are: whatever grows is worked on in small transactions.
+//! - A clock that jumps back never orphans usage: the hours that it had closed are open again, usage that it had put
+//!   into them counts to the current hour, and a slot that has a record takes no second one.
+//! - Lost transactions are detected: the mark file beside the ledger counts all that were committed (`mark`).
+//! - Memory is bounded by the size of one slot, not by the number of slots or records: long work is done in small
+//!   transactions.
 //!
 //! # Schema 2
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
 //!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `key_time` and `key_hour`
-//!   (see `keys`), `denied` (AWS's latest answer, see `sending`), `running_seconds` (see `ageing`),
-//!   `pod` and `started_at` (when its first process started); during an upgrade what `migration` and `keys` note.
+//!   (see `keys`), `denied` (AWS's latest answer, see `sending`), `running_seconds` (see `ageing`), `pod` and
+//!   `started_at` (when its first process started); during an upgrade also the notes of `migration` and `keys`.
 //! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
-//!   `additive` that of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes`
-//!   say how many tag sets there are in `shares(slot, tags, amount, additive)`.
+//!   `additive` the untagged share of what was carried or replayed into it, `total` the sum of all shares; `tagged` and
+//!   `tag_bytes` are the number and the bytes of the tag sets in `shares(slot, tags, amount, additive)`.
 //! - `records(…)`: sealed hours; unique by (pod, customer, dimension, hour).
 //! - `totals(dimension, …)` and `counts(name, held)`: kept by triggers (`totals`).
 //! - `keys_0` to `keys_3(hash, content)` and `key_tables(number, turn, first_at, last_at, held)`: see `keys`.
@@ -31,8 +33,8 @@
 //!   (`links`).
 //! - `audit(id, at, record, action, note)`: what people did to records (`repair`).
 //!
-//! A newer schema that an older program may still write raises `schema` and leaves `min_reader`; a program refuses a
-//! file whose `min_reader` is above its own schema, and touches nothing.
+//! A newer schema that an older program may still write raises `schema` and leaves `min_reader`. A program refuses a
+//! file whose `min_reader` is above its own schema, and writes nothing to it.
 
 mod ageing;
 mod amount;
@@ -89,20 +91,20 @@ pub const FILE_NAME: &str = "usage.sqlite";
 
 const PAGE_BYTES: u64 = 4096;
 
-/// SQLite folds the WAL back into the file at this many pages of 4 KiB, so that it stays below some 8 MiB; the ledger's
-/// thread does so before (`folding`).
+/// SQLite itself checkpoints the WAL into the file at this many pages of 4 KiB, so that the WAL stays below about 8
+/// MiB; the ledger's thread does it earlier (`folding`).
 const CHECKPOINT_PAGES_MAX: u64 = 2048;
 
-/// Below it there would be a fold with every commit.
+/// Below this there would be a checkpoint with every commit.
 const CHECKPOINT_PAGES_MIN: u64 = 16;
 
-/// The WAL takes at most this part of `ledger_bytes_max`.
+/// The WAL takes at most 1/16 of `ledger_bytes_max`.
 const WAL_PART: u64 = 16;
 
 /// Why the ledger cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LedgerError {
-    /// Another process holds it.
+    /// Another process uses it.
     #[error(
         "{0} is in use by another process; only one sidecar may run on a state folder: stop the other one"
     )]
@@ -114,17 +116,17 @@ pub enum LedgerError {
     TooNew {
         /// The file.
         path: PathBuf,
-        /// What its writer asked for.
+        /// The oldest schema that may read it.
         min_reader: i64,
     },
-    /// It is not a ledger, or damaged.
+    /// It is not a ledger, or it is damaged.
     #[error(
         "{path} is damaged or not a ledger ({detail}); the sidecar renames it at its next start and keeps it"
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What SQLite said.
+        /// SQLite's error, or the check that failed.
         detail: String,
     },
     /// It holds unsent usage of another product.
@@ -140,7 +142,7 @@ pub enum LedgerError {
         /// Whose it should be.
         asked: String,
     },
-    /// It was written by an older tollgate, and is only looked at.
+    /// An older tollgate wrote it, and it was opened only to be read.
     #[error(
         "{0} is a ledger of an older version: the sidecar upgrades it at its next start, and then it can be read"
     )]
@@ -148,82 +150,81 @@ pub enum LedgerError {
     /// Nothing was ever committed to it.
     #[error("{0} is empty: no usage was counted in it; the sidecar creates a ledger there at its next start")]
     Empty(PathBuf),
-    /// It is a database, but none of ours.
+    /// A database of another program.
     #[error(
         "{0} is a database of another program; move it away, or give tollgate a state_dir of its own (nothing was \
          written to it)"
     )]
     Foreign(PathBuf),
-    /// What lies under one of its names is no file.
+    /// Under one of the ledger's names there is something other than a regular file.
     #[error(
         "{path} is {what}; tollgate uses a regular file there: remove it (nothing was written through it)"
     )]
     OddFile {
-        /// What lies there.
+        /// The file.
         path: PathBuf,
-        /// What it is.
+        /// What kind of file it is.
         what: &'static str,
     },
     /// It reached `ledger_bytes_max`.
     #[error("the ledger is full ({bytes} of {bytes_max} bytes, ledger_bytes_max): {contents}")]
     Full {
-        /// Its size.
+        /// The ledger's size.
         bytes: u64,
         /// The limit.
         bytes_max: u64,
         /// What fills it.
         contents: Contents,
     },
-    /// The disk does not do what it should.
+    /// The disk failed, or is full.
     #[error("the ledger cannot be read or written: {0}")]
     Io(String),
 }
 
 impl LedgerError {
-    /// Why a commit failed, for a metric.
+    /// The value of the metric's label `reason` for a commit that failed.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         if matches!(self, Self::Full { .. }) { "full" } else { "unwritable" }
     }
 }
 
-/// How to use it.
+/// How a sidecar uses the ledger.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The product that is metered: usage of one is never reported as another's.
+    /// The metered product: its usage is never reported as another product's.
     pub product: String,
-    /// Whose usage it is: the pod in mode `metered`, nobody in `saas`, where AWS does not look at the pod.
+    /// Whose usage it is: the pod in mode `metered`, empty in `saas`, where AWS does not look at the pod.
     pub pod: String,
-    /// How long after its end an hour takes its own late events.
+    /// How long after its end an hour still takes its own late events.
     pub settle: Duration,
-    /// Above this size events are refused.
+    /// At this size and above, events are refused.
     pub bytes_max: u64,
-    /// When this process started. AWS takes no usage from before the software started; of several processes of a pod,
-    /// the first one's time counts.
+    /// When this process started. AWS takes no usage from before the software started. Where a pod had several
+    /// processes, the start of the first one counts.
     pub started_at: Timestamp,
     /// Report 0 for these dimensions in an hour without usage (`on_zero_hour = "report"`).
     pub zero_dimensions: Vec<String>,
-    /// The application may report hours itself, through the AWS door.
+    /// The application may itself report hours, through the AWS door.
     pub aws_door: bool,
-    /// How long an event's `id` is remembered, at least.
+    /// For how long an event's `id` is remembered, at least.
     pub idempotency_window: Duration,
 }
 
-/// What became of an event.
+/// What the ledger did with an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
     /// Counted.
     Accepted,
-    /// Its key was seen with the same content: counted before.
+    /// The same key came before with the same content, and was counted then.
     Duplicate,
-    /// Its key was seen with other content: not counted.
+    /// The same key came before with other content: not counted.
     Conflict,
-    /// Its customer is reported in the other form, legacy or by a license, in its hour: not counted, or AWS would bill
-    /// both.
+    /// Its customer is reported in another form (`forms`) in this hour. It is not counted, because AWS would bill both.
     OtherForm,
 }
 
-/// The ledger of a running sidecar: the file, and how that sidecar uses it.
+/// The ledger of a running sidecar: the file and that sidecar's settings.
 #[derive(Debug)]
 pub struct Ledger {
     database: Database,
@@ -233,7 +234,7 @@ pub struct Ledger {
     folding: folding::Folding,
 }
 
-/// To read. What writes goes through `Ledger::write`, so there is no `DerefMut`.
+/// For reading. There is no `DerefMut`: all writing goes through `Ledger::write`.
 impl Deref for Ledger {
     type Target = Database;
 
@@ -243,12 +244,12 @@ impl Deref for Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger in `folder`, making it if there is none. A file that is damaged beyond use is set aside, kept
-    /// and named, and a new one begins.
+    /// Opens the ledger in `folder`; makes one if there is none. A file that is damaged beyond use is renamed and kept,
+    /// and a new ledger is made.
     pub fn open(folder: &Path, settings: Settings) -> Result<Self, LedgerError> {
         let path = folder.join(FILE_NAME);
         let mut opened = Self::open_file(&path, settings.clone());
-        // What it stumbled over may be damage: only with a look at the whole file is that certain.
+        // The error may come from damage. The second attempt checks the whole file, which finds that out.
         if matches!(opened, Err(LedgerError::Io(_))) && quarantine::is_suspect(&path) {
             opened = Self::open_file(&path, settings.clone());
         }
@@ -290,14 +291,14 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Makes what an earlier process left this one's.
+    /// Takes over what an earlier process left.
     fn adopt(&mut self) -> Result<(), LedgerError> {
         let path = self.path.clone();
         let opened = self.write("open", |transaction, settings| {
             if let Some(held) = rows::adopt_product(transaction, &settings.product)? {
                 return Ok(Err(held));
             }
-            // The process that wrote this ended between a call and its answer.
+            // The process that wrote these ended between a call and its answer.
             transaction
                 .execute("UPDATE records SET in_doubt = 1, attempting = 0 WHERE attempting = 1", [])?;
             claim::adopt(transaction)?;
@@ -315,7 +316,7 @@ impl Ledger {
         }
     }
 
-    /// Does `work` in one transaction; on return it is on disk, and the mark says so.
+    /// Does `work` in one transaction. On return the transaction is on disk and counted in the mark.
     fn write<T>(
         &mut self,
         name: &str,
@@ -323,26 +324,26 @@ impl Ledger {
     ) -> Result<T, LedgerError> {
         let before = self.database.written;
         let done = self.database.write(name, |transaction| work(transaction, &self.settings))?;
-        // What was just acknowledged is younger than all that waits.
+        // Usage that was just acknowledged is younger than all other usage: the oldest stays the oldest.
         if name != "take" && self.database.written > before {
             self.ageing.forget();
         }
         Ok(done)
     }
 
-    /// A clock that went back was ahead when the process started: it started by now at the latest.
+    /// The process started at `now` at the latest: a later start came from a clock that was ahead.
     fn observe(&mut self, now: Timestamp) {
         self.settings.started_at = self.settings.started_at.min(now);
     }
 
-    /// Counts events, all in one transaction; on return they are on disk.
+    /// Counts events in one transaction; on return they are on disk.
     pub fn take(&mut self, events: &[Event], now: Timestamp) -> Result<Vec<Taken>, LedgerError> {
         self.check_size()?;
         self.observe(now);
         self.write("take", |transaction, settings| counting::count(transaction, settings, events, now))
     }
 
-    /// Counts all of these events or, where one of them is not counted, none.
+    /// Counts all of these events, or none if one of them cannot be counted.
     pub fn take_whole(&mut self, events: &[Event], now: Timestamp) -> Result<Vec<Taken>, LedgerError> {
         self.check_size()?;
         self.observe(now);
@@ -365,13 +366,13 @@ impl Ledger {
         Err(LedgerError::Full { bytes, bytes_max, contents: self.contents()? })
     }
 
-    /// Whether it has reached its limit, and takes no events until there is room.
+    /// Whether it has reached its limit. While it has, it takes no events.
     pub fn is_full(&self) -> Result<bool, LedgerError> {
         let bytes_max = self.settings.bytes_max;
         if self.bytes()? < bytes_max {
             return Ok(false);
         }
-        // What the WAL holds may fit the room that the file has.
+        // The WAL's content may fit into free pages of the file.
         if self.wal_bytes() > 0 {
             self.reading(|connection| {
                 connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
@@ -381,12 +382,11 @@ impl Ledger {
     }
 }
 
-/// Pages of the WAL at which SQLite folds it by itself.
+/// At how many pages of the WAL SQLite checkpoints it by itself.
 fn log_pages_max(bytes_max: u64) -> u64 {
     (bytes_max / WAL_PART / PAGE_BYTES).clamp(CHECKPOINT_PAGES_MIN, CHECKPOINT_PAGES_MAX)
 }
 
-/// The system has no random bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("no random bytes")]
 struct NoEntropy;

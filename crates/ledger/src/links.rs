@@ -1,23 +1,23 @@
-//! What became of a record whose quantity counts to a later hour: from the record to the slot that it was added to, and
-//! from there to the record that the slot was sealed into. A person who reads one of them finds the other.
+//! Links between a record and the later record that contains its carried quantity: first from the record to the slot
+//! that it was added to, then to the record that the slot was sealed into. A person can follow them in both directions.
 
 use rusqlite::{OptionalExtension as _, Transaction};
 
 use super::{Database, LedgerError};
 
-/// Most links that are shown of one record: a slot that a thousand dead letters were replayed into names some of them.
+/// Most links that are shown of one record, such as one that contains a thousand replayed dead letters.
 const SHOWN_MAX: i64 = 100;
 
 /// A record's neighbours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Links {
-    /// Where its quantity counts now; `None` in it while that hour is open.
+    /// The record that contains its quantity now; the inner `None` while that hour is open.
     pub counts_in: Option<Option<i64>>,
     /// Records whose quantities are in it, oldest first, at most 100.
     pub includes: Vec<i64>,
 }
 
-/// The record's quantity was added to this slot.
+/// Notes that the record's quantity was added to this slot.
 pub(super) fn carried(transaction: &Transaction<'_>, source: i64, slot: i64) -> rusqlite::Result<()> {
     transaction
         .prepare_cached("INSERT INTO links (source, slot) VALUES (?1, ?2)")?
@@ -25,12 +25,12 @@ pub(super) fn carried(transaction: &Transaction<'_>, source: i64, slot: i64) -> 
         .map(|_| ())
 }
 
-/// What was in one slot is in another now.
+/// Notes that a slot's usage was moved to another slot.
 pub(super) fn moved(transaction: &Transaction<'_>, from: i64, to: i64) -> rusqlite::Result<()> {
     transaction.prepare_cached("UPDATE links SET slot = ?2 WHERE slot = ?1")?.execute([from, to]).map(|_| ())
 }
 
-/// The slot was sealed into this record.
+/// Notes that the slot was sealed into this record.
 pub(super) fn sealed(transaction: &Transaction<'_>, slot: i64, target: i64) -> rusqlite::Result<()> {
     transaction
         .prepare_cached("UPDATE links SET slot = NULL, target = ?2 WHERE slot = ?1")?
@@ -39,7 +39,7 @@ pub(super) fn sealed(transaction: &Transaction<'_>, slot: i64, target: i64) -> r
 }
 
 impl Database {
-    /// What a record became, and what is in it.
+    /// Where a record's quantity counts now, and which records' quantities it contains.
     pub fn links(&self, id: i64) -> Result<Links, LedgerError> {
         self.reading(|connection| {
             let counts_in = connection

@@ -1,11 +1,12 @@
-//! The mark: how many transactions the ledger has committed, in a small file beside it.
+//! The mark: a small file beside the ledger with the number of transactions that the ledger has committed.
 //!
-//! SQLite takes a WAL whose end is missing or unreadable for one that was torn before its commit, and an empty file for
-//! a new database: what was acknowledged would be lost silently. The mark distinguishes the two. It is written
-//! after each commit and never forced to the disk: it may be behind the ledger, after a crash, but never ahead of it. A
-//! ledger that is behind its mark is damaged.
+//! SQLite cannot tell a WAL whose end was lost from one whose last commit was never finished, nor an emptied file from
+//! a new database: acknowledged usage would be lost silently. The mark shows the difference. It is written after each
+//! commit, without an fsync: after a crash it may be behind the ledger, but never ahead of it. A ledger that is behind
+//! its mark is damaged.
 //!
-//! The file holds the same line twice, ledger and count: a torn or changed mark is ignored and written again.
+//! The file holds the same line twice, with the ledger's id and the count. A mark whose lines differ is ignored and
+//! written again.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read as _;
@@ -16,14 +17,14 @@ use rusqlite::Connection;
 
 use super::{LedgerError, classify, files, has_meta, meta, quarantine, set_meta};
 
-/// Twice a line of 32 and 20 characters, a space and an end; whatever is longer is no mark.
+/// Two lines, each of 32 characters, a space, 20 digits and a line end. A longer file is not a mark.
 const BYTES: u64 = 2 * 54;
 
 #[derive(Debug)]
 pub(super) struct Mark(Option<File>);
 
 impl Mark {
-    /// Opens the mark and compares; nothing is written.
+    /// Opens the mark and compares it with the ledger; writes nothing.
     pub(super) fn open(connection: &Connection, path: &Path) -> Result<Self, LedgerError> {
         let opened =
             files::open(&quarantine::mark_path(path), OpenOptions::new().read(true).write(true).create(true));
@@ -38,7 +39,8 @@ impl Mark {
         Ok(Self(Some(file)))
     }
 
-    /// Writes how far the ledger has come. A mark that cannot be written tells less, and endangers nothing.
+    /// Writes the number of committed transactions. Best effort: a failure only disables the detection of lost
+    /// transactions.
     pub(super) fn counted(&self, connection: &Connection) {
         let Some(file) = &self.0 else { return };
         let (Ok(Some(id)), Ok(sequence)) = (meta(connection, "ledger_id"), sequence(connection)) else {
@@ -49,7 +51,7 @@ impl Mark {
     }
 }
 
-/// Compares, for a look: a mark that is not there, or cannot be read, says nothing.
+/// Compares for `Database::inspect`, which makes no mark: one that is missing or unreadable is ignored.
 pub(super) fn compare(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
     match files::open(&quarantine::mark_path(path), OpenOptions::new().read(true)) {
         Ok(file) => check(connection, path, &file),
@@ -84,7 +86,7 @@ fn check(connection: &Connection, path: &Path, file: &File) -> Result<(), Ledger
     Ok(())
 }
 
-/// One more transaction.
+/// Counts one more transaction.
 pub(super) fn count(connection: &Connection) -> rusqlite::Result<()> {
     set_meta(connection, "sequence", &(sequence(connection)? + 1).to_string())
 }

@@ -1,11 +1,11 @@
-//! Upgrades: a ledger of an older schema becomes one of this, once, in steps that are small and on disk one by one.
-//! If the process is killed in between, the next one continues: the file itself says what is left to do.
+//! Upgrades a ledger of an older schema to this program's schema, once, in small steps that are committed one by one.
+//! If the process is killed in between, the next one continues: the file itself shows what is left to do.
 //!
-//! Before the first step a copy of the old ledger, without its keys, is put beside it, so that the version before can
-//! be given it. It goes with the first start that finds nothing to upgrade.
+//! Before the first step, a copy of the old ledger without its keys is made beside it, for going back to the version
+//! before. The first start that finds nothing to upgrade deletes the copy.
 //!
-//! From schema 1 to 2: `sums` move into `slots`; `settled` and `accepted` become `totals`; allocations are counted; the
-//! old `keys` stay, are asked, and are forgotten as their window passes (`keys`).
+//! From schema 1 to 2: `sums` move into `slots`; `settled` and `accepted` become `totals`; allocations are counted. The
+//! old `keys` stay in use, and are forgotten as their window passes (`keys`).
 
 use std::fs;
 use std::path::PathBuf;
@@ -25,17 +25,17 @@ use tollgate_time::Timestamp;
 
 const MIGRATIONS_DONE: usize = MIGRATIONS.len();
 
-/// Rows of a step: some milliseconds, and a WAL that stays small.
+/// Rows of a step: takes some milliseconds, and keeps the WAL small.
 const STEP_ROWS: i64 = 500;
 
-/// `meta`: the last record whose allocations were counted, while the upgrade goes on.
+/// Key of `meta`: the last record whose allocations were counted, during an upgrade.
 const COUNTED_UP_TO: &str = "upgrade_counted_up_to";
 
-/// Tables of schema 1 that are copied. Keys are most of a ledger, and a version that is put back starts without them.
+/// Tables of schema 1 that are copied. Keys are most of a ledger; the older version starts without them.
 const COPIED: [&str; 5] = ["meta", "sums", "records", "settled", "accepted"];
 
 impl Database {
-    /// Upgrades the file to this program's schema; whether there was anything to do.
+    /// Upgrades the file to this program's schema; returns whether there was anything to do.
     pub(super) fn upgrade(&mut self) -> Result<bool, LedgerError> {
         let mut any = false;
         while self.upgrade_step()? {
@@ -44,7 +44,7 @@ impl Database {
         Ok(any)
     }
 
-    /// One step; `false` where nothing is left to do.
+    /// One step; `false` if nothing is left to do.
     pub(super) fn upgrade_step(&mut self) -> Result<bool, LedgerError> {
         let stored =
             self.reading(|connection| if has_meta(connection)? { schema_number(connection) } else { Ok(0) })?;
@@ -57,7 +57,7 @@ impl Database {
                 self.copy_aside(1)?;
                 self.write("upgrade", begin).map(|()| true)
             }
-            // What a newer program left of itself is its own.
+            // Schemas of a newer program are left alone.
             MIGRATIONS_DONE if self.reading(|connection| totals::exists(connection, "sums"))? => {
                 self.write("upgrade", go_on).map(|()| true)
             }
@@ -65,7 +65,7 @@ impl Database {
         }
     }
 
-    /// Copies the ledger to a file of its own, whole or not at all.
+    /// Copies the ledger to a file of its own, completely or not at all.
     fn copy_aside(&self, schema: usize) -> Result<(), LedgerError> {
         let failed = |error: std::io::Error| {
             LedgerError::Io(format!("no copy of the ledger can be made before its upgrade: {error}"))
@@ -93,17 +93,17 @@ impl Database {
         quarantine::with_end(&self.path, &format!(".schema-{schema}"))
     }
 
-    /// A start that found nothing to upgrade: the old ledger is no longer needed.
+    /// Deletes the copies, after a start that found nothing to upgrade.
     pub(super) fn remove_copies(&self) {
         for schema in 1..MIGRATIONS.len() {
-            // Best effort: what cannot be removed is only in the way.
+            // Best effort: a copy that remains only takes space.
             let _ = fs::remove_file(self.copy_path(schema));
         }
     }
 }
 
 fn copy_tables(connection: &Connection, schema: usize) -> rusqlite::Result<()> {
-    // A copy that a crash breaks is made anew, and it is synced as a whole.
+    // After a crash during the copy, the next start copies again. A complete copy is synced as a whole.
     connection.execute_batch("PRAGMA copy.journal_mode = OFF; PRAGMA copy.synchronous = OFF;")?;
     let old: String = MIGRATIONS.iter().take(schema).map(|migration| migration.sql).collect();
     let in_copy =
@@ -118,9 +118,9 @@ fn copy_tables(connection: &Connection, schema: usize) -> rusqlite::Result<()> {
     copied
 }
 
-/// A new ledger; `set_aside`: when the latest damaged one beside it was. That one may have reported its last hour
-/// already, and AWS takes one value for an hour: it is closed for everybody. In one transaction with the tables, so
-/// that no kill in between leaves a ledger that does not know of it.
+/// Makes a new ledger. `set_aside` is when the latest damaged ledger beside it was renamed. That ledger may have
+/// reported its last hour already, and AWS takes one value for an hour, so that hour is closed for all slots. This is
+/// in one transaction with the tables: a kill in between cannot leave a ledger without it.
 fn make(transaction: &Transaction<'_>, set_aside: Option<Timestamp>) -> rusqlite::Result<()> {
     for migration in &MIGRATIONS {
         transaction.execute_batch(migration.sql)?;
@@ -133,7 +133,7 @@ fn make(transaction: &Transaction<'_>, set_aside: Option<Timestamp>) -> rusqlite
     set_aside.map_or(Ok(()), |at| closing::close_whole(transaction, Hour::of(at)))
 }
 
-/// From here on the version before refuses the file.
+/// Begins the upgrade; from now on the older version refuses the file.
 fn begin(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     for migration in &MIGRATIONS[1..] {
         transaction.execute_batch(migration.sql)?;
@@ -164,7 +164,7 @@ fn begin(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Some allocations counted, or some sums moved; in the end the tables that are empty go.
+/// Counts some allocations or moves some sums; at the end drops the empty tables.
 fn go_on(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     if let Some(after) = meta(transaction, COUNTED_UP_TO)? {
         return count_allocations(transaction, after.parse().unwrap_or(i64::MIN));
@@ -225,7 +225,7 @@ fn move_sums(transaction: &Transaction<'_>) -> rusqlite::Result<usize> {
     for row in &rows {
         let slot = &row.slot;
         remove.execute(params![slot.pod, slot.customer, slot.dimension, slot.hour.number(), row.text])?;
-        // The slot's trigger counts it again.
+        // The trigger of `slots` counts it again.
         moved.execute(params![slot.dimension, super::rows::signed(row.micros)])?;
         slots::add(transaction, slot, [(&row.tags, i128::from(row.micros))], Part::Counted, row.past)?;
     }

@@ -1,7 +1,7 @@
-//! Files that are damaged: found, set aside, named. Nothing is deleted.
+//! Damaged files: found and renamed, with a log line. Nothing is deleted.
 //!
-//! Reading a whole ledger at every start would make a start as slow as the ledger is large. So the file is read whole
-//! only after SQLite has stumbled over it: then a note is left beside it, which the next start obeys.
+//! A check of the whole ledger at every start would make the start as slow as the ledger is large. So the whole file is
+//! read only after SQLite has seen damage: a note beside the file then tells the next start to do so.
 
 use std::fs;
 use std::io::Write as _;
@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 use super::{LedgerError, files};
 use tollgate_time::Timestamp;
 
-/// Ends of the names of the files beside a database: SQLite's own, the file itself, and the mark. In this order each
-/// crash in between leaves a file that is behind its mark, which the next start sets aside too.
+/// Suffixes of the database's files: SQLite's own, the file itself, and the mark. They are renamed in this order: after
+/// a crash in between, the next start finds a file that is behind its mark, and renames it too.
 const FILES: [&str; 5] = ["-journal", "-wal", "-shm", "", MARK];
 
 const MARK: &str = ".mark";
 
 const SUSPECT: &str = ".suspect";
 
-/// Behind the name of a file that was set aside; then come the seconds of its time.
+/// Suffix of a renamed file; the seconds of the time follow.
 const DAMAGED: &str = ".damaged-";
 
-/// Most files that are set aside under one second; a disk that damages more has to be replaced.
+/// Most files that are renamed within one second; a disk that damages more has to be replaced.
 const NAMES_MAX: u32 = 1000;
 
 pub(super) fn with_end(path: &Path, end: &str) -> PathBuf {
@@ -30,7 +30,7 @@ pub(super) fn with_end(path: &Path, end: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Where the ledger's mark is.
+/// The path of the ledger's mark.
 pub(super) fn mark_path(path: &Path) -> PathBuf {
     with_end(path, MARK)
 }
@@ -44,17 +44,17 @@ pub(super) fn all_paths(path: &Path) -> Vec<PathBuf> {
     FILES.iter().chain([&SUSPECT]).map(|end| with_end(path, end)).collect()
 }
 
-/// Makes names in the folder of a file durable.
+/// Syncs the folder of a file, so that names in it are durable.
 pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
 }
 
-/// Whether an earlier process stumbled over this file.
+/// Whether an earlier process saw damage in this file.
 pub(super) fn is_suspect(path: &Path) -> bool {
     suspicion(path).exists()
 }
 
-/// Leaves the note for the next start. A disk that does not even take this will be noticed otherwise.
+/// Leaves the note for the next start. Best effort: a disk that cannot store it also fails other writes.
 pub(super) fn suspect(path: &Path) {
     let note = files::open(&suspicion(path), fs::OpenOptions::new().write(true).create(true));
     let _ =
@@ -66,7 +66,7 @@ pub(super) fn clear(path: &Path) {
     let _ = fs::remove_file(suspicion(path));
 }
 
-/// Renames the damaged file and its companions, and says so.
+/// Renames the damaged file and the files that belong to it, and logs it.
 pub(super) fn set_aside(path: &Path, now: Timestamp, detail: &str) -> Result<(), LedgerError> {
     let failed =
         |error: std::io::Error| LedgerError::Io(format!("{} cannot be set aside: {error}", path.display()));
@@ -88,7 +88,7 @@ pub(super) fn set_aside(path: &Path, now: Timestamp, detail: &str) -> Result<(),
     Ok(())
 }
 
-/// When the latest of the files beside this one was set aside.
+/// When the latest of the files beside this one was renamed.
 pub(super) fn latest(path: &Path) -> Result<Option<Timestamp>, LedgerError> {
     let Some((folder, name)) = path.parent().zip(path.file_name()) else { return Ok(None) };
     let start = format!("{}{DAMAGED}", name.to_string_lossy());
@@ -104,7 +104,7 @@ pub(super) fn latest(path: &Path) -> Result<Option<Timestamp>, LedgerError> {
     Ok(latest.map(Timestamp::from_unix_seconds))
 }
 
-/// A name that no earlier damage has taken.
+/// A name that no earlier damaged file has.
 fn free_name(path: &Path, now: Timestamp) -> PathBuf {
     let end = format!("{DAMAGED}{}", now.unix_seconds());
     let names = (1..NAMES_MAX).map(|number| match number {

@@ -1,13 +1,14 @@
-//! What people do to records that AWS did not settle: replay, confirm, discard. Each repair is one transaction, and
-//! leaves a line with its note in the audit table.
+//! Repairs that people make to records which AWS did not settle: replay, confirm, discard. Each repair is one
+//! transaction, and adds a line with a note to the audit table.
 //!
-//! - Replay takes a dead letter, and what may have been billed only where that is accepted. It becomes `carried`: its
-//!   quantity counts to the current hour.
-//! - Confirm takes a dead letter, or a record that AWS may hold (`unconfirmed`): it was billed, and becomes `accepted`.
-//! - Discard takes a dead letter: it is never billed, and becomes `discarded`.
+//! - Replay is for a dead letter, and for usage that may have been billed if double billing is accepted. The record
+//!   becomes `carried`: its quantity counts to the current hour.
+//! - Confirm is for a dead letter, or a record that AWS may hold (`unconfirmed`): it was billed, and becomes
+//!   `accepted`.
+//! - Discard is for a dead letter: it is never billed, and becomes `discarded`.
 //!
-//! A repair changes the record's state and nothing that AWS said: `in_doubt`, `code` and attempts stay, so that a
-//! person who looks later sees why there was something to repair. What the record became stands in `links`.
+//! A repair changes the record's state and nothing that AWS answered: `in_doubt`, `code` and the attempts stay, so that
+//! a person who looks later sees why a repair was needed. `links` shows where a replayed quantity counts now.
 
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use serde::Serialize;
@@ -20,22 +21,22 @@ use tollgate_marketplace::exceptions::{self, Kind, Verdict};
 use tollgate_metering::record::State;
 use tollgate_time::Timestamp;
 
-/// Longest note: some sentences and a ticket's address.
+/// Longest note: some sentences and the address of a ticket.
 pub const NOTE_CHARS_MAX: usize = 1000;
 
-/// Whether AWS holds another value for the hour of a dead letter with this code: somebody else reported it, and may
-/// have reported this usage. To count it again could bill it twice, as for a record in doubt.
+/// Whether this code of a dead letter means that AWS holds another value for its hour. Another process reported that
+/// value, which may contain this usage: to count it again could bill it twice, as with a record in doubt.
 fn reported_by_another(code: &str) -> bool {
-    // The first is a status in an answer, and no exception.
+    // `DuplicateRecord` is a status in an answer, not an exception.
     code == "DuplicateRecord" || exceptions::kind(code) == Some(Kind::Record(Verdict::Taken))
 }
 
-/// Why, in the words of who repairs: 1 to [`NOTE_CHARS_MAX`] characters in one line.
+/// The reason that the person gives: one line of 1 to [`NOTE_CHARS_MAX`] characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note(String);
 
 impl Note {
-    /// The note, or what is wrong with it.
+    /// The note, or why the text is not accepted.
     pub fn new(text: &str) -> Result<Self, &'static str> {
         let text = text.trim();
         if text.is_empty() {
@@ -48,21 +49,21 @@ impl Note {
     }
 }
 
-/// What to do to a record.
+/// A repair of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Repair {
     /// Count its quantity to the current hour.
     Replay {
-        /// Also where it may have been billed already.
+        /// Also if it may have been billed already.
         accept_double_billing: bool,
         /// Count it to this dimension instead of its own.
         to_dimension: Option<String>,
-        /// Why; if it is not given, it is made from the record.
+        /// The reason; without one the audit line is made from the record.
         note: Option<Note>,
     },
-    /// It was billed.
+    /// Note that it was billed.
     Confirm(Note),
-    /// It will not be billed, and needs no action any more.
+    /// Note that it will never be billed and needs no more action.
     Discard(Note),
 }
 
@@ -76,17 +77,16 @@ impl Repair {
     }
 }
 
-/// What became of a repair.
+/// The result of a repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repaired {
-    /// It is done, and in the audit table.
+    /// Done, and noted in the audit table.
     Done,
-    /// There is no record of this number that this order is for.
+    /// There is no record of this number for which this repair is allowed.
     NotFound,
     /// It may have been billed, and `accept_double_billing` is not set.
     InDoubt,
-    /// Usage of its account was counted in the other form, by license or without it, in the current hour: AWS would
-    /// bill both.
+    /// Usage of its account was counted in another form (`forms`) in the current hour: AWS would bill both.
     OtherForm,
 }
 
@@ -97,15 +97,15 @@ pub struct Entry {
     pub id: i64,
     /// When.
     pub at: Timestamp,
-    /// Which record.
+    /// The record that was repaired.
     pub record: i64,
     /// `replay`, `confirm` or `discard`.
     pub action: String,
-    /// Why, and what the record was.
+    /// The reason, and what the record was before.
     pub note: String,
 }
 
-/// What is repaired.
+/// The columns of a record that decide about a repair.
 struct Found {
     state: State,
     code: Option<String>,
@@ -125,7 +125,7 @@ impl Found {
         })
     }
 
-    /// Whether the order may be carried out. Pure.
+    /// Whether the repair is allowed. Pure.
     fn judge(&self, repair: &Repair) -> Repaired {
         let unconfirmed = self.state == State::Accepted { unconfirmed: true };
         let dead = matches!(self.state, State::Dead { .. });
@@ -135,13 +135,14 @@ impl Found {
             _ if !dead && !unconfirmed => Repaired::NotFound,
             Repair::Replay { accept_double_billing: false, .. } if perhaps_billed => Repaired::InDoubt,
             Repair::Replay { .. } | Repair::Confirm(_) => Repaired::Done,
-            // AWS answered that it holds it: billed, until somebody finds that it is not, and then it is replayed.
+            // AWS answered that it holds the record, so it is billed. If a person finds that it is not, replay is the
+            // repair.
             Repair::Discard(_) if unconfirmed => Repaired::NotFound,
             Repair::Discard(_) => Repaired::Done,
         }
     }
 
-    /// What the audit says: who repaired, in their words, and what the record was.
+    /// The audit's text: the given reason, and what the record was.
     fn note(&self, repair: &Repair) -> String {
         let (given, redirected) = match repair {
             Repair::Replay { note, to_dimension, .. } => (note.as_ref(), to_dimension.as_deref()),
@@ -160,19 +161,19 @@ impl Found {
 }
 
 impl Ledger {
-    /// Carries out what a person ordered for one record.
+    /// Repairs one record.
     pub fn repair(&mut self, id: i64, repair: &Repair, now: Timestamp) -> Result<Repaired, LedgerError> {
         self.write("replay", |transaction, _| repair_record(transaction, id, repair, now))
     }
 }
 
 impl Database {
-    /// Carries out what a person ordered for one record, while no sidecar runs.
+    /// Repairs one record while no sidecar runs.
     pub fn repair(&mut self, id: i64, repair: &Repair, now: Timestamp) -> Result<Repaired, LedgerError> {
         self.write("replay", |transaction| repair_record(transaction, id, repair, now))
     }
 
-    /// Repairs, newest first; only those below number `before`.
+    /// The audit's lines, newest first; only those with a number below `before`.
     pub fn audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<Entry>, LedgerError> {
         let bounds = params![before.unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX)];
         let entry = |row: &Row<'_>| {
@@ -230,7 +231,7 @@ fn carry_out(
     let sql = match repair {
         Repair::Replay { to_dimension, .. } => {
             let hours = Hours::for_repair(transaction, now)?;
-            // Every process that counts notes whose pod it is before its first record.
+            // Every process that counts usage notes its pod before it writes its first record.
             let pod = meta(transaction, "pod")?.ok_or_else(|| rows::unreadable(0, "a pod"))?;
             let to_dimension = to_dimension.as_deref().filter(|to| *to != found.dimension);
             let carried = rows::carry_record(transaction, "1", &pod, &hours, to_dimension, id, now)?;
@@ -238,7 +239,8 @@ fn carry_out(
                 return Ok(Repaired::OtherForm);
             }
             if let Some(to) = to_dimension {
-                // What was acknowledged for one dimension was meant for another, so that each keeps its balance.
+                // The usage was acknowledged for the wrong dimension: move the acknowledged amount too, so that each
+                // stays in balance.
                 totals::accept(transaction, &found.dimension, -found.amount)?;
                 totals::accept(transaction, to, found.amount)?;
             }

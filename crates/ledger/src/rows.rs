@@ -1,4 +1,4 @@
-//! The rows of the ledger: how records are written and read. Only `ledger` calls it.
+//! The rows of the ledger: writes and reads records.
 
 use std::borrow::Cow;
 
@@ -24,12 +24,12 @@ pub(crate) struct Slot {
     pub(crate) hour: Hour,
 }
 
-/// SQLite's integers are signed; a sum of quantities stays far below 2^63.
+/// SQLite's integers are signed; a record's quantity stays far below 2^63.
 pub(crate) fn signed(micros: u64) -> i64 {
     i64::try_from(micros).unwrap_or(i64::MAX)
 }
 
-/// A value that this module never writes: the file was changed on the disk.
+/// The error for a value that this crate never writes: the file was changed on the disk.
 pub(super) fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Null, what.into())
 }
@@ -49,14 +49,14 @@ pub(super) fn json<T: for<'a> Deserialize<'a>>(column: usize, text: &str) -> rus
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }
 
-/// A part of a record's split as it is kept.
+/// A record's allocation as it is stored.
 #[derive(Serialize, Deserialize)]
 struct StoredAllocation<'a> {
     tags: Cow<'a, TagSet>,
     micros: u64,
 }
 
-/// A split as it is kept.
+/// Allocations as they are stored.
 pub(super) fn stored(allocations: &[Allocation]) -> String {
     let parts: Vec<StoredAllocation<'_>> = allocations
         .iter()
@@ -65,7 +65,7 @@ pub(super) fn stored(allocations: &[Allocation]) -> String {
     serde_json::to_string(&parts).expect("maps of strings and numbers are JSON")
 }
 
-/// Reads [`stored`].
+/// Reads what [`stored`] wrote.
 fn allocations(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<Allocation>> {
     let parts: Vec<StoredAllocation<'_>> = json(column, row.get_ref(column)?.as_str()?)?;
     let part = |part: StoredAllocation<'_>| {
@@ -76,7 +76,7 @@ fn allocations(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<Allocation>
     parts.into_iter().map(part).collect()
 }
 
-/// Notes whose usage this is. `Some` where the ledger holds unsent usage of another product.
+/// Notes the metered product. Returns the earlier product if the ledger has unsent usage of it.
 pub(super) fn adopt_product(
     transaction: &Transaction<'_>,
     product: &str,
@@ -95,7 +95,7 @@ pub(super) fn adopt_product(
     Ok(None)
 }
 
-/// When the first process of this pod started, which is remembered.
+/// When the first process of this pod started; noted for later processes.
 pub(super) fn started_at(
     transaction: &Transaction<'_>,
     pod: &str,
@@ -104,7 +104,7 @@ pub(super) fn started_at(
     let known =
         meta(transaction, "started_at")?.and_then(|text| text.parse().ok()).map(Timestamp::from_unix_millis);
     match known {
-        // A clock that was ahead then must not shut out the usage of now.
+        // If the clock was ahead at the first start, the earlier time counts: usage of now must not be shut out.
         Some(known) if meta(transaction, "pod")?.as_deref() == Some(pod) && known <= started_at => Ok(known),
         _ => {
             set_meta(transaction, "pod", pod)?;
@@ -114,7 +114,7 @@ pub(super) fn started_at(
     }
 }
 
-/// Writes a record; `state` is how it begins.
+/// Writes a record with its first state.
 pub(super) fn insert_record(
     transaction: &Transaction<'_>,
     slot: &Slot,
@@ -160,16 +160,16 @@ pub(super) const COLUMNS: &str = "id, pod, customer, dimension, hour, micros, de
                        late_from, state, in_doubt OR attempting, unconfirmed, attempts, code, metering_record_id, \
                        sealed_at, updated_at, allocation_count, region";
 
-/// The first column behind [`COLUMNS`].
+/// The first column after [`COLUMNS`].
 pub(super) const BEHIND: usize = 20;
 
-/// One record.
+/// One record with its allocations.
 pub(super) fn whole(connection: &Connection, id: i64) -> rusqlite::Result<Option<Whole>> {
     let sql = format!("SELECT {COLUMNS}, allocations FROM records WHERE id = ?1");
     connection.prepare_cached(&sql)?.query_row([id], read_whole).optional()
 }
 
-/// Reads every row, and keeps none: for a ledger that is under suspicion.
+/// Reads every row and keeps none, to check a ledger that may be damaged.
 pub(super) fn read_all(connection: &Connection) -> rusqlite::Result<()> {
     let mut ids = connection.prepare("SELECT id FROM slots")?;
     let mut rows = ids.query([])?;
@@ -184,12 +184,12 @@ pub(super) fn read_all(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// A row of [`COLUMNS`] and the split.
+/// Reads a row of [`COLUMNS`] and the allocations.
 fn read_whole(row: &Row<'_>) -> rusqlite::Result<Whole> {
     Ok(Whole { record: record(row)?, allocations: allocations(row, BEHIND)? })
 }
 
-/// A row of [`COLUMNS`].
+/// Reads a row of [`COLUMNS`].
 pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     let customer: String = row.get(2)?;
     let late_from: Option<i64> = row.get(9)?;
@@ -219,22 +219,22 @@ pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     })
 }
 
-/// What became of a record's quantity.
+/// The result of [`carry_record`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Carried {
     /// It counts to the current hour.
     Counted,
-    /// There is no such record.
+    /// There is no such record that meets the condition.
     NotFound,
-    /// Its customer is reported in the other form in this hour (`forms`).
+    /// Its customer has another form in that hour (`forms`).
     OtherForm,
 }
 
-/// The code of a dead letter that could not be carried for its customer's form.
+/// The code of a dead letter that could not be carried because its customer has another form in the current hour.
 pub(super) const OTHER_FORM: &str = "OtherForm";
 
-/// Counts a record's quantity to the current hour, or to the next where its slot has a record there; in another
-/// dimension where one is given; if `condition` holds for the record.
+/// If `condition` holds for the record: counts its quantity to the current hour, or to the next hour without a record
+/// of its slot; to `to_dimension` if it is given.
 pub(super) fn carry_record(
     transaction: &Transaction<'_>,
     condition: &str,

@@ -1,9 +1,9 @@
-//! The schema of each version, as SQL. A schema that was released never changes: a migration makes the next one.
+//! The SQL of each schema version. A released schema never changes: a migration makes the next one.
 
-/// What makes a schema out of the one before it, the first one out of nothing. Migrations only add.
+/// The change from the schema before, or from nothing for the first one. Migrations only add.
 pub(super) struct Migration {
     pub(super) sql: &'static str,
-    /// The oldest program that may use the result.
+    /// The schema of the oldest program that may use the result.
     pub(super) min_reader: i64,
 }
 
@@ -33,14 +33,14 @@ CREATE TABLE settled (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRIC
 CREATE TABLE accepted (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
-/// `ledger` describes each table. Amounts: `amount`. Triggers keep `totals` and `counts`, so that no statement can
-/// change a row and forget them.
+/// The crate's documentation describes each table, `amount` the amounts. Triggers update `totals` and `counts`, so that
+/// no statement can change a row without them.
 ///
-/// Region: where AWS deduplicates the record, frozen at its first attempt. `due_at`: not before it, the record is sent.
+/// `region`: where AWS deduplicates the record, fixed at its first attempt. `due_at`: the record is not sent before it.
 /// `unconfirmed`: AWS answered `DuplicateRecord` to a record in doubt. `overdue_hour` and `overdue_from`: for
-/// `on_unsent`, see `ageing`; `slots` has the same two, for what was carried.
-/// Indexes of what is unsent are partial: an upgrade sorts unsent records only, and settled ones take less room.
-/// `raw` is the record's amount in the event's own unit where that is not what is sent, `rounded` what rounding added.
+/// `on_unsent`, see `ageing`; `slots` has the same two, for carried usage. The indexes of unsent records are partial,
+/// so that an upgrade sorts only unsent records and settled ones need less space. `raw` is the record's amount in the
+/// event's own unit if another amount is sent, `rounded` what rounding added; this version sets neither.
 const SCHEMA_2: &str = "
 ALTER TABLE records ADD COLUMN region TEXT;
 ALTER TABLE records ADD COLUMN due_at INTEGER NOT NULL DEFAULT 0;
@@ -132,5 +132,5 @@ CREATE TRIGGER records_gone AFTER DELETE ON records BEGIN
 END;
 ";
 
-/// Tables of schema 1 that schema 2 does without. While one of them is there, its rows are not moved or forgotten yet.
+/// Tables of schema 1 that schema 2 does not use. While one exists, some of its rows were not yet moved or forgotten.
 pub(super) const LEFT_BEHIND: [&str; 4] = ["keys", "sums", "settled", "accepted"];

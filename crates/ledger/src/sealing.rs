@@ -1,5 +1,5 @@
-//! Sealing: closed hours become records, one slot after the other, in transactions so short that no acknowledgement
-//! waits long for one. What is left is found again by the same question: by the next call, or by the next process.
+//! Sealing: closed hours become records, slot by slot, in transactions so short that no acknowledgement waits long for
+//! one. The next call, or the next process, finds the slots that are left with the same query.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use tollgate_metering::record::State;
 use tollgate_metering::seal;
 use tollgate_time::Timestamp;
 
-/// Hours ahead in which a slot finds one that it may have: none is ever that far from the present.
+/// How many hours ahead [`free`] looks for an hour for a slot; no slot needs one farther away.
 const AHEAD_HOURS_MAX: i64 = 48;
 
 /// What one call sealed.
@@ -26,34 +26,34 @@ const AHEAD_HOURS_MAX: i64 = 48;
 pub struct Sealing {
     /// Records that it made.
     pub made: usize,
-    /// Slots are left that are due: call again.
+    /// Slots that are due are left: call again.
     pub more: bool,
 }
 
-/// What a process knows of the work that it has done, so as not to look for it every second.
+/// Which work a process has already done, so that it need not query for it every second.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// The latest whole hour that was looked at for dimensions without usage.
     zeroed: Option<Hour>,
-    /// Slots before this one are this pod's; `None` once all are: only this process makes new ones.
+    /// All slots with a smaller number are this pod's; `None` if all slots are, since only this process makes new ones.
     foreign_from: Option<i64>,
-    /// Slots that a clock ahead of its time made, and that must wait for their hour.
+    /// Slots that a clock ahead of its time made and that must wait for their hour.
     ahead: Ahead,
     /// Nothing is left to forget until the next hour closes.
     forgotten: bool,
-    /// When this process last closed an hour, for the time of the keys.
+    /// When this process last closed an hour, for the ring's time of the keys.
     keys_passed_at: Option<Instant>,
 }
 
-/// How far those slots were looked at whose hour no clock should have reached.
+/// Up to which slot the slots beyond the farthest hour were examined.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Ahead {
-    /// From the first one on.
+    /// None was examined.
     #[default]
     Unseen,
-    /// Up to this hour and number, in that order: what is left of them must wait.
+    /// Up to this hour and slot number, in that order: those that are left there must wait.
     Seen(Hour, i64),
-    /// All, while this was the current hour: none can move before the next one.
+    /// All, during this current hour: none can move before the next hour.
     Waiting(Hour),
 }
 
@@ -70,13 +70,13 @@ impl Progress {
 }
 
 impl Ledger {
-    /// Closes every hour whose time has come and seals some of what is in it; call again while there is more.
+    /// Closes every hour whose time has come and seals some of its slots; call again while there is more.
     pub fn seal_closed(&mut self, now: Timestamp) -> Result<Sealing, LedgerError> {
         self.seal(None, now)
     }
 
-    /// Seals what is in the open hour before its end, and all before it: for a shutdown. Slots that it seals are
-    /// closed; what comes for others still counts to this hour. Call again while there is more.
+    /// For a shutdown: seals slots of the open hour before its end, and all before it. The sealed slots are closed;
+    /// usage of other slots still counts to this hour. Call again while there is more.
     pub fn seal_now(&mut self, now: Timestamp) -> Result<Sealing, LedgerError> {
         self.seal(Some(Hour::of(now)), now)
     }
@@ -114,13 +114,15 @@ impl Ledger {
                 sealing.made += zeroed.made;
                 progress.zeroed = Some(whole).filter(|_| !zeroed.undecided);
             }
-            // To forget is not urgent: a step each time that there is nothing to seal, and nobody waits for it.
+            // Forgetting is not urgent: one step each time that there is nothing to seal, so that no request waits for
+            // it.
             if !sealing.more && sealing.made == 0 && !progress.forgotten {
                 progress.forgotten = !upkeep::forget(transaction, settings, hours.closed, &mut budget)?;
             }
             Ok(sealing)
         });
-        // What was found out in a transaction that failed is not on disk; what ran before it did run.
+        // A failed transaction's progress is not on disk. Only the time since the last closed hour is kept: the process
+        // did run.
         self.progress = match &done {
             Ok(_) => progress,
             Err(_) => Progress { keys_passed_at: progress.keys_passed_at, ..Progress::begin() },
@@ -132,7 +134,7 @@ impl Ledger {
     }
 }
 
-/// Seals what is due; what must not be reported in its hour counts to the current one.
+/// Seals the slots that are due; usage that must not be reported in its hour counts to the current hour.
 fn seal_due(
     transaction: &Transaction<'_>,
     due: &DueSlots<'_>,
@@ -147,19 +149,21 @@ fn seal_due(
             return Ok(Sealing { more: true, ..sealing });
         }
         let open = slots::read(transaction, id)?;
-        // A slot costs some statements, a share two.
+        // The work of a slot is a few statements, and two for each share.
         budget.spend(8 + 2 * open.sum.shares.len());
-        // AWS bills by the pod that reports: usage that an earlier pod left is reported by this one, now.
+        // AWS bills by the pod that reports: this pod reports usage that an earlier pod left, as usage of now.
         let foreign = open.slot.pod != due.pod;
-        // The clock was ahead, and that hour would not be checked before it comes.
+        // The clock was ahead: the slot would not be sealed before its hour comes.
         let ahead = open.slot.hour > due.farthest;
-        // AWS takes one value for an hour, and it has one: from the application, or from before the clock went back.
+        // AWS takes one value for an hour and already has one: from the application, or from before the clock went
+        // back.
         let taken = claim::unclaimed(transaction, &open.slot)? != open.slot.hour;
         if foreign || ahead || taken {
             let target = Slot { pod: due.pod.to_owned(), hour: current, ..open.slot.clone() };
             let target = free(transaction, target)?;
             if target.hour >= open.slot.hour && !foreign && !taken {
-                // Every earlier hour has the other form: it waits for its hour, and nothing waits for it.
+                // Every earlier hour has another form: the slot waits for its hour, and the next slots do not wait for
+                // it.
                 progress.ahead = Ahead::Seen(open.slot.hour, open.id);
                 continue;
             }
@@ -187,7 +191,7 @@ fn seal_one(
     keep_rest(transaction, open, current, &sealed.rest, now)
 }
 
-/// What AWS's maximum left over counts to the current hour.
+/// Counts what exceeds AWS's maximum to the current hour.
 fn keep_rest(
     transaction: &Transaction<'_>,
     open: &OpenSlot,
@@ -205,7 +209,7 @@ fn keep_rest(
     slots::add(transaction, &target, parts, Part::Carried, past).map(|_| ())
 }
 
-/// The first hour from this one on that neither a record nor the customer's other form has.
+/// The first hour from this one on that has no record of the slot and no other form of the customer.
 fn free(transaction: &Transaction<'_>, mut target: Slot) -> rusqlite::Result<Slot> {
     let first = target.hour;
     loop {
@@ -220,16 +224,16 @@ fn free(transaction: &Transaction<'_>, mut target: Slot) -> rusqlite::Result<Slo
 
 /// Which slots are due.
 struct DueSlots<'a> {
-    /// Those of this hour, and of all before it.
+    /// Slots of this hour and of all earlier hours.
     up_to: Hour,
-    /// Those beyond this hour.
+    /// Slots of later hours than this.
     farthest: Hour,
-    /// Those of any other pod.
+    /// Slots of any other pod.
     pod: &'a str,
 }
 
 impl DueSlots<'_> {
-    /// The next one of them.
+    /// The next due slot.
     fn next(
         &self,
         connection: &Connection,
@@ -239,7 +243,7 @@ impl DueSlots<'_> {
         let one = |sql: &str, hour: Hour| -> rusqlite::Result<Option<i64>> {
             connection.prepare_cached(sql)?.query_row([hour.number()], |row| row.get(0)).optional()
         };
-        // Until AWS's answer to a report of the application's own, it is unknown whether its hour is free.
+        // While a report of the application's own is under way, it is unknown whether its hour is free.
         let closed = one(
             "SELECT id FROM slots WHERE hour <= ?1 AND NOT EXISTS (SELECT 1 FROM records
                  WHERE records.pod = slots.pod AND records.customer = slots.customer
@@ -262,7 +266,7 @@ impl DueSlots<'_> {
         Ok(progress.foreign_from)
     }
 
-    /// The next one beyond the farthest hour that was not found to have to wait.
+    /// The next slot beyond the farthest hour that is not known to have to wait.
     fn ahead(
         &self,
         connection: &Connection,
@@ -271,7 +275,7 @@ impl DueSlots<'_> {
     ) -> rusqlite::Result<Option<i64>> {
         let (hour, id) = match *seen {
             Ahead::Waiting(then) if then == current => return Ok(None),
-            // The farthest hour may have passed those that were seen.
+            // The farthest hour may have passed those that were examined.
             Ahead::Seen(hour, id) if hour > self.farthest => (hour, id),
             Ahead::Waiting(_) | Ahead::Unseen | Ahead::Seen(..) => (self.farthest, i64::MAX),
         };

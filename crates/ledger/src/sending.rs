@@ -1,8 +1,8 @@
-//! What the sender asks of the ledger and notes in it: which records are due, which are in doubt, what left, what AWS
-//! answered. Everything here goes by an index: sixty thousand records that wait cost nothing while they wait.
+//! The sender's queries and updates: which records are due, which are in doubt, what was sent, what AWS answered. Every
+//! query uses an index: sixty thousand waiting records cost nothing while they wait.
 //!
-//! Each statement names its index. Without statistics SQLite prefers the index of the states to one that is partial,
-//! and would read and sort every unsent record.
+//! Each statement names its index. Without statistics SQLite prefers the index on `state` to a partial index, and would
+//! read and sort every unsent record.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use tollgate_marketplace::{Hour, Region};
 use tollgate_metering::record::{Answered, Due, Noted, State, Whole};
 use tollgate_time::Timestamp;
 
-/// No record waits longer than this: the longest phase is 10 min, the longest back-off below 7. A due time that is
-/// further ahead was noted by a clock that has jumped back since, and counts as due.
+/// No record waits longer than this: the longest phase is 10 min, the longest back-off less than 7. A later due time
+/// was noted by a clock that has jumped back since, and counts as due.
 pub(super) const DUE_AHEAD_MAX: Duration = Duration::from_secs(900);
 
-/// Records that are made due between two looks at the clock.
+/// Records that [`Ledger::release`] makes due between two looks at the clock.
 const STEP_RELEASED: usize = 50;
 
-/// `meta`: AWS's latest answer to a whole call was that the account is not entitled.
+/// Key of `meta`: AWS's latest answer to a whole call was that the account is not entitled.
 const DENIED: &str = "denied";
 
 impl Ledger {
-    /// Unsent records whose time has come, those that wait longest first.
+    /// Unsent records that are due, those that have waited longest first.
     pub fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Due>, LedgerError> {
         let (millis, ahead) = (now.unix_millis(), now.plus(DUE_AHEAD_MAX).unix_millis());
         self.reading(|connection| {
@@ -42,19 +42,19 @@ impl Ledger {
         })
     }
 
-    /// Records in doubt, whenever they are due, those that wait longest first.
+    /// Records in doubt, due or not, those that have waited longest first.
     pub fn doubtful(&self, limit: usize) -> Result<Vec<Due>, LedgerError> {
         let condition = "in_doubt = 1 AND state = 'sealed' ORDER BY due_at, id";
         self.reading(|connection| light(connection, "records_doubt", condition, [sql(limit)]))
     }
 
-    /// Unsent records of this hour and of those before it, oldest first.
+    /// Unsent records of this and earlier hours, oldest first.
     pub fn unsent_up_to(&self, hour: Hour, limit: usize) -> Result<Vec<Due>, LedgerError> {
         let condition = "state = 'sealed' AND hour <= ?2 ORDER BY hour, id";
         self.reading(|connection| light(connection, "records_state", condition, [sql(limit), hour.number()]))
     }
 
-    /// How many records of this hour and of those before it are unsent.
+    /// How many records of this and earlier hours are unsent.
     pub fn count_unsent_up_to(&self, hour: Hour) -> Result<u64, LedgerError> {
         self.reading(|connection| {
             connection
@@ -66,7 +66,7 @@ impl Ledger {
         })
     }
 
-    /// When the first of the unsent records may be sent.
+    /// When the next unsent record is due.
     pub fn next_due(&self) -> Result<Option<Timestamp>, LedgerError> {
         self.reading(|connection| {
             connection
@@ -78,13 +78,13 @@ impl Ledger {
         })
     }
 
-    /// Whether AWS's latest answer, accepted or denied, was that the account is not entitled.
+    /// Whether AWS's latest answer that accepted or denied usage was a denial.
     pub fn is_denied(&self) -> Result<bool, LedgerError> {
         self.reading(|connection| Ok(meta(connection, DENIED)?.is_some()))
     }
 
-    /// Makes some of the records that wait due at once, at most `limit`, those that would be due first. Returns how
-    /// many: call again until there are none.
+    /// Makes at most `limit` waiting records due at once, those with the earliest due time first. Returns how many:
+    /// call again until it returns 0.
     pub fn release(&mut self, now: Timestamp, limit: usize) -> Result<usize, LedgerError> {
         self.write("release", |transaction, _| {
             let mut release = transaction.prepare_cached(
@@ -95,7 +95,7 @@ impl Ledger {
             while released < limit && !budget.is_spent() {
                 let step = STEP_RELEASED.min(limit - released);
                 let done = release.execute([sql(step), now.unix_millis()])?;
-                // A record is changed, and moves in one index.
+                // The record and one index change.
                 budget.spend(3 * done);
                 released += done;
                 if done < step {
@@ -106,7 +106,7 @@ impl Ledger {
         })
     }
 
-    /// Makes unsent records wait until these times.
+    /// Sets the due times of unsent records.
     pub fn defer(&mut self, until: &[(i64, Timestamp)]) -> Result<(), LedgerError> {
         self.write("defer", |transaction, _| {
             let mut defer = transaction
@@ -115,9 +115,9 @@ impl Ledger {
         })
     }
 
-    /// Reads those of these records that are unsent, keeps what `fits` into one call, and notes on disk that they are
-    /// about to be sent: to `region`, unless an earlier attempt went elsewhere. What does not fit is dropped before the
-    /// next one is read: each may be large.
+    /// Of these records, reads those that are unsent, keeps those for which `fits` returns true, and notes on disk that
+    /// they are about to be sent to `region`, or to the region of an earlier attempt. A record that does not fit is
+    /// dropped before the next one is read: each may be large.
     pub fn begin(
         &mut self,
         ids: &[i64],
@@ -147,7 +147,7 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let region = region.map(Region::as_str);
         self.write("attempt", |transaction, _| {
-            // An attempt that is still under way here is one whose answer could not be noted.
+            // If an attempt is still marked as under way, its answer could not be noted.
             let mut attempt = transaction.prepare_cached(
                 "UPDATE records SET in_doubt = in_doubt OR attempting, attempting = 1, attempts = attempts + 1,
                      updated_at = ?2, region = coalesce(region, ?3)
@@ -157,8 +157,8 @@ impl Ledger {
         })
     }
 
-    /// Notes answers or decisions, all in one transaction. `region`: where the calls went, for records that left
-    /// before it was known.
+    /// Notes answers or decisions in one transaction. `region`: where the calls went, for records that were sent before
+    /// it was known.
     pub fn answered_all(
         &mut self,
         notes: &[Noted],
@@ -174,7 +174,8 @@ impl Ledger {
                 let mut answered = answered;
                 let other_form = Answered::Dead(OTHER_FORM.to_owned());
                 if matches!(answered, Answered::Carry(_)) {
-                    // The attempt that was under way is what was refused; an earlier one without an answer is not.
+                    // AWS refused the latest attempt, but not an earlier one without an answer: a record in doubt is
+                    // not carried.
                     let unless_in_doubt = "state = 'sealed' AND in_doubt = 0";
                     let carried = rows::carry_record(
                         transaction,
@@ -189,8 +190,8 @@ impl Ledger {
                         answered = &other_form;
                     }
                 }
-                // Doubt sticks until an answer is about the record itself: a refusal of a retry says nothing of the
-                // call before.
+                // A record stays in doubt until an answer is about the record itself: a refused retry proves nothing
+                // about the call before.
                 let accepted = |unconfirmed| State::Accepted { unconfirmed };
                 let (state, code, record_id) = match answered {
                     Answered::Accepted(record_id) => (accepted(false), None, record_id.as_deref()),
@@ -225,7 +226,7 @@ impl Ledger {
     }
 }
 
-/// Keeps AWS's latest answer for the next process. Most answers change nothing.
+/// Keeps AWS's latest answer for the next process. Most answers do not change it.
 fn note_denial(transaction: &Transaction<'_>, notes: &[Noted]) -> rusqlite::Result<()> {
     let word = |noted: &Noted| match &noted.answered {
         Answered::Accepted(_) => Some(false),
@@ -244,7 +245,7 @@ fn sql(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// Records without their allocations, of which only the size is read. The first parameter is the limit.
+/// Records without their allocations, with the allocations' size. The first parameter is the limit.
 fn light(
     connection: &Connection,
     index: &str,

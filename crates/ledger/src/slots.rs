@@ -1,5 +1,5 @@
-//! Slots: the open usage of one customer, dimension and hour. One function writes into them, [`add`]; whatever it is
-//! given, a slot stays small enough to become one record.
+//! Slots: the open usage of one customer, dimension and hour. Only [`add`] writes into them, and it keeps each slot
+//! small enough to become one record.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use tollgate_marketplace::{Hour, TagSet};
 use tollgate_metering::seal::Sum;
 use tollgate_time::Timestamp;
 
-/// Most tag sets of a slot: of the allocations that AWS takes for a record, one is for usage without tags. What comes
-/// beyond is counted without its tags.
+/// Most tag sets of a slot: AWS takes `ALLOCATIONS_MAX` allocations for a record, and one is for untagged usage. Usage
+/// of further tag sets is counted as untagged.
 pub(super) const TAGGED_SETS_MAX: usize = ALLOCATIONS_MAX - 1;
 
-/// Most bytes of a slot's tags, as AWS counts them in a request; some are kept for the part without tags.
+/// Most bytes of a slot's tags, as AWS counts them in a request, less the bytes of the untagged share.
 pub(super) const TAG_BYTES_MAX: usize = ALLOCATIONS_BYTES_MAX - PART_BYTES;
 
 /// How an amount gets into a slot.
@@ -26,12 +26,12 @@ pub(super) const TAG_BYTES_MAX: usize = ALLOCATIONS_BYTES_MAX - PART_BYTES;
 pub(super) enum Part {
     /// Events of the slot's own hour, or late ones: they are aggregated.
     Counted,
-    /// Carried or replayed from another hour, which was aggregated there: it is added in any aggregation.
+    /// Carried or replayed from another hour, where it was aggregated already: it is added, whatever the aggregation.
     Carried,
 }
 
 impl Part {
-    /// The amount that is aggregated, and the one that is added.
+    /// The amount that is aggregated, and the amount that is added.
     const fn split(self, amount: i128) -> ([u8; 16], [u8; 16]) {
         match self {
             Self::Counted => (blob(amount), blob(0)),
@@ -40,25 +40,25 @@ impl Part {
     }
 }
 
-/// What is remembered of where an amount comes from.
+/// The history of an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Past {
-    /// Of the first event.
+    /// The time of its first event.
     pub(super) first_at: Timestamp,
-    /// The earliest hour that some of it came from, if that was closed already.
+    /// The earliest hour that some of it came from, if that hour was already closed.
     pub(super) late_from: Option<Hour>,
-    /// Since when it waits for AWS.
+    /// Since when it has waited for AWS.
     pub(super) overdue: Overdue,
 }
 
 impl Past {
-    /// Usage of `first_at` that came late from an hour.
+    /// Usage at `first_at`; `late_from` is the hour that it came too late for.
     pub(super) const fn of(first_at: Timestamp, late_from: Option<Hour>) -> Self {
         Self { first_at, late_from, overdue: Overdue { hour: None, from: None } }
     }
 }
 
-/// A slot that was read whole.
+/// A slot with all its shares.
 #[derive(Debug)]
 pub(super) struct OpenSlot {
     pub(super) id: i64,
@@ -67,7 +67,7 @@ pub(super) struct OpenSlot {
     pub(super) past: Past,
 }
 
-/// Adds amounts by tags to a slot, which is made if there is none; returns its number.
+/// Adds amounts by tags to a slot; makes the slot if there is none. Returns its number.
 pub(super) fn add<'a>(
     transaction: &Transaction<'_>,
     slot: &Slot,
@@ -96,7 +96,7 @@ pub(super) fn add<'a>(
     Ok(id)
 }
 
-/// What is added to a slot's own columns, as they hold it.
+/// What is added to the slot's own columns, in the form of the columns.
 #[derive(Debug, Clone, Copy)]
 struct Amounts {
     counted: [u8; 16],
@@ -111,15 +111,15 @@ struct TagsHeld {
     bytes: usize,
 }
 
-/// Adds to an open slot. It does not name `overdue_from`, which rarely changes: SQLite rewrites a column's index
-/// whenever an UPDATE names the column, and that would be one more page of each commit.
+/// Adds to an open slot. It does not set `overdue_from`, which rarely changes: SQLite rewrites the index of each column
+/// that an UPDATE sets, which would be one more page in each commit.
 pub(super) const GROW: &str = "UPDATE slots SET
     amount = plus(amount, ?5), additive = plus(additive, ?6), total = plus(total, ?7), first_at = min(first_at, ?8),
     late_from = coalesce(min(late_from, ?9), late_from, ?9)
     WHERE hour = ?1 AND pod = ?2 AND customer = ?3 AND dimension = ?4
     RETURNING id, tagged, tag_bytes, overdue_hour, overdue_from";
 
-/// The slot's number and its tags before; `None` where there is no such slot.
+/// The slot's number, and the tags that it had before; `None` if there is no such slot.
 fn grow(
     transaction: &Transaction<'_>,
     slot: &Slot,
@@ -223,7 +223,7 @@ fn integer(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// The slot of this name, if it is open.
+/// The number of this slot, if it is open.
 pub(super) fn find(connection: &Connection, slot: &Slot) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached(
@@ -233,7 +233,7 @@ pub(super) fn find(connection: &Connection, slot: &Slot) -> rusqlite::Result<Opt
         .optional()
 }
 
-/// Whether some of a slot was carried or moved into it.
+/// Whether some of a slot's usage was carried or moved into it.
 pub(super) fn was_moved(connection: &Connection, id: i64) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(
@@ -244,7 +244,7 @@ pub(super) fn was_moved(connection: &Connection, id: i64) -> rusqlite::Result<bo
         .query_row([id], |row| row.get(0))
 }
 
-/// Reads a slot with all its shares, and checks that they are what was counted.
+/// Reads a slot with all its shares, and checks that they add up to its total.
 pub(super) fn read(connection: &Connection, id: i64) -> rusqlite::Result<OpenSlot> {
     struct Untagged {
         value: i128,
@@ -288,13 +288,13 @@ pub(super) fn read(connection: &Connection, id: i64) -> rusqlite::Result<OpenSlo
     Ok(OpenSlot { id, slot, sum: Sum { shares, first_at: past.first_at }, past })
 }
 
-/// Removes a slot that went into a record or into another slot.
+/// Removes a slot whose usage went into a record or into another slot.
 pub(super) fn remove(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
     transaction.prepare_cached("DELETE FROM shares WHERE slot = ?1")?.execute([id])?;
     transaction.prepare_cached("DELETE FROM slots WHERE id = ?1")?.execute([id]).map(|_| ())
 }
 
-/// Moves an open slot to another one, as usage of `now`: the pod that reports it may not have run before.
+/// Moves an open slot's usage to another slot, as usage of `now`: the pod that reports it may not have run earlier.
 pub(super) fn carry(
     transaction: &Transaction<'_>,
     open: &OpenSlot,
@@ -302,7 +302,7 @@ pub(super) fn carry(
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     remove(transaction, open.id)?;
-    // An hour that a clock ahead of its time put it into is none that it came from.
+    // If the slot's hour is later, a clock that was ahead put the usage there: it did not come from that hour.
     let earlier = (open.slot.hour < target.hour).then_some(open.slot.hour);
     let late_from = [earlier, open.past.late_from].into_iter().flatten().min();
     let past = Past { first_at: now, late_from, ..open.past };

@@ -1,4 +1,4 @@
-//! What tests of the ledger, and of what uses it, begin with.
+//! Fixtures for tests of the ledger and of its users.
 
 pub mod bare;
 
@@ -18,13 +18,13 @@ pub const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 /// How long an hour takes its own late events.
 pub const SETTLE: Duration = Duration::from_secs(120);
 
-/// In memory where the system has such a place: no test here is about the disk's time.
+/// A folder in memory if the system has one: no test here is about the disk's speed.
 #[must_use]
 pub fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder can be made")
 }
 
-/// Of a pod that meters the product of the examples.
+/// Settings of a pod that meters the example product.
 #[must_use]
 pub fn settings(pod: &str) -> Settings {
     Settings {
@@ -39,7 +39,7 @@ pub fn settings(pod: &str) -> Settings {
     }
 }
 
-/// Has the ledger refuse every write, as a disk that is full does, or take them again.
+/// Makes the ledger refuse every write, as with a full disk, or accept writes again.
 pub fn refuse_writes(ledger: &mut Ledger, refuse: bool) -> Result<(), LedgerError> {
     ledger.reading(|connection| connection.pragma_update(None, "query_only", refuse))
 }
@@ -62,7 +62,7 @@ impl Database {
         self.listed("1", limit)
     }
 
-    /// Those that AWS has not answered definitely.
+    /// Records without a definite answer of AWS.
     pub fn unsent(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
         self.listed("state = 'sealed'", limit)
     }
@@ -94,7 +94,7 @@ impl Database {
 }
 
 impl Ledger {
-    /// Notes one answer, or what was decided about a record.
+    /// Notes one answer or decision about a record.
     pub fn answered(&mut self, id: i64, answered: &Answered, now: Timestamp) -> Result<(), LedgerError> {
         let noted = Noted { id, answered: answered.clone(), due_at: None };
         self.answered_all(&[noted], None, now)

@@ -1,5 +1,5 @@
-//! The ledger against its own promises: repeats, late events, closed hours, restarts, other processes, damage; and
-//! against a model of a few lines that holds everything in memory.
+//! The ledger's promises under repeats, late events, closed hours, restarts, other processes and damage, and compared
+//! with a model of a few lines that holds everything in memory.
 
 mod ageing;
 mod bounds;
@@ -45,7 +45,7 @@ impl Bench {
         self.ledger.as_mut().unwrap()
     }
 
-    /// Ends the process, in effect: nothing is told to the ledger.
+    /// Stands for a process that is killed: the ledger is dropped without a shutdown.
     fn restart(&mut self, pod: &str) {
         self.ledger = None;
         pod.clone_into(&mut self.pod);
@@ -167,7 +167,7 @@ fn answers_move_the_balance_and_doubt_is_never_carried() {
     ledger.answered(ids[2], &Answered::Carry("expired".into()), now).unwrap();
     ledger.attempt(&[ids[3]], None, now).unwrap();
     ledger.answered(ids[3], &Answered::Unknown("Timeout".into()), now).unwrap();
-    // A throttle of the retry does not tell what became of the first call.
+    // A throttled retry does not show whether the first call was billed.
     ledger.attempt(&[ids[3]], None, now).unwrap();
     ledger.answered(ids[3], &Answered::Refused("ThrottlingException".into()), now).unwrap();
     ledger.answered(ids[3], &Answered::Carry("expired".into()), now).unwrap();
@@ -177,7 +177,7 @@ fn answers_move_the_balance_and_doubt_is_never_carried() {
     );
     let doubtful = bench.ledger().unsent(10).unwrap();
     assert_eq!((doubtful.len(), doubtful[0].id, doubtful[0].state.in_doubt()), (1, ids[3], true));
-    // An answer for a record that has one already changes nothing.
+    // A second answer for a record changes nothing.
     bench.ledger().answered(ids[0], &Answered::Dead("late".into()), now).unwrap();
     assert_eq!(bench.total("requests").billed, 1);
 }
@@ -236,8 +236,7 @@ fn a_ledger_that_replaces_a_damaged_one_reports_nothing_in_the_hour_that_may_hav
     assert_eq!(hours, [Hour::of(START).next()]);
 }
 
-/// The process is killed after it has set the damaged file aside: before there is a new one, or as soon as that is
-/// made.
+/// The process is killed after it has renamed the damaged file: before there is a new one, or right after.
 #[test]
 fn a_kill_while_a_damaged_ledger_is_replaced_opens_no_hour_that_may_have_been_reported() {
     for made in [false, true] {
@@ -357,7 +356,7 @@ fn what_may_be_billed_already_is_in_doubt_before_it_leaves_again() {
     ledger.take(&[event(None, 7, START)], START).unwrap();
     let now = START.plus(HOUR + SETTLE);
     ledger.seal_closed(now).unwrap();
-    // The application reports by itself what the ledger has sealed.
+    // The application itself reports the hour that the ledger has sealed.
     let Claimed::Repeated { id, .. } = ledger.claim(&claim(7, START), None, now).unwrap() else {
         panic!("not known")
     };
@@ -370,7 +369,7 @@ fn what_may_be_billed_already_is_in_doubt_before_it_leaves_again() {
         "what is in doubt is never carried"
     );
     ledger.answered(id, &Answered::Dead("in_doubt".into()), now).unwrap();
-    // AWS has the last word, also about what was given up.
+    // AWS's acceptance counts, even for a dead letter.
     assert!(matches!(ledger.claim(&claim(7, START), None, now).unwrap(), Claimed::Repeated { .. }));
     ledger.settle_claim(id, Settled::Accepted, Some("id"), None, now).unwrap();
     let totals = ledger.totals().unwrap()["requests"];
@@ -410,7 +409,7 @@ fn a_claim_that_never_left_is_not_in_doubt_and_one_that_was_lost_before_stays() 
     let Claimed::Granted(id) = ledger.claim(&claim(8, later), None, later).unwrap() else {
         panic!("not granted")
     };
-    // Nobody settled the first call; the second is refused, which says nothing of the first.
+    // The first call was never settled; the second is refused, which proves nothing about the first.
     assert!(matches!(ledger.claim(&claim(8, later), None, later).unwrap(), Claimed::Repeated { .. }));
     ledger.settle_claim(id, Settled::Refused, None, None, later).unwrap();
     let record = ledger.record(id).unwrap().unwrap().record;
@@ -452,14 +451,14 @@ fn a_claim_that_is_refused_moves_nothing() {
     let folder = folder();
     let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
     let mut now = START;
-    // A broken client, or a hostile one, has a call refused every hour, over the end of the hour.
+    // A broken or hostile client makes a call that AWS refuses in every hour, also over the end of the hour.
     for _ in 0..10 {
         let Claimed::Granted(id) = ledger.claim(&claim(7, now), None, now).unwrap() else {
             panic!("not granted")
         };
         ledger.take(&[event(None, 5, now)], now).unwrap();
         let closed = now.plus(HOUR + SETTLE);
-        assert_eq!(ledger.seal_closed(closed).unwrap().made, 0, "nobody knows yet whether the hour is free");
+        assert_eq!(ledger.seal_closed(closed).unwrap().made, 0, "whether the hour is free is not known yet");
         ledger.settle_claim(id, Settled::Refused, None, None, closed).unwrap();
         assert_eq!(ledger.seal_closed(closed).unwrap().made, 1);
         now = now.plus(HOUR);
@@ -492,7 +491,7 @@ fn a_claim_that_may_be_billed_moves_open_usage_once_and_loses_none() {
     }
 }
 
-/// A ledger that reports hours without usage as 0, and has a claim of its first hour under way.
+/// A ledger that reports 0 for hours without usage, with a claim of its first hour under way.
 fn claimed_ledger(folder: &tempfile::TempDir) -> (Ledger, i64) {
     let zero_dimensions = vec!["requests".to_owned()];
     let settings = Settings { aws_door: true, zero_dimensions, ..settings("pod-1") };
@@ -513,7 +512,7 @@ fn a_claim_under_way_is_no_hour_without_usage_and_stops_no_sealing() {
     assert_eq!(ledger.seal_closed(closed.plus(HOUR)).unwrap().made, 2, "both hours had no usage");
 }
 
-/// The report of 0 does not wait for the next hour to close: by then this process may be gone.
+/// The report of 0 does not wait until the next hour closes: by then this process may have ended.
 #[test]
 fn an_hour_without_usage_is_reported_as_soon_as_a_claim_of_it_is_refused() {
     let folder = folder();
@@ -526,7 +525,7 @@ fn an_hour_without_usage_is_reported_as_soon_as_a_claim_of_it_is_refused() {
     assert_eq!((record.hour, record.quantity.micros()), (Hour::of(START), 0));
 }
 
-/// Reports that AWS accepts every hour, of nothing or of little, keep no usage from being billed.
+/// Reports of nothing or little that AWS accepts in every hour do not keep usage from being billed.
 #[test]
 fn accepted_reports_through_the_door_move_usage_on_once_and_reports_of_0_never() {
     for micros in [0, 1] {
@@ -540,7 +539,7 @@ fn accepted_reports_through_the_door_move_usage_on_once_and_reports_of_0_never()
                 Claimed::Granted(id) => ledger.settle_claim(id, Settled::Accepted, None, None, at).unwrap(),
                 Claimed::Taken | Claimed::Repeated { .. } => {}
             };
-            // Before there is usage in the hour, or with it.
+            // Some reports come before there is usage in the hour, others after.
             if hour % 3 == 0 {
                 report(&mut ledger, before);
             }
@@ -584,8 +583,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Whatever happens in whatever order: acknowledged = billed + pending + dead + discarded, to the millionth, and
-    /// what was sealed never changes.
+    /// In any order of steps: acknowledged = billed + pending + dead + discarded, to the millionth, and sealed records
+    /// never change.
     #[test]
     fn the_ledger_keeps_every_balance(steps in prop::collection::vec(step(), 1..60)) {
         let mut bench = Bench::new();
@@ -653,7 +652,7 @@ proptest! {
                 prop_assert_eq!(&*known, &fixed);
             }
         }
-        // One record for each pod and hour: AWS takes one value.
+        // At most one record for each pod and hour: AWS takes one value.
         let records = bench.ledger().records(1000).unwrap();
         let slots: BTreeSet<_> = records.iter().map(|record| (&record.pod, record.hour)).collect();
         prop_assert_eq!(slots.len(), records.len());

@@ -1,5 +1,5 @@
-//! Totals: what was acknowledged of each dimension, and where it went. Triggers keep them with every change of a row,
-//! so that they need no scan; a recount from the rows checks them where there is time for it.
+//! Totals: how much of each dimension was acknowledged, and where it is now. Triggers update them with each change of a
+//! row, so reading them needs no scan. A recount from the rows checks them where there is time for it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,9 +13,9 @@ use super::keys;
 /// A dimension's balance, in millionths of the event's own unit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
-    /// Acknowledged to applications: what events changed their slots by.
+    /// Acknowledged to applications.
     pub accepted: i128,
-    /// What rounding added.
+    /// Added by rounding; always 0 in this version.
     pub rounded_up: i128,
     /// Accepted by AWS.
     pub billed: i128,
@@ -23,14 +23,14 @@ pub struct Totals {
     pub pending: i128,
     /// In dead letters.
     pub dead: i128,
-    /// In dead letters that somebody discarded.
+    /// In discarded dead letters.
     pub discarded: i128,
-    /// Left over by rounding when the ledger ended.
+    /// Left over by rounding; always 0 in this version.
     pub remainder: i128,
 }
 
 impl Totals {
-    /// The law that every committed state keeps.
+    /// The balance that every committed state keeps.
     #[must_use]
     pub const fn balances(self) -> bool {
         self.accepted + self.rounded_up
@@ -54,9 +54,9 @@ pub struct Contents {
 }
 
 impl fmt::Display for Contents {
-    /// What there is, and what to do about the most of it.
+    /// The counts, and what to do about the largest part.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// What each takes on the disk, roughly (docs/SIZING.md).
+        /// Approximate size of each on disk (docs/SIZING.md).
         const KEY_BYTES: u64 = 40;
         const OPEN_BYTES: u64 = 200;
         const RECORD_BYTES: u64 = 500;
@@ -81,16 +81,15 @@ impl fmt::Display for Contents {
     }
 }
 
-/// Adds to what was acknowledged of a dimension.
+/// Adds to a dimension's acknowledged amount.
 pub(super) const ACCEPT: &str = "INSERT INTO totals (dimension, accepted) VALUES (?1, ?2)
     ON CONFLICT (dimension) DO UPDATE SET accepted = plus(accepted, excluded.accepted)";
 
-/// What was acknowledged grows.
 pub(super) fn accept(transaction: &Transaction<'_>, dimension: &str, added: i128) -> rusqlite::Result<()> {
     transaction.prepare_cached(ACCEPT)?.execute(params![dimension, blob(added)]).map(|_| ())
 }
 
-/// All dimensions of which there ever was something.
+/// All dimensions with any amount.
 pub(super) fn read(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Totals>> {
     let mut statement = connection.prepare_cached(
         "SELECT dimension, accepted, rounded_up, billed, pending, dead, discarded, remainder FROM totals",
@@ -114,7 +113,8 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<BTreeMap<String,
     Ok(all)
 }
 
-/// The same from the rows: slow. What has no rows, `accepted` and what was forgotten, is as it stands.
+/// The same from the rows: slow. Amounts without rows (`accepted`, `rounded_up`, `remainder` and what was forgotten)
+/// are taken from the totals.
 pub(super) fn recount(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Totals>> {
     let mut all: BTreeMap<String, Totals> = BTreeMap::new();
     let mut each = |sql: &str, put: &dyn Fn(&mut Totals, i128)| -> rusqlite::Result<()> {
@@ -173,7 +173,7 @@ pub(super) fn contents(connection: &Connection) -> rusqlite::Result<Contents> {
     })
 }
 
-/// Counts again what is only shown. A number that changed on the disk is no reason to set a ledger aside.
+/// Recounts the rows that are only displayed. A wrong count is no reason to set a ledger aside.
 pub(super) fn restore_counts(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction.execute_batch(
         "UPDATE counts SET held = (SELECT count(*) FROM records WHERE state = name)

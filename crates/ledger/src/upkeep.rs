@@ -1,4 +1,4 @@
-//! What keeps the ledger useful and bounded: hours without usage, forgetting, and its figures.
+//! Upkeep: reports of 0 for hours without usage, forgetting, and the ledger's figures.
 
 use std::time::Duration;
 
@@ -16,30 +16,30 @@ use tollgate_time::Timestamp;
 /// How long settled records are kept, to be compared with AWS's monthly reports.
 pub(super) const RECORDS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);
 
-/// At most so many settled records are kept: some 30 MB of a ledger whose default limit is 1 GiB.
+/// At most this many settled records are kept: about 30 MB of a ledger whose default limit is 1 GiB.
 pub(super) const SETTLED_MAX: u64 = 100_000;
 
-/// With each hour that closes, the moment before which records are forgotten moves by so much at most. A clock that is
-/// wrong for a moment closes one hour: without this bound it would forget every record.
+/// With each hour that closes, the moment before which records are forgotten moves by at most this much. A clock that
+/// is wrong for a moment closes one hour: without this bound it would forget every record.
 const FORGOTTEN_STEP: Duration = Duration::from_secs(6 * 3600);
 
-/// Work that a transaction does at least, in rows; so that tests of small ledgers do not depend on the machine.
+/// The least work of a transaction, in rows: tests of small ledgers must not depend on the machine's speed.
 const STEP_ROWS_MIN: usize = 64;
 
-/// Work that a transaction does at most, in rows: some 20 ms, and a WAL that stays small.
+/// The most work of a transaction, in rows: about 20 ms, and a WAL that stays small.
 const STEP_ROWS_MAX: usize = 8000;
 
-/// In between, a transaction ends after this time: with the fsync of its commit, and of an acknowledgement's behind it,
-/// on a slow disk, nobody waits 50 ms for it.
+/// Between these two a transaction ends after this time. Together with the fsync of its commit and of the next
+/// acknowledgement's commit, a request waits less than 50 ms for it, on a slow disk too.
 const STEP_TIME: Duration = Duration::from_millis(10);
 
-/// Settled records that are forgotten between two looks at the clock.
+/// Settled records that are deleted between two looks at the clock.
 const STEP_RECORDS: u64 = 100;
 
-/// Hours without usage that are reported at once: older ones are out of AWS's window.
+/// How many hours without usage are reported at once, before the latest: older ones are out of AWS's window.
 const ZERO_HOURS_MAX: i64 = 5;
 
-/// How much one transaction may still do before the thread is given back.
+/// How much work one transaction may still do before the thread serves others.
 #[derive(Debug)]
 pub(super) struct Budget {
     began: Instant,
@@ -51,7 +51,6 @@ impl Budget {
         Self { began: clock::monotonic(), rows: 0 }
     }
 
-    /// So many rows were changed.
     pub(super) const fn spend(&mut self, rows: usize) {
         self.rows += rows;
     }
@@ -76,12 +75,12 @@ pub struct Summary {
 }
 
 impl Database {
-    /// One record with its split.
+    /// One record with its allocations.
     pub fn record(&self, id: i64) -> Result<Option<Whole>, LedgerError> {
         self.reading(|connection| rows::whole(connection, id))
     }
 
-    /// Backlog, dead letters and size.
+    /// The ledger's figures.
     pub fn summary(&self) -> Result<Summary, LedgerError> {
         let (unsent, oldest, dead) = self.reading(|connection| {
             let oldest: Option<i64> = connection
@@ -96,12 +95,12 @@ impl Database {
     }
 }
 
-/// What was done about hours without usage.
+/// The result of [`zero_hours`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Zeroed {
-    /// Records that it made.
+    /// How many records were made.
     pub(super) made: usize,
-    /// A report of the application's own is under way in one of these hours: should AWS refuse it, the hour has none.
+    /// In one of these hours a report of the application's own is under way; if AWS refuses it, the hour has no report.
     pub(super) undecided: bool,
 }
 
@@ -141,7 +140,7 @@ pub(super) fn zero_hours(
     Ok(zeroed)
 }
 
-/// Where forgetting begins, in a ledger that has forgotten nothing yet.
+/// Sets the moment before which records are forgotten, in a ledger that has none yet.
 pub(super) fn begin_to_forget(
     transaction: &Transaction<'_>,
     settings: &Settings,
@@ -154,14 +153,14 @@ pub(super) fn begin_to_forget(
     Ok(())
 }
 
-/// The window of keys before the present, as far as that is believed: records are forgotten by it, and the time of the
-/// keys began with it.
+/// The moment `idempotency_window` before the present, as far as the clock is believed. Records are forgotten by it,
+/// and the ring's time of the keys began with it.
 pub(super) fn forgotten_before(connection: &Connection) -> rusqlite::Result<Timestamp> {
     let millis = meta(connection, "forgotten_before")?.and_then(|text| text.parse().ok());
     Ok(Timestamp::from_unix_millis(millis.unwrap_or_default()))
 }
 
-/// With an hour that closed, the moment before which records are forgotten moves on.
+/// Moves the moment before which records are forgotten, after an hour was closed.
 pub(super) fn advance(
     transaction: &Transaction<'_>,
     settings: &Settings,
@@ -173,8 +172,8 @@ pub(super) fn advance(
     set_meta(transaction, "forgotten_before", &before.unix_millis().to_string())
 }
 
-/// Forgets old keys, old forms, and settled records that are old or too many, as far as the budget goes; `true` where
-/// there is more. What the records held stays in the balance.
+/// Forgets old keys, old forms, and settled records that are old or too many, within the budget; `true` if there is
+/// more. The forgotten records' amounts stay in the balance.
 pub(super) fn forget(
     transaction: &Transaction<'_>,
     settings: &Settings,
@@ -193,12 +192,13 @@ fn forget_records(
     closed: Hour,
     budget: &mut Budget,
 ) -> rusqlite::Result<bool> {
-    // By both: a clock that was behind when AWS answered makes no record old whose hour is of yesterday.
+    // By the hour as well as by `updated_at`: if the clock was behind when AWS answered, a record of yesterday's hour
+    // must not count as old.
     let old = now.minus(RECORDS_KEPT);
-    // A record says that its slot takes no more usage: until its hour is closed for everybody it stays, however far
+    // A record shows that its slot takes no more usage. It stays until its hour is closed for everybody, however far
     // behind the clock is.
     let hours_end = Hour::of(old).min(closed.next());
-    // What somebody confirmed without an answer of AWS still counts for `on_unsent`.
+    // A record with `overdue_from`, which a person confirmed without an answer of AWS, still counts for `on_unsent`.
     for state in SETTLED {
         loop {
             if budget.is_spent() {
@@ -220,7 +220,7 @@ fn forget_records(
                     )?
                     .execute(params![state, signed(surplus), closed.number()])?;
             }
-            // A record takes its rows in four indexes with it.
+            // A record also has rows in four indexes.
             budget.spend(gone * 8);
             if gone == 0 {
                 break;
@@ -230,8 +230,7 @@ fn forget_records(
     Ok(false)
 }
 
-/// States of records that are kept for comparison only, in the order in which they are forgotten where there are too
-/// many.
+/// States of records that are kept only for comparison, in the order in which they are forgotten if there are too many.
 const SETTLED: [&str; 3] = ["accepted", "carried", "discarded"];
 
 fn settled(connection: &Connection) -> rusqlite::Result<u64> {

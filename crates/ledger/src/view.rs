@@ -1,5 +1,5 @@
-//! Records as people look at them: page by page, newest first, each row given away as it is read, since a page of
-//! records with thousands of allocations each is not for memory.
+//! Records for people to read: page by page, newest first. Each row is handed over as soon as it is read, because a
+//! page of records with thousands of allocations each would not fit in memory.
 
 use rusqlite::{Connection, params};
 
@@ -10,14 +10,14 @@ use super::{Database, LedgerError};
 use tollgate_marketplace::{Hour, TagSet};
 use tollgate_metering::record::{Record, State};
 
-/// Which records are looked at.
+/// Which records are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Looked {
-    /// Only those that stand so.
+    /// Only those with this standing.
     pub standing: Option<Standing>,
     /// Only numbers below this one: the next page.
     pub before: Option<i64>,
-    /// Only of this customer: an account, a license, an identifier, or the text that views show for a customer.
+    /// Only of this customer: an account, a license, an identifier, or the customer's text as views show it.
     pub customer: Option<String>,
     /// Only of this dimension.
     pub dimension: Option<String>,
@@ -25,16 +25,16 @@ pub struct Looked {
     pub hour: Option<Hour>,
 }
 
-/// A customer's text as a person gives it: whole, or the account, the license or the identifier in it.
+/// Matches a customer by the text that a person gives: the whole text, or the account, license or identifier in it.
 const IS_CUSTOMER: &str = "(rtrim(customer) = ?2 OR substr(customer, -1 - length(?2)) = ' ' || ?2
                              OR instr(customer, 'account ' || ?2 || ' ') = 1)";
 
-/// Where a record stands, in the words of the views.
+/// The standing of a record, in the terms of the views.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// To be sent; never attempted, or certainly refused so far.
+    /// To be sent; never attempted, or definitely refused so far.
     Sealed,
-    /// To be sent, and perhaps billed already.
+    /// To be sent; may be billed already.
     InDoubt,
     /// Billed.
     Accepted,
@@ -44,14 +44,14 @@ pub enum Standing {
     Dead,
     /// Under way through the AWS door.
     Claimed,
-    /// Billed, as AWS's answer to a record in doubt suggests; CloudTrail or a person confirms it.
+    /// Probably billed: AWS's answer to a record in doubt suggests it; CloudTrail or a person confirms it.
     Unconfirmed,
     /// Not to be billed, as a person decided.
     Discarded,
 }
 
 impl Standing {
-    /// All of them.
+    /// Every standing.
     pub const ALL: [Self; 8] = [
         Self::Sealed,
         Self::InDoubt,
@@ -63,7 +63,7 @@ impl Standing {
         Self::Discarded,
     ];
 
-    /// Where a record stands.
+    /// The standing of a record.
     #[must_use]
     pub const fn of(record: &Record) -> Self {
         match record.state {
@@ -78,7 +78,7 @@ impl Standing {
         }
     }
 
-    /// Its name.
+    /// Its name in views.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -107,7 +107,7 @@ impl Standing {
     }
 }
 
-/// Usage of one tag set in an hour that is open.
+/// Usage of one tag set in an open hour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenUsage {
     /// The hour that it counts to.
@@ -120,7 +120,7 @@ pub struct OpenUsage {
     pub tags: TagSet,
     /// How much, in millionths.
     pub micros: i128,
-    /// The earliest hour that some of it came from, if that was closed already.
+    /// The earliest hour that some of it came from, if that hour was already closed.
     pub late_from: Option<Hour>,
 }
 
@@ -133,7 +133,7 @@ pub struct Piece<T, N> {
     pub next: Option<N>,
 }
 
-/// Where a piece of open usage begins: at this slot, behind so many of its rows.
+/// Where a piece of open usage begins: at this slot, after this many of its rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct From {
     /// The slot's number.
@@ -142,7 +142,7 @@ pub struct From {
     pub rows: usize,
 }
 
-/// Two numbers, `17.3`.
+/// Two numbers, such as `17.3`.
 impl std::fmt::Display for From {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}", self.slot, self.rows)
@@ -150,7 +150,7 @@ impl std::fmt::Display for From {
 }
 
 impl From {
-    /// Reads what is shown.
+    /// Reads the text that `Display` writes.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (slot, rows) = text.split_once('.')?;
@@ -159,8 +159,8 @@ impl From {
 }
 
 impl Database {
-    /// Usage that is not sealed, in the order in which its slots were opened, by tags in each: at most `limit` rows. A
-    /// piece ends earlier where it would hold up an acknowledgement.
+    /// Usage that is not sealed, at most `limit` rows: in the order in which the slots were made, and by tags within a
+    /// slot. The piece is shorter if the next row would delay an acknowledgement.
     pub fn open_usage(
         &self,
         looked: &Looked,
@@ -220,8 +220,8 @@ impl Database {
         })
     }
 
-    /// The newest of the records that are looked at, at most `limit`, newest first, each as `show` makes it. A piece
-    /// ends earlier where it would hold up an acknowledgement; the next one begins before its number.
+    /// The newest of the wanted records, at most `limit`, newest first, each converted by `show`. The piece is shorter
+    /// if the next row would delay an acknowledgement; the next piece begins before its `next`.
     pub fn page<T>(
         &self,
         looked: &Looked,

@@ -1,8 +1,9 @@
-//! The one thread that owns the ledger. What waits together is committed together: one fsync acknowledges many.
+//! The one thread that owns the ledger. Requests that wait at the same time are committed together: one fsync
+//! acknowledges many.
 //!
-//! Clients that were acknowledged together are about to send their next requests together: the next commit waits a
-//! little for as many, or they would take turns in two halves, each waiting for the other's commit. A request that
-//! comes alone never waits for another.
+//! Clients that were acknowledged together usually send their next requests together. So the next commit waits a little
+//! for as many requests; otherwise the clients would form two halves, each waiting for the other's commit. A request
+//! that comes alone never waits for another.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,17 +19,17 @@ use super::{Ledger, LedgerError, Taken};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_metering::event::Event;
 
-/// Most events of one transaction: beyond it the first in line would wait for strangers.
+/// Most events of one transaction: with more, the first request would wait too long for the others.
 const GROUP_EVENTS_MAX: usize = 4096;
 
-/// Returns why it failed, if it did.
+/// Returns the error, if it failed, and a closure that sends the answer.
 type Work = Box<dyn FnOnce(&mut Ledger) -> (Option<LedgerError>, Box<dyn FnOnce()>) + Send>;
 
-/// Whom to tell.
+/// Where the result of a request goes.
 type Reply = oneshot::Sender<Result<Vec<Taken>, LedgerError>>;
 
-/// What is held for events until they are on disk: their part of the budget of bodies. It travels with them, so that a
-/// client that gives up frees nothing while its events still wait here.
+/// Held for a request's events until they are on disk: their part of the budget for request bodies. It travels with the
+/// events, so a client that gives up frees nothing while its events wait here.
 type Guard = Box<dyn Send>;
 
 enum Command {
@@ -36,12 +37,12 @@ enum Command {
     Work(Work),
 }
 
-/// Hears of each commit, in the ledger's thread.
+/// Is called after each commit, in the ledger's thread.
 pub trait Observer: Send + 'static {
     /// How long a commit took.
     fn committed(&mut self, took: Duration);
 
-    /// The ledger could not be written, or read. A full one is no failure: applications are told.
+    /// The ledger could not be written or read. A full ledger is not reported here: the applications get that error.
     fn failed(&mut self, error: &LedgerError);
 }
 
@@ -57,7 +58,7 @@ pub struct Writer {
     written: Arc<AtomicU64>,
     #[cfg(any(test, feature = "testing"))]
     inline: Option<(Arc<Mutex<Ledger>>, WallClock)>,
-    /// How often the ledger was asked.
+    /// Calls of [`Writer::with`].
     #[cfg(any(test, feature = "testing"))]
     asked: Arc<AtomicUsize>,
 }
@@ -66,7 +67,7 @@ pub struct Writer {
 type LatestFailure = Arc<Mutex<Option<(Instant, LedgerError)>>>;
 
 impl Writer {
-    /// Starts the thread, from inside the runtime. Hours go by `clock`.
+    /// Starts the thread; call it inside the runtime. `clock` decides to which hours events count.
     pub fn start(ledger: Ledger, clock: WallClock, observer: impl Observer) -> io::Result<Self> {
         let (commands, received) = channel();
         let (tell, mut told) = mpsc::unbounded_channel();
@@ -106,7 +107,7 @@ impl Writer {
         })
     }
 
-    /// Works in the caller's thread: paused time would run ahead of another thread's work.
+    /// A writer that works in the caller's thread. With paused time, the test would not wait for another thread's work.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn inline(ledger: Ledger, clock: WallClock) -> Self {
@@ -123,35 +124,35 @@ impl Writer {
         }
     }
 
-    /// How often the ledger was asked for anything but to take events, by every handle to it.
+    /// How often any handle called [`Writer::with`].
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// Why the ledger could not be used, if that happened after `since` and nothing was written after that.
+    /// The latest error of the ledger, if it happened after `since` and nothing was written after it.
     #[must_use]
     pub fn failed_since(&self, since: Instant) -> Option<LedgerError> {
         let latest = self.latest_failure.lock().expect("held for one move only, which cannot panic");
         latest.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error.clone())
     }
 
-    /// Changes when the ledger is used by anybody but a handle of [`Writer::unnoticed`]: who looks at the ledger from
-    /// time to time may rest until then.
+    /// Changes when a handle other than one of [`Writer::unnoticed`] has used the ledger. A task that looks at the
+    /// ledger from time to time may pause until then.
     #[must_use]
     pub fn uses(&self) -> watch::Receiver<()> {
         self.uses.subscribe()
     }
 
-    /// The same for those who look from time to time, and must not keep each other awake.
+    /// A handle for tasks that look from time to time: its use does not wake the other tasks.
     #[must_use]
     pub fn unnoticed(self) -> Self {
         Self { unnoticed: true, ..self }
     }
 
-    /// Transactions that changed the ledger, by whomever: while the number stays, what was read from it still holds.
-    /// Nobody is woken for it, and the ledger's thread is not asked.
+    /// The number of transactions that changed the ledger, from any handle: while it stays the same, what was read
+    /// before is still current. Reading it wakes no task and does not use the ledger's thread.
     #[must_use]
     pub fn written(&self) -> u64 {
         #[cfg(any(test, feature = "testing"))]
@@ -167,8 +168,8 @@ impl Writer {
         }
     }
 
-    /// Counts events; on return they are on disk. `guard` is dropped once they are, or cannot be, whether or not the
-    /// caller still waits.
+    /// Counts events; on return they are on disk. `guard` is dropped when they are on disk or have failed, whether or
+    /// not the caller still waits.
     pub async fn take(
         &self,
         events: Vec<Event>,
@@ -213,7 +214,7 @@ impl Writer {
         let work: Work = Box::new(move |ledger| {
             let done = work(ledger);
             let error = done.as_ref().err().cloned();
-            // The one who asked may have gone away.
+            // The caller may have gone away.
             let answer = Box::new(move || drop(reply.send(done)));
             (error, answer as Box<dyn FnOnce()>)
         });
@@ -225,24 +226,25 @@ impl Writer {
     }
 }
 
-/// Wakes the thread when a crowd is complete: to be woken for each of its requests would cost both sides more than the
-/// requests do.
+/// Wakes the thread when a crowd is complete: one wake-up for each request would cost both sides more than the requests
+/// themselves.
 #[derive(Debug, Default)]
 struct Doorbell {
-    /// Requests that were ever sent.
+    /// Requests sent so far.
     sent: AtomicUsize,
-    /// The thread waits until so many were.
+    /// The thread waits until this many were sent.
     wanted: AtomicUsize,
 }
 
 impl Doorbell {
-    /// Counts a request that was sent; whether it completes what is waited for.
+    /// Counts a request that was sent; returns whether it completes the crowd.
     fn press(&self) -> bool {
         let sent = self.sent.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
         sent == self.wanted.load(Ordering::SeqCst)
     }
 
-    /// Rings once so many were sent in all; what was sent before this order does not ring, so look once more after it.
+    /// Wakes the thread when this many were sent in all. Requests sent before this call do not wake it, so check the
+    /// channel once more after it.
     fn ring_at(&self, sent: usize) {
         self.wanted.store(sent, Ordering::SeqCst);
     }
@@ -252,47 +254,48 @@ fn ended() -> LedgerError {
     LedgerError::Io("the ledger's thread has ended".to_owned())
 }
 
-/// One request's part of a commit, and whom to tell.
+/// One request's part of a commit, and where its result goes.
 type Told = (Reply, Result<Vec<Taken>, LedgerError>);
 
-/// The thread's surroundings.
+/// The state of the thread.
 struct Thread {
     ledger: Ledger,
     clock: WallClock,
     observer: Box<dyn Observer>,
     commands: Receiver<Command>,
     doorbell: Arc<Doorbell>,
-    /// Requests that were ever taken.
+    /// Requests received so far.
     taken: usize,
-    /// Wakes the requests of a commit from inside the runtime: from this thread each would be a system call.
+    /// Sends results to a task inside the runtime, which wakes the requests: waking each from this thread would be a
+    /// system call.
     tell: mpsc::UnboundedSender<Vec<Told>>,
     pace: LatestCommit,
     latest_failure: LatestFailure,
-    /// `Ledger::written`, for those outside.
+    /// `Ledger::written`, for other threads.
     written: Arc<AtomicU64>,
 }
 
-/// How the latest commit went, which says how the next one should be gathered. Pure.
+/// The latest commit, from which follows how long to gather requests for the next one. Pure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct LatestCommit {
-    /// Requests that it covered, and those that were waiting when it ended: so many clients are at it.
+    /// The requests that it covered and those that were waiting when it ended: about as many clients send requests.
     crowd: usize,
     took: Duration,
 }
 
 impl LatestCommit {
-    /// How long the next commit may wait for the crowd, `idle` after the latest one. One client has nobody to wait for;
-    /// a crowd that was gone for as long as a commit takes has gone away.
+    /// How long the next commit may wait for the crowd, `idle` after the latest one. A single client waits for no
+    /// other. A crowd that sent nothing for as long as a commit takes has gone away.
     fn patience(self, idle: Duration) -> Duration {
         let patience = self.took.min(GATHER_MAX);
         if self.crowd < 2 || idle > patience { Duration::ZERO } else { patience }
     }
 }
 
-/// Clients in the same pod that were acknowledged send their next requests within some milliseconds, or not soon.
+/// Clients in the same pod send their next requests within some milliseconds of an acknowledgement, or much later.
 const GATHER_MAX: Duration = Duration::from_millis(10);
 
-/// What one commit covers.
+/// The requests of one commit.
 #[derive(Default)]
 struct Group {
     events: Vec<Event>,
@@ -323,7 +326,8 @@ impl Thread {
             ended = clock::monotonic();
             group = Group::default();
             if work.is_none() {
-                // Before anybody is told: what waits now is others' requests, and the crowd is both.
+                // Before the results are sent: the requests that wait now are from other clients, and both groups are
+                // the crowd.
                 work = self.gather(&mut group, 0, Duration::ZERO);
             }
             self.pace = LatestCommit { crowd: told.len() + group.replies.len(), took };
@@ -338,7 +342,7 @@ impl Thread {
         }
     }
 
-    /// Works until there is something to commit; `false` once nobody is left who could send it.
+    /// Handles commands until there are events to commit; `false` if no sender is left.
     fn has_any(&mut self, group: &mut Group) -> bool {
         while group.replies.is_empty() {
             let Ok(command) = self.commands.recv() else { return false };
@@ -349,7 +353,8 @@ impl Thread {
         true
     }
 
-    /// Adds what waits, and what comes of `crowd` within `patience`; returns the first command that is something else.
+    /// Adds the requests that wait, and those that come within `patience` until there are `crowd`; returns the first
+    /// command that is not a request.
     fn gather(&mut self, group: &mut Group, crowd: usize, patience: Duration) -> Option<Work> {
         let until = clock::monotonic() + patience;
         self.doorbell.ring_at(self.taken.wrapping_add(crowd.saturating_sub(group.replies.len())));
@@ -369,7 +374,7 @@ impl Thread {
         }
     }
 
-    /// A request goes to the group; work comes back.
+    /// Adds a request to the group; returns other work.
     fn sort(&mut self, command: Command, group: &mut Group) -> Option<Work> {
         match command {
             Command::Take { events, guard, reply } => {
@@ -384,7 +389,7 @@ impl Thread {
     fn work(&mut self, work: Work) {
         let written = self.ledger.written;
         let (error, answer) = work(&mut self.ledger);
-        // Counted before anybody is told.
+        // Stored before the result is sent.
         self.written.store(self.ledger.written, Ordering::Release);
         if let Some(error) = error {
             self.failed(&error);
@@ -395,7 +400,7 @@ impl Thread {
         self.fold();
     }
 
-    /// What was committed was told: nobody waits for a fold who has not come since.
+    /// The results of the commit were sent, so only later requests can wait for a fold.
     fn fold(&mut self) {
         if let Err(error) = self.ledger.fold(self.pace.took) {
             self.failed(&error);
@@ -411,12 +416,12 @@ impl Thread {
         self.observer.failed(error);
     }
 
-    /// A disk that takes a write has recovered from whatever was wrong with it.
+    /// A successful write ends the failure.
     fn recovered(&self) {
         *self.latest_failure.lock().expect("held for one move only, which cannot panic") = None;
     }
 
-    /// Commits a group; returns what to tell, and how long it took.
+    /// Commits a group; returns the results to send, and how long the commit took.
     fn commit(&mut self, group: Group) -> (Vec<Told>, Duration) {
         let (began, written) = (clock::monotonic(), self.ledger.written);
         let mut taken = self.ledger.take(&group.events, self.clock.now());
@@ -461,7 +466,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Says when it is dropped.
+    /// Reports when it is dropped.
     struct Guarded(Sender<&'static str>, &'static str);
 
     impl Drop for Guarded {
@@ -516,7 +521,7 @@ mod tests {
         let (_folder, writer, _) = start(1 << 30);
         let (tell, told) = channel();
         let (free, held) = channel::<()>();
-        // The thread is at work: what comes now waits.
+        // The thread is busy: a request that comes now waits.
         let (begun, at_work) = oneshot::channel();
         let busy = writer.clone();
         let work = tokio::spawn(async move {

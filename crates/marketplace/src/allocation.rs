@@ -1,4 +1,4 @@
-//! Allocations: how a record's quantity splits by tags, for the buyer's cost reports (AWS Marketplace API reference,
+//! Allocations: the split of a record's quantity by tags, for the buyer's cost reports (AWS Marketplace API reference,
 //! `UsageAllocation`, `Tag`). Pure.
 
 use std::collections::BTreeMap;
@@ -17,16 +17,16 @@ pub const TAG_KEY_CHARS_MAX: usize = 100;
 /// Longest tag value (service model).
 pub const TAG_VALUE_CHARS_MAX: usize = 256;
 
-/// Most bytes of a record's allocations in a request, of which AWS takes less than 1 MB: 2,500 allocations of five long
-/// tags would be five times as much.
+/// Most bytes of a record's allocations in a request. AWS accepts requests below 1 MB, and 2,500 allocations of five
+/// long tags would take five times as much.
 pub const ALLOCATIONS_BYTES_MAX: usize = 800_000;
 
-/// Around an allocation's tags, and around a tag's texts: names of members, a quantity, marks. One without tags has no
-/// more.
+/// An upper bound of the bytes around an allocation's tags, and around a tag's texts: member names, quantity,
+/// punctuation. An allocation without tags has no more than this.
 pub const PART_BYTES: usize = 80;
 
-/// A set of tags that AWS takes; the empty one stands for usage without tags. Small, and its copies share one text: a
-/// record has 2,500 of them, and a map for each would take more than half a KiB.
+/// A set of tags that AWS accepts; the empty set stands for untagged usage. It is small, and its copies share one
+/// text: a record may have 2,500 sets, and a map for each would take more than half a KiB.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>")]
 pub struct TagSet(Arc<[(Box<str>, Box<str>)]>);
@@ -37,20 +37,20 @@ impl TagSet {
         self.0.iter().map(|(key, value)| (&**key, &**value))
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// At least the bytes that an allocation with this set has in a request; a quote or backslash has two.
+    /// An upper bound of the bytes of an allocation with this set in a request; a quote or backslash takes two.
     #[must_use]
     pub fn request_bytes(&self) -> usize {
         let texts = |(key, value): (&str, &str)| PART_BYTES + 2 * (key.len() + value.len());
         PART_BYTES + self.tags().map(texts).sum::<usize>()
     }
 
-    /// The one text that stands for this set on disk: JSON with sorted keys.
+    /// The text of this set on disk: JSON with sorted keys.
     #[must_use]
     pub fn canonical(&self) -> String {
         serde_json::to_string(self).expect("a map of strings is JSON")
@@ -77,13 +77,13 @@ impl TryFrom<BTreeMap<String, String>> for TagSet {
                 || value.len() > TAG_VALUE_CHARS_MAX
             {
                 return Err(Invalid(
-                    "has a tag whose key is not of 1 to 100, or whose value not of 1 to 256 characters",
+                    "has a tag whose key is not 1 to 100, or whose value is not 1 to 256 characters long",
                 ));
             }
             if !key.bytes().chain(value.bytes()).all(allowed) {
                 return Err(Invalid(
-                    "has a tag with a character that AWS does not take; letters, digits, space and \
-                                    punctuation of ASCII up to @ and _ are taken",
+                    "has a tag with a character that AWS does not accept; it accepts ASCII letters, digits, space, \
+                     _ @ \\ and the punctuation from ! to =",
                 ));
             }
         }
@@ -92,7 +92,7 @@ impl TryFrom<BTreeMap<String, String>> for TagSet {
     }
 }
 
-/// `[a-zA-Z0-9+ -=._:\/@]`, where `+ -=` holds the range from space to `=` (service model, `TagKey`, `TagValue`).
+/// `[a-zA-Z0-9+ -=._:\/@]`, where ` -=` is the range from space to `=` (service model, `TagKey`, `TagValue`).
 const fn allowed(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b' '..=b'=' | b'_' | b'@' | b'\\')
 }
@@ -100,15 +100,15 @@ const fn allowed(byte: u8) -> bool {
 /// A part of a record's quantity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allocation {
-    /// What it is tagged with.
+    /// The tags.
     pub tags: TagSet,
-    /// How much of the record's quantity it is.
+    /// The part of the record's quantity.
     pub quantity: Quantity,
 }
 
-/// Splits a record: none where nothing is tagged; otherwise one for each tag set. Where there are more than AWS takes
-/// in number or in bytes, the largest keep their tags and the rest goes untagged. The sum of the parts is the sum of
-/// `shares`.
+/// Splits a record by tag set; without tags there are no allocations. If there are more sets than AWS accepts in
+/// number or in bytes, the largest shares keep their tags and the rest becomes untagged. The sum of the parts is the
+/// sum of `shares`.
 #[must_use]
 pub fn allocate(shares: &BTreeMap<TagSet, Quantity>) -> Vec<Allocation> {
     if shares.keys().all(TagSet::is_empty) {
@@ -127,7 +127,7 @@ pub fn allocate(shares: &BTreeMap<TagSet, Quantity>) -> Vec<Allocation> {
     };
     let bytes: usize = tagged.iter().map(|(tags, _)| tags.request_bytes()).sum();
     if tagged.len() > room || bytes > ALLOCATIONS_BYTES_MAX {
-        // The largest shares keep their tags; equal ones in the order of their tags, so that a retry splits the same.
+        // Equal shares are ordered by their tags, so that a retry splits the same way.
         tagged.sort_by_key(|(tags, quantity)| (std::cmp::Reverse(*quantity), *tags));
         let mut bytes = PART_BYTES;
         let fitting = tagged.iter().take_while(|(tags, _)| {
@@ -217,7 +217,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Sum equal, tag sets unique, at most 2,500, and only whole shares are moved.
+        /// The sum is kept, tag sets are unique, there are at most 2,500, and only whole shares lose their tags.
         #[test]
         fn what_is_split_is_what_was_there(shares in shares()) {
             let split = allocate(&shares);

@@ -1,12 +1,12 @@
-//! Whose usage it is, and the one text that stands for it.
+//! Whose usage it is, and the text for it on disk.
 
-/// Who used it: nobody in particular (the pod's own account), or a customer of the seller in mode `saas`.
+/// Whose usage it is: the pod's own account's, or in mode `saas` that of a customer of the seller.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Customer {
     /// The account that runs the pod.
     #[default]
     Own,
-    /// An account, with the license under Concurrent Agreements.
+    /// An account, with the license ARN under Concurrent Agreements.
     Account {
         /// `CustomerAWSAccountId`
         account_id: String,
@@ -18,7 +18,7 @@ pub enum Customer {
 }
 
 impl Customer {
-    /// The text that stands for the customer on disk.
+    /// The text for the customer on disk.
     #[must_use]
     pub fn canonical(&self) -> String {
         match self {
@@ -30,7 +30,7 @@ impl Customer {
         }
     }
 
-    /// [`Customer::canonical`] as people see it: an account without a license ends in a space.
+    /// [`Customer::canonical`] for display, without the trailing space of an account without a license.
     #[must_use]
     pub fn shown(canonical: &str) -> &str {
         canonical.trim_end()
@@ -61,27 +61,27 @@ const IDENTIFIER_CHARS_MAX: usize = 255;
 /// Longest account of a customer (service model, `CustomerAWSAccountId`). AWS's own have 12 digits.
 const ACCOUNT_CHARS_MAX: usize = 255;
 
-/// Whether AWS takes a text as `CustomerIdentifier`; an empty one names nobody.
+/// Whether AWS accepts a text as `CustomerIdentifier`.
 #[must_use]
 pub fn is_identifier(text: &str) -> bool {
     !text.is_empty() && text.chars().nth(IDENTIFIER_CHARS_MAX).is_none()
 }
 
-/// Whether AWS takes a text as `CustomerAWSAccountId`.
+/// Whether AWS accepts a text as `CustomerAWSAccountId`.
 #[must_use]
 pub fn is_account(text: &str) -> bool {
     (1..=ACCOUNT_CHARS_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a text is an account's number. AWS's pattern takes any digits (service model, `CustomerAWSAccountId`), but
-/// every account has twelve: one that lost its leading zero, as a number does, would be refused with its whole batch.
+/// Whether a text is an account number. AWS's pattern accepts any digits (service model, `CustomerAWSAccountId`), but
+/// every account has twelve: AWS would refuse the whole batch for a number that has lost its leading zero.
 #[must_use]
 pub fn is_account_number(text: &str) -> bool {
     text.len() == 12 && is_account(text)
 }
 
-/// Whether AWS takes a text as `LicenseArn`: `arn:aws…:service:region:account:resource`, in the lengths and letters of
-/// the service model's pattern.
+/// Whether AWS accepts a text as `LicenseArn`: `arn:aws…:service:region:account:resource`, with the lengths and
+/// characters of the service model's pattern.
 #[must_use]
 pub fn is_license_arn(text: &str) -> bool {
     let place = |part: &str, min: usize| {

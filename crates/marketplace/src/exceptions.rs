@@ -1,73 +1,75 @@
-//! AWS's exception names: what each means, for every part of the sidecar that must know. The emulator has its own list,
-//! so that one mistake does not cancel the other.
+//! AWS's exception names and their meaning, for every part of the sidecar that needs it. The emulator has its own
+//! list, so that one mistake does not cancel the other.
 //!
-//! - A name decides, not an HTTP status: AWS throttles with 400 (AWS Marketplace API reference, Errors).
-//! - A name stands here once. `tests/tidy.rs` holds that no other file decides by one.
+//! - The name decides, not the HTTP status: AWS throttles with 400 (AWS Marketplace API reference, Errors).
+//! - Each name is in one row. `tests/tidy.rs` checks that no other file decides by a name, except the AWS door and the
+//!   emulator.
 //! - A name that is not in the table is judged by its status alone ([`Kind::unnamed`]).
-//! - Texts are for operators, ours and not AWS's: AWS's messages name accounts and roles. Every name has its section in
+//! - The texts are ours, not AWS's, because AWS's messages name accounts and roles. Every name has a section in
 //!   `docs/RUNBOOK.md`.
 //!
-//! Pure; it must not know who asks.
+//! Pure; it does not know its callers.
 
 use super::{FaultClass, Place};
 
 /// One exception of AWS.
 #[derive(Debug, Clone, Copy)]
 pub struct Exception {
-    /// As AWS spells it, without namespace.
+    /// The name as AWS spells it, without a namespace.
     pub name: &'static str,
-    /// What it means.
+    /// Its meaning.
     pub kind: Kind,
-    /// What happened, one sentence; `{at}` stands for what answered.
+    /// What happened, in one sentence; `{at}` stands for the service that answered.
     pub message: &'static str,
-    /// What to do, one or two sentences.
+    /// What to do, in one or two sentences.
     pub remedy: &'static str,
 }
 
-/// What an exception means: who must act, whether other records would fare better, and whether the call may have been
-/// processed.
+/// The meaning of an exception: who must act, whether other records would be accepted, and whether AWS may have
+/// processed the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The account is not entitled to the product.
     NotEntitled,
-    /// The call itself is wrong: its product, key version, region, platform or account. The next record meets the same.
+    /// The call itself is wrong: its product, key version, region, platform or account. Another record gets the same
+    /// answer.
     Request,
-    /// What this one record says is wrong; others fare better.
+    /// The content of this record is wrong; other records may be accepted.
     Record(Verdict),
-    /// AWS does not accept who asks.
+    /// AWS does not accept the caller.
     Caller,
     /// The session token has expired.
     Session,
-    /// Too many requests: refused before AWS looked at it.
+    /// Too many requests: AWS refused the call without processing it.
     Throttled,
-    /// AWS's own fault: the call may have been processed.
+    /// A fault of AWS: the call may have been processed.
     Service,
-    /// The license gives nothing: not bought, not activated, ended, all taken, or another name or unit. Its listing
-    /// tells which.
+    /// License Manager grants nothing: the license is not bought, not activated or ended, all of it is taken, or the
+    /// name or unit differs. The listing shows which.
     NoEntitlements,
-    /// What the call names is not there: the license, or a checkout that has ended.
+    /// The license does not exist, or the checkout has ended.
     NotFound,
-    /// The call belongs to another region, which the answer names.
+    /// The license is in another region, which the answer names.
     Redirect,
-    /// Another call about the same checkout is under way.
+    /// Another call about the same checkout is being processed.
     Conflict,
 }
 
-/// What a refusal of one record means for it.
+/// The consequence of a refusal for the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// AWS will never accept this record as it is.
     Never,
-    /// AWS holds another value for this hour, or knows the token with other parameters.
+    /// AWS has another value for this hour, or knows the token with other parameters.
     Taken,
     /// The record's time is outside AWS's window: the same usage may be accepted for another hour.
     OutOfWindow,
-    /// Unnamed by AWS's documents: it may be accepted later.
+    /// The name is not documented: the record may be accepted later.
     Unknown,
 }
 
 impl Kind {
-    /// What a name that is not in the table means, by the status that it came with.
+    /// The meaning of a name that is not in the table, by its HTTP status.
     #[must_use]
     pub const fn unnamed(status: u16) -> Option<Self> {
         match status {
@@ -89,13 +91,13 @@ impl Kind {
         }
     }
 
-    /// Whether AWS may have processed the call although it answered with this.
+    /// Whether AWS may have processed the call in spite of this answer.
     #[must_use]
     pub const fn may_be_processed(self) -> bool {
         matches!(self, Self::Service)
     }
 
-    /// Whether it concerns what is in the call alone, so that other records would fare better.
+    /// Whether the exception is about the content of the call, so that other records may be accepted.
     #[must_use]
     pub const fn concerns_the_record(self) -> bool {
         matches!(self, Self::Record(_))
@@ -108,13 +110,13 @@ pub fn find(name: &str) -> Option<&'static Exception> {
     all().find(|exception| exception.name == name)
 }
 
-/// What `name` means; `None` where the table does not hold it.
+/// The meaning of `name`; `None` if the table does not contain it.
 #[must_use]
 pub fn kind(name: &str) -> Option<Kind> {
     find(name).map(|exception| exception.kind)
 }
 
-/// Message and remedy of `name` where `place` answers with it.
+/// Message and remedy of `name` if `place` answered with it.
 #[must_use]
 pub fn text(name: &str, place: Place) -> Option<(&'static str, &'static str)> {
     let special = SPECIAL.iter().find(|(special, _)| place == Place::LicenseManager && *special == name);
@@ -124,7 +126,7 @@ pub fn text(name: &str, place: Place) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// A remedy where `place` refuses: it names the actions that are called there.
+/// The remedy for a refusal by `place`: it names the actions that are called there.
 #[must_use]
 pub fn remedy(remedy: &'static str, place: Place) -> &'static str {
     match (place, remedy) {
@@ -147,59 +149,59 @@ pub const INVALID_PUBLIC_KEY_VERSION: &str = "InvalidPublicKeyVersionException";
 pub const DRY_RUN: &str = "DryRunOperation";
 /// The call must be made in the region of the pod.
 pub const INVALID_REGION: &str = "InvalidRegionException";
-/// The same of an endpoint in another region.
+/// The same for an endpoint in another region.
 pub const INVALID_ENDPOINT_REGION: &str = "InvalidEndpointRegionException";
 /// The product code is unknown to AWS.
 pub const INVALID_PRODUCT_CODE: &str = "InvalidProductCodeException";
-/// AWS sees neither pod nor task behind the credentials.
+/// AWS does not recognise a pod or a task by the credentials.
 pub const PLATFORM_NOT_SUPPORTED: &str = "PlatformNotSupportedException";
-/// The code under which an answer that throttles without a name is shown.
+/// The code for an answer that throttles without a name.
 pub const THROTTLING: &str = "ThrottlingException";
-/// The code under which a server error without a name is shown.
+/// The code for a server error without a name.
 pub const SERVICE_UNAVAILABLE: &str = "ServiceUnavailable";
-/// The clock of the node is off by more than AWS accepts.
+/// The node's clock differs from AWS's by more than AWS accepts.
 pub const REQUEST_TIME_TOO_SKEWED: &str = "RequestTimeTooSkewed";
 /// The session token, or a registration token, has expired.
 pub const EXPIRED_TOKEN: &str = "ExpiredToken";
-/// Another report of the dimension and hour is there.
+/// AWS has another report for the dimension and hour.
 pub const DUPLICATE_REQUEST: &str = "DuplicateRequestException";
 /// The product has no such dimension.
 pub const UNKNOWN_DIMENSION: &str = "InvalidUsageDimensionException";
 /// STS is not enabled in the region for the account.
 pub const REGION_DISABLED: &str = "RegionDisabledException";
-/// The call is none of the service's.
+/// The service does not have this operation.
 pub const UNKNOWN_OPERATION: &str = "UnknownOperationException";
-/// What the call says breaks the service's model.
+/// The request violates the service model.
 pub const VALIDATION: &str = "ValidationException";
-/// The model allows what the call says, and it makes no sense.
+/// The request is valid by the service model, but a value makes no sense.
 pub const INVALID_PARAMETER: &str = "InvalidParameterValueException";
-/// The license gives nothing, for one of several reasons.
+/// License Manager grants nothing, for one of several reasons.
 pub const NO_ENTITLEMENTS: &str = "NoEntitlementsAllowedException";
-/// The license or the checkout is not there.
+/// The license or the checkout does not exist.
 pub const NOT_FOUND: &str = "ResourceNotFoundException";
-/// The license is kept in another region.
+/// The license is in another region.
 pub const REDIRECT: &str = "RedirectException";
 
-/// What an error of STS's `AssumeRoleWithWebIdentity` means (AWS STS API reference, Errors).
+/// The meaning of an error of STS's `AssumeRoleWithWebIdentity` (AWS STS API reference, Errors).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StsError {
-    /// STS refuses the role: its trust policy, the token, the policies.
+    /// STS refuses the role, because of its trust policy, the token or the policies.
     Refused,
-    /// STS could not ask the cluster's OIDC provider: often passes by itself, in AWS's own words.
+    /// STS could not reach the cluster's OIDC provider; by AWS's documentation this is often temporary.
     Provider,
-    /// The web identity token has expired: the kubelet renews it.
+    /// The web identity token has expired; the kubelet renews it.
     TokenExpired,
     /// STS is not enabled in this region for the account.
     RegionDisabled,
-    /// Throttled, or STS's own fault.
+    /// Throttled, or a fault of STS.
     Unavailable,
 }
 
-/// The meaning of STS's answer. `message` tells two kinds of `InvalidIdentityToken` apart: a token that STS rejects,
-/// and keys of the provider that STS could not fetch, which was an outage each time it was reported.
+/// The meaning of STS's answer. `message` distinguishes two kinds of `InvalidIdentityToken`: a token that STS
+/// rejects, and keys of the OIDC provider that STS could not fetch, which has been reported only during outages.
 #[must_use]
 pub fn sts(status: u16, code: Option<&str>, message: &str) -> StsError {
-    // What answers without a code is not STS: a proxy, a load balancer.
+    // An answer without a code is not from STS, but from a proxy or a load balancer.
     let Some(code) = code.filter(|code| !code.is_empty()) else { return StsError::Unavailable };
     match code {
         "IDPCommunicationError" | "IDPCommunicationErrorException" => StsError::Provider,
@@ -217,16 +219,16 @@ pub fn sts(status: u16, code: Option<&str>, message: &str) -> StsError {
     }
 }
 
-/// STS's words, in lower case, where it could not fetch the keys of the OIDC provider.
+/// Parts of STS's messages, in lower case, if it could not fetch the OIDC provider's keys.
 const PROVIDER_KEYS: [&str; 3] =
     ["couldn't retrieve verification key", "could not retrieve verification key", "unable to retrieve"];
 
 // === texts ===
 
-/// The remedy where retries are all there is to do.
+/// The remedy if tollgate's retries are enough.
 pub const WAIT: &str = "Nothing to do: retries continue until it answers.";
 
-/// The remedy where the role is at fault.
+/// The remedy if the role is the cause.
 pub const ROLE: &str = "Give the pod's service account (EKS: IRSA) or the task role (ECS) an IAM role that allows \
                         aws-marketplace:RegisterUsage (metered products: MeterUsage); node roles, long-term keys and \
                         EKS Pod \
@@ -270,7 +272,7 @@ const LICENSE_REQUEST: (&str, &str) = (
     "Tell the seller of this product; the seller checks product_id, key_fingerprint and entitlements.",
 );
 
-/// Texts of License Manager, where a name of several services means something else there.
+/// Texts for License Manager, for names that mean something else there than in other services.
 const SPECIAL: &[(&str, (&str, &str))] = &[
     (VALIDATION, LICENSE_REQUEST),
     ("SerializationException", LICENSE_REQUEST),
@@ -284,7 +286,7 @@ const fn row(name: &'static str, kind: Kind, (message, remedy): (&'static str, &
     Exception { name, kind, message, remedy }
 }
 
-/// By where the names come from.
+/// All exceptions, by the source of their names.
 const TABLE: &[(&str, &[Exception])] = &[
     ("the service model of metering", METERING),
     ("the service model of License Manager", LICENSE_MANAGER),
@@ -568,15 +570,15 @@ mod tests {
         }
     }
 
-    /// What a heading of any level is linked by: small letters, a dash for each space, no punctuation.
+    /// The anchor of a heading: lower case, a dash for each space, no punctuation.
     fn anchor_of(line: &str) -> Option<String> {
         let name = line.strip_prefix('#')?.trim_start_matches('#').trim();
         let kept = name.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
         Some(kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect())
     }
 
-    /// Finding 1.17: two lists of throttling names differed, and a record throttled under the one was in doubt under
-    /// the other.
+    /// There must be one list of throttling names: with two that differ, a record throttled by one would be in doubt
+    /// by the other.
     #[test]
     fn whatever_throttles_leaves_no_doubt() {
         let throttled: Vec<_> = all().filter(|exception| exception.kind == Kind::Throttled).collect();
@@ -591,7 +593,7 @@ mod tests {
         }
     }
 
-    /// Whoever reads them in mode `contract` has no use for the actions of another service.
+    /// In mode `contract` the actions of another service are of no use.
     #[test]
     fn license_managers_texts_speak_of_its_own_actions() {
         for name in
@@ -609,8 +611,8 @@ mod tests {
         }
     }
 
-    /// Every error of the model of `AssumeRoleWithWebIdentity` (botocore 1.44.8), those of every AWS service, and what
-    /// is not STS at all.
+    /// Every error of the model of `AssumeRoleWithWebIdentity` (botocore 1.44.8), the errors of every AWS service,
+    /// and answers that are not from STS.
     #[test]
     fn every_error_of_sts_has_its_meaning() {
         use StsError::{Provider, Refused, RegionDisabled, TokenExpired, Unavailable};

@@ -1,12 +1,12 @@
-//! From what came over the wire to a fault class: the one place where an answer that is not a success gets its meaning.
+//! Classifies unsuccessful answers: the one place where such an answer gets its meaning.
 //!
-//! By AWS's error *code* first: `ThrottlingException` is HTTP 400 here, so a status alone would make a throttled pod a
-//! refused one (AWS Marketplace API reference, RegisterUsage, Errors). Pure.
+//! AWS's error *code* decides before the status: `ThrottlingException` has HTTP status 400, so by the status alone a
+//! throttled pod would be refused (AWS Marketplace API reference, RegisterUsage, Errors). Pure.
 
 use super::exceptions::{self, Kind};
 use super::{FaultClass, FaultCode};
 
-/// An unsuccessful answer, as far as its class depends on it.
+/// The parts of an unsuccessful answer that decide its class.
 #[derive(Debug, Clone, Copy)]
 pub struct Answer<'a> {
     /// The HTTP status.
@@ -15,7 +15,7 @@ pub struct Answer<'a> {
     pub code: Option<&'a str>,
 }
 
-/// The class of an unsuccessful answer and the code it is shown under.
+/// The class of an unsuccessful answer, and the code to show.
 #[must_use]
 pub fn classify(answer: Answer<'_>) -> (FaultClass, FaultCode) {
     let Some(code) = answer.code.filter(|code| !code.is_empty()) else {
@@ -28,7 +28,7 @@ pub fn classify(answer: Answer<'_>) -> (FaultClass, FaultCode) {
     }
 }
 
-/// Whatever answers without a code is not the service: a proxy, a load balancer, a captive portal.
+/// An answer without a code is not from the service, but from a proxy, a load balancer or a captive portal.
 fn without_code(status: u16) -> (FaultClass, FaultCode) {
     let code = match status {
         429 => exceptions::THROTTLING,
@@ -38,33 +38,33 @@ fn without_code(status: u16) -> (FaultClass, FaultCode) {
     (FaultClass::Transient, FaultCode::known(code))
 }
 
-/// Our own code for a request that could not be made from the configuration.
+/// Our code for a request that could not be built from the configuration.
 pub const REQUEST_NOT_BUILT: &str = "RequestNotBuilt";
 
-/// Our own code: the proxy wants a user and a password.
+/// Our code: the proxy requires a user and a password.
 pub const PROXY_AUTHENTICATION_REQUIRED: &str = "ProxyAuthenticationRequired";
 
-/// Our own code: the proxy does not let the request through.
+/// Our code: the proxy refuses the request.
 pub const PROXY_REFUSED: &str = "ProxyRefused";
 
-/// Our own code: no certificate was looked at, since the two sides did not agree on TLS.
+/// Our code: the two sides did not agree on TLS, before any certificate was checked.
 pub const TLS_HANDSHAKE: &str = "TlsHandshake";
 
-/// Our own codes: what is wrong with the certificate; the last for whatever is none of the others.
+/// Our code: the certificate has expired.
 pub const TLS_EXPIRED: &str = "TlsExpired";
-/// It becomes valid later than now.
+/// Our code: the certificate is not valid yet.
 pub const TLS_NOT_YET_VALID: &str = "TlsNotYetValid";
-/// It is for another name.
+/// Our code: the certificate is for another name.
 pub const TLS_NAME: &str = "TlsName";
-/// No authority that is trusted has signed it.
+/// Our code: no trusted authority has signed the certificate; also for any other fault of a certificate.
 pub const TLS_UNTRUSTED: &str = "Tls";
-/// All of them.
+/// All codes about certificates.
 pub const CERTIFICATE: [&str; 4] = [TLS_EXPIRED, TLS_NOT_YET_VALID, TLS_NAME, TLS_UNTRUSTED];
 
-/// Our own code: the name of AWS's endpoint does not resolve, in a region that this version does not know.
+/// Our code: the name of AWS's endpoint does not resolve, in a region that this version does not know.
 pub const REGION_UNLISTED: &str = "RegionUnlisted";
 
-/// Our own codes for calls that certainly never left.
+/// Our codes for calls that certainly were not sent.
 pub const NOT_SENT: [&str; 7] = [
     "Dns",
     REGION_UNLISTED,
@@ -84,7 +84,7 @@ mod tests {
         classify(Answer { status, code: Some(code) }).0
     }
 
-    /// Each row of the design's fault table that an HTTP answer can bring.
+    /// Each row of the fault table that an HTTP answer can cause.
     #[test]
     fn the_fault_table() {
         use FaultClass::{Access, Denied, ExpiredSession, Misconfigured, Transient};
@@ -119,7 +119,7 @@ mod tests {
         }
     }
 
-    /// What each operation may answer, as the service model of botocore 1.44.8 lists it.
+    /// The exceptions of each operation, by the service model of botocore 1.44.8.
     #[test]
     fn every_exception_of_the_service_model_is_in_the_table() {
         for name in [
@@ -147,7 +147,8 @@ mod tests {
         }
     }
 
-    /// What the six operations of License Manager that are called may answer, and `GetAccessToken`, by the same models.
+    /// The exceptions of the six License Manager operations that tollgate calls, and of `GetAccessToken`, by the same
+    /// models.
     #[test]
     fn every_exception_of_license_managers_model_is_in_the_table() {
         for name in [

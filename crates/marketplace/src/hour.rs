@@ -1,4 +1,4 @@
-//! Hours, in UTC: the unit in which AWS takes one value for each dimension and pod. Pure.
+//! Hours in UTC: AWS accepts one value for each dimension, pod and hour. Pure.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ pub struct Hour(i64);
 const SECONDS: i64 = 3600;
 
 impl Hour {
-    /// The hour that a time is in.
+    /// The hour that contains `at`.
     #[must_use]
     pub const fn of(at: Timestamp) -> Self {
         Self(at.unix_seconds().div_euclid(SECONDS))
@@ -42,13 +42,13 @@ impl Hour {
         self.next().start()
     }
 
-    /// The one after it.
+    /// The following hour.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// The latest hour that is closed at `now`: whose end is at least `settle` ago.
+    /// The latest hour that is closed at `now`: its end is at least `settle` ago.
     #[must_use]
     pub fn latest_closed(now: Timestamp, settle: Duration) -> Self {
         Self(Self::of(now.minus(settle)).0 - 1)

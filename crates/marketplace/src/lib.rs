@@ -1,10 +1,10 @@
-//! The vocabulary of AWS Marketplace metering: newtypes for what crosses a border, the service as each of its users
-//! sees it ([`service`]), and the classes that its faults fall into.
+//! The vocabulary of AWS Marketplace metering: newtypes for values from outside, the services as each of their users
+//! sees them ([`service`]), and the classes of their faults.
 //!
 //! - Names are AWS's own (`ProductCode`, `PublicKeyVersion`, `Nonce`); limits come from the service model
 //!   `meteringmarketplace/2016-01-14`.
-//! - A value of these types is valid: the constructor parses, there are no setters.
-//! - Nothing here knows the AWS SDK; `tollgate-aws` alone translates.
+//! - Values of these types are valid: constructors parse, and there are no setters.
+//! - Nothing here uses the AWS SDK; only `tollgate-aws` does.
 
 pub mod allocation;
 pub mod customer;
@@ -40,23 +40,23 @@ pub use tollgate_receipt::{
     Invalid, NONCE_BYTES, NONCE_CHARS_MAX, Nonce, PRODUCT_CODE_CHARS_MAX, ProductCode, PublicKeyVersion,
 };
 
-/// Clocks of machines differ by so much. A time that is further ahead comes from a clock that is wrong.
+/// How far the clocks of machines may differ. A time that is further ahead comes from a wrong clock.
 pub const AHEAD_MAX: Duration = Duration::from_secs(300);
 
 /// Longest name of a usage dimension (service model, `UsageDimension`).
 pub const DIMENSION_CHARS_MAX: usize = 255;
 
-/// AWS Marketplace allows a product at most so many dimensions.
+/// The most dimensions that AWS Marketplace allows a product.
 pub const DIMENSIONS_MAX: usize = 200;
 
 /// An AWS region name such as `eu-central-1`: an area of the world, a direction and a number.
 ///
-/// A region of tomorrow is accepted where AWS's partitions foresee it ("ap-southeast-9"); a misspelled one is not.
+/// A future region is accepted if it fits the names of AWS's partitions ("ap-southeast-9"); a misspelled one is not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Region(String);
 
-/// What names begin with in each of AWS's partitions, as its SDKs publish them.
+/// The first parts of region names in each of AWS's partitions, as its SDKs publish them.
 const REGION_AREAS: [&str; 16] = [
     "af", "ap", "ca", "cn", "eu", "eu-isoe", "eusc-de", "il", "me", "mx", "sa", "us", "us-gov", "us-iso",
     "us-isob", "us-isof",
@@ -82,7 +82,7 @@ impl FromStr for Region {
             Some((area, direction, number))
         });
         let exists = parts.is_some_and(|(area, direction, number)| {
-            // No direction of an area has more than seven regions so far, and some may be still to come.
+            // So far no direction of an area has more than seven regions; this leaves space for more.
             REGION_AREAS.contains(&area)
                 && REGION_DIRECTIONS.contains(&direction)
                 && matches!(number.as_bytes(), [b'1'..=b'9'] | [b'1', b'0'..=b'9'])
@@ -109,69 +109,72 @@ impl fmt::Display for Region {
     }
 }
 
-/// Largest file with a token for credentials: a projected one has some kilobytes.
+/// Largest file with a token for credentials; a projected token has some kilobytes.
 pub const CREDENTIAL_FILE_BYTES_MAX: usize = 64 * 1024;
 
-/// Who must act on a fault, which decides the state, the answer of the probes and when AWS is asked again.
+/// Who must act on a fault. The class decides the state, the answers of the probe server, and the time of the next
+/// attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultClass {
-    /// AWS says that the buyer is not entitled: the buyer's operator subscribes.
+    /// AWS says that the buyer is not entitled: the buyer must subscribe.
     Denied,
-    /// AWS rejects what was asked: the seller or the operator corrects the product, key version, region or platform.
+    /// AWS rejects the request: the seller or the operator must correct the product, key version, region or platform.
     Misconfigured,
-    /// AWS does not accept who asks, or there is nothing to ask with: the operator corrects role, credentials, clock.
+    /// AWS does not accept the caller, or there are no credentials: the operator must correct role, credentials or
+    /// clock.
     Access,
-    /// The session token ran out: reload the credentials and ask at once.
+    /// The session token has expired: reload the credentials and try again at once.
     ExpiredSession,
-    /// AWS or the network could not answer: no action needed, retries continue.
+    /// AWS or the network failed: no action is needed, retries continue.
     Transient,
 }
 
-/// What failed, where the pod asks several on its way to an answer.
+/// What failed: an attempt may need several services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// The metering service.
     Metering,
     /// License Manager.
     LicenseManager,
-    /// STS, which gives credentials for a web identity token.
+    /// STS, which issues credentials for a web identity token.
     Sts,
-    /// The endpoint in the container that hands out credentials: the ECS agent, or EKS Pod Identity's.
+    /// The credentials endpoint of the container: the ECS agent, or the EKS Pod Identity agent.
     Container,
     /// The instance metadata service.
     Imds,
     /// The ECS task metadata endpoint.
     TaskMetadata,
-    /// The proxy on the way.
+    /// The proxy.
     Proxy,
 }
 
-/// A call that brought no usable answer.
+/// A call without a usable answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// Who must act.
     pub class: FaultClass,
-    /// AWS's exception name, or ours where AWS did not answer (`Timeout`, `Dns`, …); the key of `reason.code`.
+    /// The name of AWS's exception, or a code of ours if AWS did not answer (`Timeout`, `Dns`, …); shown as
+    /// `reason.code`.
     pub code: FaultCode,
-    /// AWS's clock less ours in seconds, from the answer's `Date`, where there was one.
+    /// AWS's clock minus ours in seconds, from the answer's `Date`, if there was one.
     pub clock_offset_seconds: Option<i64>,
     /// The answer carried the emulator's mark.
     pub emulated: bool,
-    /// There was no connection yet, or no credentials: the call certainly did not reach AWS.
+    /// There was no connection or no credentials: the call certainly did not reach AWS.
     pub never_sent: bool,
     /// What failed.
     pub place: Place,
-    /// Host and port of what failed, where it has a name; never a user or a password.
+    /// Host and port of what failed, if it has a name; never a user or a password.
     pub host: Option<String>,
-    /// What was seen, for the debug log only: it may hold account numbers and role names, never a secret.
+    /// Details for the debug log only: it may contain account numbers and role names, never a secret.
     pub detail: String,
-    /// The same in a few words that everybody may read (a status, a host, what the system says), shown behind the
-    /// message; empty where there is nothing to add.
+    /// Details that everybody may read (a status, a host, an error of the system), shown after the message; empty if
+    /// there is nothing to add.
     pub seen: String,
 }
 
 impl Fault {
-    /// A fault that no HTTP answer came with.
+    /// A fault without an HTTP answer.
     #[must_use]
     pub fn local(class: FaultClass, code: &'static str, detail: impl Into<String>) -> Self {
         Self {
@@ -187,25 +190,25 @@ impl Fault {
         }
     }
 
-    /// The same, with what was seen.
+    /// Sets [`Fault::seen`].
     #[must_use]
     pub fn seeing(self, seen: impl Into<String>) -> Self {
         Self { seen: seen.into(), ..self }
     }
 
-    /// The same, with what failed.
+    /// Sets [`Fault::place`] and [`Fault::host`].
     #[must_use]
     pub fn at(self, place: Place, host: Option<String>) -> Self {
         Self { place, host, ..self }
     }
 
-    /// The same, for a call that certainly did not reach AWS.
+    /// Sets [`Fault::never_sent`].
     #[must_use]
     pub fn unsent(self) -> Self {
         Self { never_sent: true, ..self }
     }
 
-    /// Whether our clock is so far from AWS's that AWS refuses our signatures.
+    /// Whether our clock differs from AWS's so much that AWS refuses our signatures.
     #[must_use]
     pub fn clock_is_off(&self) -> bool {
         self.class == FaultClass::Access
@@ -215,11 +218,11 @@ impl Fault {
     }
 }
 
-/// Offsets below this cannot be why AWS rejects a signature (it accepts 5 minutes), less a margin for slow answers.
+/// AWS accepts 5 minutes, so a smaller offset is not why it rejects a signature; less a margin for slow answers.
 const CLOCK_OFFSET_SECONDS_MIN: u64 = 240;
 
-/// The name of a fault: an AWS exception's, or one of ours. At most 64 letters and digits, so that it can stand in a
-/// label, a log line and a URL.
+/// The name of a fault: an AWS exception's, or a code of ours. At most 64 letters and digits, so that it can be used
+/// in a label, a log line and a URL.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct FaultCode(std::borrow::Cow<'static, str>);
 
@@ -236,7 +239,8 @@ impl FaultCode {
     /// A name from the wire; anything that is not a plain identifier becomes `UnknownError`.
     #[must_use]
     pub fn from_wire(code: &str) -> Self {
-        // AWS JSON 1.1 may prefix the namespace ("ns#Name") and suffix a URI ("Name:http://…"), which may hold a `#`.
+        // AWS JSON 1.1 may add a namespace before ("ns#Name") and a URI after ("Name:http://…"), which may contain a
+        // `#`.
         let code = code.split(':').next().unwrap_or(code);
         let code = code.rsplit('#').next().unwrap_or(code);
         let plain = !code.is_empty()
@@ -264,7 +268,7 @@ mod tests {
 
     #[test]
     fn regions() {
-        // All that AWS lists for its metering service, one of each other partition, and one that is still to come.
+        // All regions that AWS lists for its metering service, one of each other partition, and a future one.
         let listed = "af-south-1 ap-east-1 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 \
                       ap-southeast-1 ap-southeast-4 ca-central-1 eu-central-1 eu-north-1 eu-south-2 eu-west-3 \
                       il-central-1 me-central-1 me-south-1 mx-central-1 sa-east-1 us-east-1 us-west-2 us-gov-east-1 \

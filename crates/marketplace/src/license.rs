@@ -1,6 +1,6 @@
 //! License Manager's vocabulary for products with contract pricing (AWS License Manager API reference, 2018-08-01).
 //!
-//! What a pod asks ([`CheckoutLicense`]) and what it is told ([`ReceivedLicense`], [`CheckedOut`]). Tokens that hold
+//! Requests such as [`CheckoutLicense`], and answers such as [`ReceivedLicense`] and [`CheckedOut`]. Tokens that hold
 //! seats are never shown.
 
 use std::borrow::Cow;
@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::{Invalid, Region};
 use tollgate_time::Timestamp;
 
-/// Longest product ID, issuer's fingerprint or entitlement name that is taken; the service model states no limit.
+/// Longest product ID, issuer's fingerprint or entitlement name that is accepted; the service model states no limit.
 pub const TEXT_CHARS_MAX: usize = 255;
 
-/// Most entitlements of one product; a product in AWS Marketplace has at most so many dimensions.
+/// Most entitlements of one product: AWS Marketplace limits the dimensions of a product.
 pub const ENTITLEMENTS_MAX: usize = super::DIMENSIONS_MAX;
 
 /// Longest token of a checkout that is kept; the service model states no limit.
@@ -42,7 +42,7 @@ impl FromStr for ProductId {
         let plain =
             text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
         if text.is_empty() || text.len() > TEXT_CHARS_MAX || !plain {
-            return Err(Invalid("is no product ID, such as 2205b290-19e6-4c76-9eea-377d6bf7141a"));
+            return Err(Invalid("is not a product ID, such as 2205b290-19e6-4c76-9eea-377d6bf7141a"));
         }
         if !text.contains('-') {
             return Err(Invalid(
@@ -68,13 +68,13 @@ impl fmt::Display for ProductId {
     }
 }
 
-/// Who issued a license: `KeyFingerprint`. Anybody can issue a license for a product ID in an account of their own;
-/// only this tells it from one that was bought.
+/// The issuer of a license (`KeyFingerprint`). Anybody can issue a license for a product ID in an account of their own;
+/// only the issuer distinguishes it from one that was bought.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct KeyFingerprint(Cow<'static, str>);
 
 impl KeyFingerprint {
-    /// Of licenses that were bought in AWS Marketplace.
+    /// The issuer of licenses that were bought in AWS Marketplace.
     pub const AWS_MARKETPLACE: Self =
         Self(Cow::Borrowed("aws:294406891311:AWS/Marketplace:issuer-fingerprint"));
 
@@ -103,13 +103,13 @@ impl FromStr for KeyFingerprint {
             Ok(Self(text.to_owned().into()))
         } else {
             Err(Invalid(
-                "is no issuer's fingerprint, such as aws:294406891311:AWS/Marketplace:issuer-fingerprint",
+                "is not an issuer's fingerprint, such as aws:294406891311:AWS/Marketplace:issuer-fingerprint",
             ))
         }
     }
 }
 
-/// What an entitlement counts, in AWS's spelling (`EntitlementDataUnit`).
+/// The unit of an entitlement, as AWS spells it (`EntitlementDataUnit`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Unit(&'static str);
 
@@ -148,16 +148,16 @@ impl Unit {
     /// Seats, users, nodes.
     pub const COUNT: Self = Self("Count");
 
-    /// A tier: it is there or not, and its value is a text.
+    /// A tier: the license has it or not, and its value is a text.
     pub const NONE: Self = Self("None");
 
-    /// AWS's spelling.
+    /// The unit, as AWS spells it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         self.0
     }
 
-    /// A tier rather than a quantity.
+    /// Whether it stands for a tier instead of a quantity.
     #[must_use]
     pub fn is_tier(self) -> bool {
         self == Self::NONE
@@ -169,7 +169,7 @@ impl FromStr for Unit {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         UNITS.into_iter().find(|unit| *unit == text).map(Self).ok_or(Invalid(
-            "is no unit of License Manager: Count, None for a tier, Seconds, Bytes, Bytes/Second and others of its API \
+            "is not a unit of License Manager: Count, None for a tier, Seconds, Bytes, Bytes/Second and others of its API \
              reference, EntitlementDataUnit",
         ))
     }
@@ -181,18 +181,18 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Most of one entitlement: `MaxCount` is a signed 64-bit number in the service model.
+/// The largest quantity of an entitlement: `MaxCount` is a signed 64-bit number in the service model.
 pub const QUANTITY_MAX: u64 = i64::MAX.unsigned_abs();
 
-/// An entitlement that a product needs, as its seller writes it: `users:Count:10`, `users:Count`, `users`,
+/// An entitlement that the product requires, as the seller configures it: `users:Count:10`, `users:Count`, `users`,
 /// `premium:None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// The dimension's name.
     pub name: String,
-    /// What it counts; `None` takes what the license says.
+    /// The unit; `None` accepts the license's.
     pub unit: Option<Unit>,
-    /// The least that the license must hold; at least 1, and never of a tier.
+    /// The least quantity that the license must have: at least 1; `None` for a tier.
     pub least: Option<u64>,
 }
 
@@ -210,7 +210,7 @@ impl FromStr for Wanted {
         let spaced = name.starts_with(char::is_whitespace) || name.ends_with(char::is_whitespace);
         if name.is_empty() || spaced || name.len() > TEXT_CHARS_MAX || name.chars().any(char::is_control) {
             return Err(Invalid(
-                "begins with no name of an entitlement; write name:unit:quantity, such as users:Count:10",
+                "does not begin with the name of an entitlement; write name:unit:quantity, such as users:Count:10",
             ));
         }
         let unit: Option<Unit> = unit.map(str::parse).transpose()?;
@@ -225,10 +225,10 @@ impl FromStr for Wanted {
 }
 
 fn quantity(text: &str) -> Result<u64, Invalid> {
-    // A number's own parser takes a sign.
+    // `parse` would accept a sign.
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse::<u64>().ok().filter(|number| digits && (1..=QUANTITY_MAX).contains(number));
-    number.ok_or(Invalid("has a quantity that is no whole number from 1 to 9223372036854775807"))
+    number.ok_or(Invalid("has a quantity that is not a whole number from 1 to 9223372036854775807"))
 }
 
 impl fmt::Display for Wanted {
@@ -242,46 +242,46 @@ impl fmt::Display for Wanted {
     }
 }
 
-/// How a checkout ends (`CheckoutType`). What was taken `PERPETUAL` never comes back; nothing here takes it so.
+/// The type of checkout (`CheckoutType`). A `PERPETUAL` checkout never ends; tollgate makes none.
 pub const PROVISIONAL: &str = "PROVISIONAL";
 
-/// A license as `ListReceivedLicenses` shows it.
+/// A license in the answer to `ListReceivedLicenses`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceivedLicense {
     /// Its ARN.
     pub arn: String,
     /// Its product.
     pub product_id: String,
-    /// Who issued it.
+    /// Its issuer.
     pub key_fingerprint: String,
-    /// Whether the issuer lets it be used.
+    /// Whether the issuer allows its use.
     pub status: LicenseStatus,
     /// Whether this account has accepted and activated it.
     pub received: Received,
-    /// From when it is valid, where the time can be read.
+    /// From when it is valid, if the time is readable.
     pub begin: Option<Timestamp>,
-    /// Until when; `None` for no end. A license whose end cannot be read has the status [`LicenseStatus::Unknown`].
+    /// Until when; `None` for no end. A license with an unreadable end has the status [`LicenseStatus::Unknown`].
     pub end: Option<Timestamp>,
-    /// What it entitles to.
+    /// Its entitlements.
     pub entitlements: Vec<Entitlement>,
-    /// Where it was issued.
+    /// The region where it was issued.
     pub home_region: Option<String>,
-    /// How long a checkout lasts at most, where it says so.
+    /// How long a checkout lasts at most, if the license states it.
     pub time_to_live_max: Option<Duration>,
 }
 
 /// Whether a license may be used (`LicenseStatus`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LicenseStatus {
-    /// It may.
+    /// It may be used.
     Available,
-    /// Not yet.
+    /// It may not be used yet.
     PendingAvailable,
-    /// Its issuer has switched it off, for a time or for good (`DEACTIVATED`, `SUSPENDED`).
+    /// Its issuer has deactivated or suspended it (`DEACTIVATED`, `SUSPENDED`).
     Deactivated,
     /// It has ended.
     Expired,
-    /// It is gone, or about to be.
+    /// It is deleted, or will be.
     Deleted,
     /// A value that this version does not know.
     Unknown,
@@ -315,16 +315,16 @@ impl LicenseStatus {
     }
 }
 
-/// Whether the account that received a license uses it (`ReceivedStatus`).
+/// Whether the account has accepted and activated a license that it received (`ReceivedStatus`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Received {
     /// Accepted and activated.
     Active,
     /// Not accepted yet.
     PendingAccept,
-    /// Accepted, and not activated, or no longer.
+    /// Accepted, but not activated, or deactivated again.
     Disabled,
-    /// License Manager is at work on it.
+    /// License Manager is processing it.
     InWork,
     /// Rejected, deleted or failed.
     Gone,
@@ -360,38 +360,38 @@ impl Received {
     }
 }
 
-/// What a license entitles to, one dimension of the product.
+/// An entitlement of a license: one dimension of the product.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entitlement {
     /// The dimension's name.
     pub name: String,
-    /// `None` for a unit that this version does not know.
+    /// The unit; `None` for one that this version does not know.
     pub unit: Option<Unit>,
-    /// How many; `None` or 0 is without limit.
+    /// The quantity; `None` or 0 means without a limit.
     pub max_count: Option<u64>,
     /// The value of a tier.
     pub value: Option<String>,
-    /// More may be taken than `max_count`.
+    /// Whether more than `max_count` may be taken.
     pub overage: bool,
-    /// What was taken can be given back before it ends.
+    /// Whether seats can be given back before their checkout ends.
     pub allow_check_in: bool,
 }
 
-/// What `ListReceivedLicenses` is asked.
+/// The request of `ListReceivedLicenses`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListReceivedLicenses {
-    /// Of this product.
+    /// The product.
     pub product_id: ProductId,
-    /// Of this issuer.
+    /// The issuer.
     pub key_fingerprint: KeyFingerprint,
 }
 
-/// Every page of `ListReceivedLicenses`, joined.
+/// All pages of the answer to `ListReceivedLicenses`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceivedLicenses {
     /// The licenses.
     pub licenses: Vec<ReceivedLicense>,
-    /// An answer carried the emulator's mark.
+    /// Whether an answer had the emulator's mark.
     pub emulated: bool,
 }
 
@@ -400,26 +400,26 @@ pub struct ReceivedLicenses {
 pub struct EntitlementData {
     /// The dimension's name.
     pub name: String,
-    /// AWS's spelling.
+    /// The unit, as AWS spells it.
     pub unit: String,
-    /// How many; `None` for a tier.
+    /// The quantity; `None` for a tier.
     pub value: Option<u64>,
 }
 
-/// What `CheckoutLicense` is asked. The checkout is provisional: it ends by itself.
+/// The request of `CheckoutLicense`. The checkout is provisional: it ends by itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CheckoutLicense {
-    /// Of this product.
+    /// The product.
     pub product_id: ProductId,
-    /// Of this issuer.
+    /// The issuer.
     pub key_fingerprint: KeyFingerprint,
-    /// What is to be taken; all or nothing, but for tiers.
+    /// What to take. AWS grants all or nothing, except for tiers.
     pub entitlements: Vec<EntitlementData>,
-    /// The same on every try of the same checkout.
+    /// The same for every repetition of one checkout.
     pub client_token: String,
 }
 
-/// The token is not shown.
+/// Without the token.
 impl fmt::Debug for CheckoutLicense {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CheckoutLicense")
@@ -429,9 +429,9 @@ impl fmt::Debug for CheckoutLicense {
     }
 }
 
-/// What holds the seats of a checkout: who knows it can give them back. Never shown.
+/// The token of a checkout, with which its seats can be renewed or given back. Never shown.
 ///
-/// It knows the region that gave it, which may be another than the configured one: only there is it known.
+/// It is valid only in the region that issued it, which may differ from the configured one, so it includes that region.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsumptionToken {
     token: String,
@@ -440,26 +440,26 @@ pub struct ConsumptionToken {
 }
 
 impl ConsumptionToken {
-    /// From AWS's answer; `None` for one that cannot be kept.
+    /// From AWS's answer; `None` if the text is empty or too long.
     #[must_use]
     pub fn new(text: String) -> Option<Self> {
         let kept = !text.is_empty() && text.len() <= CONSUMPTION_TOKEN_BYTES_MAX;
         kept.then_some(Self { token: text, region: None })
     }
 
-    /// The same, given in this region.
+    /// Sets the region that issued it.
     #[must_use]
     pub fn given_in(self, region: Region) -> Self {
         Self { region: Some(region), ..self }
     }
 
-    /// Where it was given; `None` for the region that is asked anyway.
+    /// The region that issued it; `None` for the configured one.
     #[must_use]
     pub const fn region(&self) -> Option<&Region> {
         self.region.as_ref()
     }
 
-    /// For the call and the state file alone.
+    /// The token's text, only for the call and the state file.
     #[must_use]
     pub fn secret(&self) -> &str {
         &self.token
@@ -475,13 +475,13 @@ impl fmt::Debug for ConsumptionToken {
 /// A definitive answer of `CheckoutLicense`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedOut {
-    /// What holds the seats.
+    /// The token of the checkout.
     pub token: ConsumptionToken,
-    /// What was taken; tiers that the license lacks are not in it.
+    /// What was taken, without tiers that the license lacks.
     pub allowed: Vec<EntitlementData>,
-    /// When the checkout ends by itself; `None` where the time cannot be read.
+    /// When the checkout ends by itself; `None` if the time is unreadable.
     pub expiration: Option<Timestamp>,
-    /// The license that it was taken from.
+    /// The license.
     pub license_arn: Option<String>,
     /// The answer carried the emulator's mark.
     pub emulated: bool,
@@ -490,7 +490,7 @@ pub struct CheckedOut {
 /// A definitive answer of `ExtendLicenseConsumption`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extended {
-    /// What holds the seats from now on.
+    /// The token of the checkout from now on.
     pub token: ConsumptionToken,
     /// As [`CheckedOut::expiration`].
     pub expiration: Option<Timestamp>,
@@ -505,16 +505,16 @@ pub struct CheckedIn {
     pub emulated: bool,
 }
 
-/// A definitive answer of `GetLicenseUsage`: all that is taken of a license, by whomever.
+/// A definitive answer of `GetLicenseUsage`: how much of a license all pods have taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LicenseUsage {
-    /// By dimension.
+    /// One for each dimension.
     pub entitlements: Vec<EntitlementUsage>,
     /// The answer carried the emulator's mark.
     pub emulated: bool,
 }
 
-/// What is taken of one dimension.
+/// How much of one dimension is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntitlementUsage {
     /// The dimension's name.
@@ -523,7 +523,7 @@ pub struct EntitlementUsage {
     pub unit: String,
     /// How much is taken.
     pub consumed: u64,
-    /// Of how much; `None` without limit.
+    /// The quantity of the license; `None` without a limit.
     pub max_count: Option<u64>,
 }
 
@@ -583,21 +583,21 @@ mod tests {
             assert_eq!(expected.to_string(), text);
         }
         for (text, why) in [
-            ("", "no name"),
-            (":Count", "no name"),
-            (" users", "no name"),
-            ("us\ners", "no name"),
-            ("u".repeat(TEXT_CHARS_MAX + 1).as_str(), "no name"),
-            ("users:count", "no unit"),
-            ("users:10", "no unit"),
-            ("users::10", "no unit"),
-            ("users:", "no unit"),
-            ("users:Count:", "no whole number"),
-            ("users:Count:0", "no whole number"),
-            ("users:Count:+1", "no whole number"),
-            ("users:Count:-1", "no whole number"),
-            ("users:Count:1.5", "no whole number"),
-            ("users:Count:9223372036854775808", "no whole number"),
+            ("", "does not begin with the name"),
+            (":Count", "does not begin with the name"),
+            (" users", "does not begin with the name"),
+            ("us\ners", "does not begin with the name"),
+            ("u".repeat(TEXT_CHARS_MAX + 1).as_str(), "does not begin with the name"),
+            ("users:count", "not a unit"),
+            ("users:10", "not a unit"),
+            ("users::10", "not a unit"),
+            ("users:", "not a unit"),
+            ("users:Count:", "not a whole number"),
+            ("users:Count:0", "not a whole number"),
+            ("users:Count:+1", "not a whole number"),
+            ("users:Count:-1", "not a whole number"),
+            ("users:Count:1.5", "not a whole number"),
+            ("users:Count:9223372036854775808", "not a whole number"),
             ("users:Count:1:2", "more than three parts"),
             ("premium:None:1", "is a tier"),
         ] {

@@ -1,56 +1,56 @@
-//! What each operation of the metering service is asked, and its definitive answers (AWS Marketplace API reference).
+//! Requests to the metering service, and its definitive answers (AWS Marketplace API reference).
 
 use std::fmt;
 
 use super::{Allocation, Customer, Nonce, ProductCode, PublicKeyVersion, Quantity, Region};
 use tollgate_time::Timestamp;
 
-/// What `RegisterUsage` is asked (AWS API reference, RegisterUsage).
+/// The request of `RegisterUsage` (AWS Marketplace API reference, RegisterUsage).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegisterUsage {
-    /// The product whose use begins.
+    /// The product.
     pub product_code: ProductCode,
-    /// The key that AWS is to sign with.
+    /// The version of the key that AWS must sign with.
     pub public_key_version: PublicKeyVersion,
-    /// Fresh for this call.
+    /// Random for each call.
     pub nonce: Nonce,
 }
 
-/// What is reported of a dimension's hour: fixed when the hour is sealed, and the same on every attempt.
+/// The report for a dimension and hour: fixed when the hour is sealed, and the same on every attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HourUsage {
-    /// When; AWS counts it to the hour.
+    /// The time; AWS counts the report to its hour.
     pub timestamp: Timestamp,
-    /// How much.
+    /// The quantity.
     pub quantity: Quantity,
-    /// Quantities go as decimals (`…AsDecimal`) rather than as integers.
+    /// Whether quantities are sent as decimals (`…AsDecimal`) instead of integers.
     pub decimal: bool,
     /// The split by tags, empty for none.
     pub allocations: Vec<Allocation>,
 }
 
 impl HourUsage {
-    /// A report that nothing was used.
+    /// A report of 0.
     #[must_use]
     pub const fn zero(timestamp: Timestamp) -> Self {
         Self { timestamp, quantity: Quantity::ZERO, decimal: false, allocations: Vec::new() }
     }
 }
 
-/// What `MeterUsage` is asked (AWS Marketplace API reference, MeterUsage).
+/// The request of `MeterUsage` (AWS Marketplace API reference, MeterUsage).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeterUsage {
-    /// The product that was used.
+    /// The product.
     pub product_code: ProductCode,
-    /// What of it.
+    /// The dimension.
     pub dimension: String,
-    /// How much.
+    /// The report.
     pub usage: HourUsage,
-    /// The same on every retry of the same record.
+    /// The same for every attempt with one record.
     pub client_token: String,
-    /// Check the permission only.
+    /// Whether AWS only checks the permission.
     pub dry_run: bool,
-    /// The region that is asked; `None`: the one that the sidecar runs in.
+    /// The region to call; `None` for the one that the sidecar runs in.
     pub region: Option<Region>,
 }
 
@@ -59,7 +59,7 @@ pub struct MeterUsage {
 pub struct Metered {
     /// AWS's id of the record, if it named one.
     pub metering_record_id: Option<String>,
-    /// The answer carried the emulator's mark.
+    /// Whether the answer had the emulator's mark.
     pub emulated: bool,
 }
 
@@ -75,15 +75,15 @@ pub struct Signing {
 pub struct Registered {
     /// The compact JWS that AWS sent as `Signature`.
     pub signature: String,
-    /// Sent once the key version is on its way out.
+    /// AWS's `PublicKeyRotationTimestamp`, which AWS sends for a key version that it has rotated.
     pub public_key_rotation_timestamp: Option<Timestamp>,
-    /// The answer carried the emulator's mark.
+    /// Whether the answer had the emulator's mark.
     pub emulated: bool,
-    /// Host and port of what answered, where it is known.
+    /// Host and port of what answered, if known.
     pub host: Option<String>,
 }
 
-/// The token is not shown.
+/// Without the token.
 impl fmt::Debug for Registered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registered")
@@ -96,46 +96,46 @@ impl fmt::Debug for Registered {
 /// One customer's record in `BatchMeterUsage` (AWS Marketplace API reference, UsageRecord).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageRecord {
-    /// Who used it.
+    /// The customer.
     pub customer: Customer,
-    /// What was used.
+    /// The dimension.
     pub dimension: String,
-    /// How much.
+    /// The report.
     pub usage: HourUsage,
 }
 
-/// What `BatchMeterUsage` is asked.
+/// The request of `BatchMeterUsage`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchMeterUsage {
-    /// Not sent where the records name licenses: then the license names the product.
+    /// `None` if the records have license ARNs, which identify the product.
     pub product_code: Option<ProductCode>,
     /// At most 25.
     pub records: Vec<UsageRecord>,
-    /// The region that is asked; `None`: the one that the sidecar runs in.
+    /// The region to call; `None` for the one that the sidecar runs in.
     pub region: Option<Region>,
 }
 
-/// What AWS said of one record of a batch.
+/// AWS's answer about one record of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordStatus {
     /// Accepted under this id, or accepted before.
     Success(Option<String>),
     /// The customer has no subscription.
     CustomerNotSubscribed,
-    /// AWS holds another quantity for this customer, dimension and hour.
+    /// AWS has another quantity for this customer, dimension and hour.
     DuplicateRecord,
-    /// AWS says that it was not looked at: certainly not billed, send it again.
+    /// AWS says that it did not process the record: certainly not billed, send it again.
     Unprocessed,
-    /// AWS does not say, or a status that no document names: it may be billed.
+    /// No status for the record, or one that is not documented: it may be billed.
     Unanswered,
 }
 
 /// A definitive answer of `BatchMeterUsage`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchMetered {
-    /// One for each record, in the order of the question.
+    /// One for each record, in the order of the request.
     pub statuses: Vec<RecordStatus>,
-    /// The answer carried the emulator's mark.
+    /// Whether the answer had the emulator's mark.
     pub emulated: bool,
 }
 
@@ -149,23 +149,23 @@ pub struct ResolvedCustomer {
 /// Region and credentials were found.
 #[derive(Debug, Clone, Copy)]
 pub struct Identified {
-    /// What stands in for AWS is the emulator.
+    /// Whether the endpoint is the emulator.
     pub emulated: bool,
 }
 
-/// AWS's answer to a call that was passed on.
+/// AWS's answer to a call that the AWS door passed on.
 #[derive(Debug, Clone)]
 pub struct Forwarded {
     /// The HTTP status.
     pub status: u16,
-    /// The headers that belong to the answer rather than to the connection.
+    /// The headers of the answer, without those of the connection.
     pub headers: Vec<(String, String)>,
     /// The body, byte for byte.
     pub body: Vec<u8>,
 }
 
-/// Around a record's texts in the body of a call: names of members, time, quantity.
+/// An upper bound of the bytes around a record's texts in a request: member names, time, quantity.
 pub const RECORD_BYTES: usize = 400;
 
-/// The most that a character of a text takes in JSON for each of its bytes: a control character is `\u0001`.
+/// The most bytes in JSON for each byte of a text: a control character is written as `\u0001`.
 pub const ESCAPED: usize = 6;

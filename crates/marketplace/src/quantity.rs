@@ -1,7 +1,7 @@
-//! Quantities: exact numbers of millionths, since money is not rounded.
+//! Quantities: exact numbers of millionths, so that nothing is rounded on the way to the bill.
 //!
-//! Read from their text, never through floating point: `0.1` has no exact double. Bounds are AWS's (service model,
-//! `UsageQuantity`, `UsageQuantityAsDecimal`). Pure.
+//! They are read from their text, never through floating point: `0.1` has no exact double. The limits are AWS's
+//! (service model, `UsageQuantity`, `UsageQuantityAsDecimal`). Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,17 +15,17 @@ pub struct Quantity(u64);
 /// Millionths in one.
 const SCALE: u64 = 1_000_000;
 
-/// Most decimal places that AWS takes.
+/// Most decimal places that AWS accepts.
 pub const DECIMAL_PLACES_MAX: usize = 6;
 
 impl Quantity {
-    /// None.
+    /// 0.
     pub const ZERO: Self = Self(0);
 
-    /// The largest that AWS takes as an integer: 2,147,483,647.
+    /// The largest that AWS accepts as an integer: 2,147,483,647.
     pub const INTEGER_MAX: Self = Self(2_147_483_647 * SCALE);
 
-    /// The largest that AWS takes at all: 9,999,999,999.999999.
+    /// The largest that AWS accepts: 9,999,999,999.999999.
     pub const MAX: Self = Self(9_999_999_999_999_999);
 
     /// From millionths; `None` above [`Quantity::MAX`].
@@ -46,7 +46,7 @@ impl Quantity {
         self.0.is_multiple_of(SCALE)
     }
 
-    /// The integer, if there is no fraction and AWS takes it as one.
+    /// The integer, if there is no fraction and AWS accepts it as an integer.
     #[must_use]
     pub fn integer(self) -> Option<i32> {
         (self.is_whole() && self <= Self::INTEGER_MAX).then(|| i32::try_from(self.0 / SCALE).ok()).flatten()
@@ -58,7 +58,7 @@ impl Quantity {
         Self::from_micros(self.0.saturating_add(other.0))
     }
 
-    /// What is left of `self` without `other`; zero when `other` is more.
+    /// The difference, or zero if `other` is larger.
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
@@ -66,13 +66,13 @@ impl Quantity {
 }
 
 impl Quantity {
-    /// As JSON writes a number: with an exponent too, `5e-05` or `1.5E+3`, for programs write small numbers so.
+    /// Reads a JSON number. It may have an exponent, such as `5e-05` or `1.5E+3`, as programs write small numbers.
     pub fn from_json_number(text: &str) -> Result<Self, Invalid> {
         let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else { return text.parse() };
-        // Far beyond what any quantity needs, so that no text makes a long one.
+        // Far more than any quantity needs; without a limit a short text could expand to a very long one.
         const EXPONENT_MAX: i64 = 40;
         const DIGITS_MAX: usize = 40;
-        // The mantissa must be a quantity's text, of any length.
+        // The mantissa must be digits with at most one point.
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let digits = format!("{whole}{fraction}");
         let number = !whole.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
@@ -124,13 +124,13 @@ impl FromStr for Quantity {
 }
 
 impl fmt::Display for Quantity {
-    /// The shortest text that AWS's pattern takes.
+    /// The shortest text that AWS's pattern accepts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&show(i128::from(self.0)))
     }
 }
 
-/// Millionths as the shortest decimal text; a sum may be above what one report takes.
+/// Millionths as the shortest decimal text; a sum may be larger than one report can be.
 #[must_use]
 pub fn show(micros: i128) -> String {
     let (whole, fraction) =

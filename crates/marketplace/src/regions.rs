@@ -1,9 +1,9 @@
-//! The regions that there are, as far as this version knows.
+//! The regions that this version knows.
 
 use super::Region;
 
-/// The regions of all partitions, as AWS's SDKs of November 2026 list them. One that is missing works all the same:
-/// only warnings and reasons are chosen by this list.
+/// The regions of all partitions, from AWS's SDKs of November 2026. A region that is missing works too: the list only
+/// decides which warnings and reasons are shown.
 const LISTED: &str = "\
     af-south-1 ap-east-1 ap-east-2 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 ap-southeast-1 \
     ap-southeast-2 ap-southeast-3 ap-southeast-4 ap-southeast-5 ap-southeast-6 ap-southeast-7 ca-central-1 ca-west-1 \
@@ -13,7 +13,7 @@ const LISTED: &str = "\
     us-isof-south-1 us-west-1 us-west-2";
 
 impl Region {
-    /// Whether it existed when this version was made.
+    /// Whether it existed when this version was released.
     #[must_use]
     pub fn is_listed(&self) -> bool {
         LISTED.split(' ').any(|listed| listed == self.as_str())

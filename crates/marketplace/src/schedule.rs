@@ -1,41 +1,42 @@
-//! When to ask again: how long to pause after each kind of fault. Pure: no clock, no randomness of its own, no I/O.
+//! When to try again: how long to pause after each kind of fault. Pure: no clock, no randomness of its own, no I/O.
 //!
-//! What makes this hard is not one pod but a deployment: AWS allows `RegisterUsage` 5 calls a second per account and
-//! region (`MeterUsage` 10), and thousands of pods may start in the same second. A pod sees only its own
-//! throttles and how long it has been trying; it cannot know how many others wait. Two costs pull against each other:
-//! with a pause `D` the last pod comes about `0.65 D` after the quota could have served it (the last few find a free
-//! quota, but sleep), and each pod spends one call per `D`. For a herd that needs `T` seconds, `D` should therefore be
-//! small beside `T`, yet grow with it; and `T` is unknown, but at least as long as the pod has waited already.
+//! The difficulty is not one pod but a deployment: AWS allows `RegisterUsage` 5 calls a second per account and region
+//! (`MeterUsage` 10), and thousands of pods may start in the same second. A pod sees only its own throttles and how
+//! long it has been trying; it cannot know how many others wait. Two costs conflict: with a pause `D` the last pod
+//! comes about `0.65 D` after the quota could have served it (the last few pods sleep while the quota is free), and
+//! each pod makes one call per `D`. For a herd that needs `T` seconds, `D` should therefore be small compared with
+//! `T`, but grow with it; and `T` is unknown, but at least as long as the pod has waited already.
 //!
-//! Hence one rule, a function of the time waited: pause 0.65 of it, never less than 2.2 s (so that a herd of fifty is
-//! not back at once, and a lone pod is through in under 3 s), never more than a ceiling that rises from 14 s to 21 s
-//! in the first five minutes. Around this, ±30 % at random. What the simulation (`cargo bench --bench herd`) showed:
-//! - Jitter much *narrower* than full jitter is better. It needs to be wide enough to break up clusters (below ±20 %
-//!   pods keep their places relative to each other, and some slots stay crowded while others are empty), but each
-//!   extra per cent keeps the last pod asleep longer: with a constant pause, ±20 to ±30 % leaves 0.65 `D`, ±50 % leaves
-//!   0.75 `D`, alternating short and long pauses leaves more than `D`.
-//! - Growth by attempts instead of time, or other shapes of the curve, only trade one size of herd for another; a curve
-//!   that dips where a herd of exactly 50 or 500 ends is, there alone, and the sizes in between pay for it.
+//! So there is one rule, a function of the time waited: pause 0.65 of it, never less than 2.2 s (so that a herd of
+//! fifty is not back at once, and a single pod is registered in under 3 s), never more than a ceiling that rises from
+//! 14 s to 21 s in the first five minutes; with ±30 % at random. What the simulation (`cargo bench --bench herd`)
+//! showed:
+//! - Jitter much *narrower* than full jitter is better. It must be wide enough to break up clusters (below ±20 % pods
+//!   keep their order, and some slots stay crowded while others are empty), but each extra per cent keeps the last
+//!   pod asleep longer: with a constant pause, ±20 to ±30 % leaves 0.65 `D`, ±50 % leaves 0.75 `D`, alternating short
+//!   and long pauses leaves more than `D`.
+//! - Growth by attempts instead of time, or other shapes of the curve, only favour one size of herd over another. A
+//!   curve that dips where a herd of exactly 50 or 500 ends is better there alone, and worse for the sizes in between.
 //! - The time waited is a better measure than the number of attempts: an attempt may take milliseconds (throttled) or
-//!   ten seconds (timed out), and what the pause must be small beside is time.
-//! - Growing without end would be cheaper for AWS and worse for everyone: the ceiling is also how late a pod
-//!   notices that an outage is over. At 21 s a pod without network asks about 180 times an hour.
+//!   ten seconds (timed out), and the pause must be small compared with a time.
+//! - Growing without a limit would cost AWS less and everyone else more: a pod notices the end of an outage up to one
+//!   pause late. At 21 s a pod without network makes about 180 attempts an hour.
 //!
-//! Invariants, held by the tests below:
+//! Invariants, checked by the tests below:
 //! - every pause is above zero and within the bounds that its function documents, for every draw, waited time and
 //!   attempt;
-//! - nothing overflows, and no input makes a panic.
+//! - nothing overflows, and no input causes a panic.
 //!
-//! It must not know: clocks, the state machine, AWS, and where random bits come from.
+//! It does not know clocks, the state machine, AWS, or where random bits come from.
 
 use std::time::Duration;
 
-/// A number drawn evenly from [0, 1), made by the caller, so that a schedule can be repeated in a test.
+/// A random number from [0, 1), drawn by the caller, so that a test can repeat a schedule.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Draw(f64);
 
 impl Draw {
-    /// The draw that adds no jitter: every pause is exactly its middle value. For tests of the loops.
+    /// The draw that adds no jitter: every pause is its middle value. For tests.
     pub const MIDDLE: Self = Self(0.5);
 
     /// Takes 53 of the 64 random bits, as many as an `f64` holds exactly; every value is below 1.
@@ -55,54 +56,54 @@ impl Draw {
     }
 }
 
-/// The pause after a fault that is no decision of AWS: throttled, a server error, no connection, no usable answer.
+/// The pause after a fault that is not a decision of AWS: throttled, a server error, no connection, no usable answer.
 ///
-/// `waited` is the time since the first attempt of this unbroken series of such faults began. The first pause is 1.5 to
-/// 2.9 s, and none is longer than 28 s. It serves every operation with a quota of some calls a second.
+/// `waited` is the time since the first of these consecutive faults. The first pause is 1.5 to 2.9 s, and none is
+/// longer than 28 s. It suits every operation with a quota of some calls a second.
 pub fn transient(waited: Duration, draw: Draw) -> Duration {
     let waited_s = waited.as_secs_f64();
     let ceiling_s = (CEILING_AT_FIRST_S + waited_s / CEILING_RISE).min(CEILING_S);
     draw.around((GROWTH * waited_s).clamp(FLOOR_S, ceiling_s), JITTER)
 }
 
-/// The pause after a token that failed verification: as [`transient`], but it goes on growing to 5 minutes.
+/// The pause after a token that failed verification: as [`transient`], but it grows to 5 minutes.
 ///
-/// The call itself was served, so this is no queue; what is wrong (a key, a proxy in between) takes people to repair.
+/// AWS served the call, so the quota is not the problem; the cause (a key, a proxy) must be corrected by people.
 pub fn unverified(waited: Duration, draw: Draw) -> Duration {
     let ceiling_s = UNVERIFIED_MAX_S / (1.0 + JITTER);
     draw.around((GROWTH * waited.as_secs_f64()).clamp(FLOOR_S, ceiling_s), JITTER)
 }
 
-/// The pause after a fault that is no decision of AWS, while the gate is open anyway: as [`transient`], but it
-/// goes on growing to 30 minutes, as AWS asks of callers of License Manager.
+/// The pause after a fault that is not a decision of AWS while the gate is open: as [`transient`], but it grows to 30
+/// minutes, as AWS asks of callers of License Manager.
 pub fn while_open(waited: Duration, draw: Draw) -> Duration {
     let ceiling_s = WHILE_OPEN_MAX_S / (1.0 + JITTER);
     draw.around((GROWTH * waited.as_secs_f64()).clamp(FLOOR_S, ceiling_s), JITTER)
 }
 
-/// The pause between two rounds that were granted: 80 to 100 % of `every`, and never longer than half of what is left
-/// of the seats that are held, so that a failed renewal can be tried again.
+/// The pause between two granted rounds: 80 to 100 % of `every`, and never longer than half of the time until the held
+/// seats expire, so that a failed renewal can be repeated.
 pub fn renewal(every: Duration, left: Option<Duration>, draw: Draw) -> Duration {
     let pause = draw.around(every.as_secs_f64() * RENEWAL_MIDDLE, RENEWAL_JITTER);
     left.map_or(pause, |left| pause.min(left / 2)).max(RENEWAL_MIN)
 }
 
-/// The pause while all seats are taken: 48 to 72 seconds. A seat comes free when a pod ends, and the first to ask
-/// again has it.
+/// The pause while all seats are taken: 48 to 72 seconds. A seat becomes free when a pod ends, and the first pod to ask
+/// again gets it.
 pub fn exhausted(draw: Draw) -> Duration {
     draw.around(EXHAUSTED_S, REFUSED_JITTER)
 }
 
-/// The pause after AWS refused: 4 to 6 minutes. A subscription or a product is put right by people, and each question
-/// after a refusal takes from the quota that entitled pods of the same account need.
+/// The pause after a refusal: 4 to 6 minutes. People must correct a subscription or a product, and each attempt after a
+/// refusal uses quota that entitled pods of the same account need.
 pub fn refused(draw: Draw) -> Duration {
     draw.around(REFUSED_S, REFUSED_JITTER)
 }
 
-/// The pause after the `attempt`th (from 1) fault of access in a row: 5 s, 10 s, then 30 s, each ± 10 %.
+/// The pause after the `attempt`th (from 1) consecutive fault of access: 5 s, 10 s, then 30 s, each ± 10 %.
 ///
-/// Roles and web-identity tokens often arrive seconds after the pod (IAM is eventually consistent), hence the quick
-/// start.
+/// Roles and web identity tokens are often ready seconds after the pod has started (IAM is eventually consistent), so
+/// the first pauses are short.
 pub fn access(attempt: u32, draw: Draw) -> Duration {
     let middle_s = match attempt {
         0 | 1 => 5.0,
@@ -112,25 +113,24 @@ pub fn access(attempt: u32, draw: Draw) -> Duration {
     draw.around(middle_s, ACCESS_JITTER)
 }
 
-/// The share of the time waited that the next pause takes. Lower favours herds of about a hundred, at more calls for
-/// herds of five hundred; 0.6 to 0.7 are equally good.
+/// The next pause as a fraction of the time waited. A lower value favours herds of about a hundred and costs herds of
+/// five hundred more calls; 0.6 to 0.7 are equally good.
 const GROWTH: f64 = 0.65;
 
-/// The shortest pause's middle. 2.2 s × 1.3 = 2.86 s: a pod throttled once is through in under 3 s.
+/// The middle of the shortest pause. 2.2 s × 1.3 = 2.86 s: a pod that is throttled once is registered in under 3 s.
 const FLOOR_S: f64 = 2.2;
 
-/// The ceiling of a pod that has just started. Herds of some hundred reach it, and 14 s keeps them within 1.15 of the
-/// ideal at 8 calls a pod.
+/// The ceiling for a pod that has just started. Herds of some hundred reach it; 14 s keeps them within 1.15 of the
+/// ideal time, with 8 calls a pod.
 const CEILING_AT_FIRST_S: f64 = 14.0;
 
-/// The ceiling rises by 1 s in so many seconds waited: who waits minutes is one of thousands, and can be more patient.
+/// The ceiling rises by 1 s in this many seconds waited: a pod that waits for minutes is one of thousands.
 const CEILING_RISE: f64 = 40.0;
 
-/// The ceiling for good: herds of five thousand stay at 32 calls a pod, and the end of an outage is noticed within 28
-/// s.
+/// The highest ceiling: herds of five thousand stay at 32 calls a pod, and the end of an outage is noticed within 28 s.
 const CEILING_S: f64 = 21.0;
 
-/// The fraction by which a pause may differ from its middle. See the module's text for why neither 0.1 nor 1.
+/// The fraction by which a pause may differ from its middle. The module's text says why it is neither 0.1 nor 1.
 const JITTER: f64 = 0.3;
 
 /// The longest pause after a token that failed verification, jitter included.
@@ -139,14 +139,15 @@ const UNVERIFIED_MAX_S: f64 = 300.0;
 /// The longest pause after a fault while the gate is open, jitter included.
 const WHILE_OPEN_MAX_S: f64 = 1800.0;
 
-/// Of the time between two rounds; with [`RENEWAL_JITTER`] from 0.8 to 1. Pods that started together drift apart, and
-/// none is later than the seller chose.
+/// The middle, as a fraction of `every`; with [`RENEWAL_JITTER`] the pause is 0.8 to 1 of it. Pods that started
+/// together drift apart, and none is later than the seller chose.
 const RENEWAL_MIDDLE: f64 = 0.9;
 
 /// See [`RENEWAL_MIDDLE`].
 const RENEWAL_JITTER: f64 = 1.0 / 9.0;
 
-/// The least pause: by a clock that is ahead of AWS's every seat has ended already. A license lasts a minute at least.
+/// The shortest pause, for a clock that is ahead of AWS's, by which every seat has expired already. A checkout lasts at
+/// least a minute.
 const RENEWAL_MIN: Duration = Duration::from_secs(20);
 
 /// The middle of the pause while all seats are taken.
@@ -155,10 +156,10 @@ const EXHAUSTED_S: f64 = 60.0;
 /// The middle of the pause after a refusal.
 const REFUSED_S: f64 = 300.0;
 
-/// Wide enough that a refused deployment does not ask as one: five thousand pods spread over two minutes.
+/// Wide enough to spread a refused deployment: five thousand pods over two minutes.
 const REFUSED_JITTER: f64 = 0.2;
 
-/// Small, since these three pauses are promised; enough that the pods of a node do not ask STS in step.
+/// Small, because these three pauses are documented; enough that the pods of a node do not call STS at the same time.
 const ACCESS_JITTER: f64 = 0.1;
 
 #[cfg(test)]

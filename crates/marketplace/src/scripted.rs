@@ -1,5 +1,5 @@
-//! The one double of the service for tests. It does with each call what its script says, keeps what it was asked, and
-//! bills as AWS does: one value for each customer, dimension and hour, whatever answers get lost.
+//! The double of the metering service for tests. It treats each call as its script says, records the calls, and bills
+//! as AWS does: one value for each customer, dimension and hour, whatever answers are lost.
 
 pub mod seats;
 
@@ -18,34 +18,34 @@ use super::{
 };
 use tollgate_clock as clock;
 
-/// What becomes of a call.
+/// What happens to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// It is processed and answered.
+    /// Processed and answered.
     Accept,
-    /// It is processed, and the answer is lost.
+    /// Processed, and the answer is lost.
     Lose,
-    /// A batch is answered, and none of its records was looked at.
+    /// A batch is answered with all its records unprocessed.
     Unprocessed,
-    /// It is refused before it is processed.
+    /// Refused before it is processed.
     Fail(FaultClass, &'static str),
-    /// It is refused for its signature, whose time AWS's clock is so many seconds ahead of.
+    /// Refused for the time of its signature; AWS's clock is this many seconds ahead.
     Skewed(i64),
-    /// It is not processed, and the attempt's time runs out.
+    /// Not processed; the attempt times out.
     Timeout,
     /// It never ends.
     Hang,
 }
 
-/// How long a call lasts that is not answered.
+/// How long an attempt lasts that times out.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What was asked.
+/// The request of a call.
 #[derive(Debug, Clone)]
 pub enum Asked {
     /// `RegisterUsage`
     Register(RegisterUsage),
-    /// Region and credentials.
+    /// `Register::identify`
     Identify,
     /// `MeterUsage`
     Meter(MeterUsage),
@@ -57,14 +57,14 @@ pub enum Asked {
     Forward(String, Vec<u8>),
 }
 
-/// A call as the service sees it.
+/// A call.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// When it came, counted from the service's beginning.
+    /// When it came, since the service was created.
     pub at: Duration,
-    /// What it asks.
+    /// The request.
     pub asked: Asked,
-    /// How it is signed.
+    /// How it was signed.
     pub signing: Signing,
 }
 
@@ -81,13 +81,13 @@ impl Call {
         }
     }
 
-    /// Whether it reports something of `customer`.
+    /// Whether it has a record of `customer`.
     #[must_use]
     pub fn names_customer(&self, customer: &str) -> bool {
         self.records().iter().any(|(name, _)| *name == customer)
     }
 
-    /// Whether it reports something in `dimension`.
+    /// Whether it has a record in `dimension`.
     #[must_use]
     pub fn names_dimension(&self, dimension: &str) -> bool {
         self.records().iter().any(|(_, name)| *name == dimension)
@@ -112,7 +112,7 @@ type Script = Box<dyn FnMut(&Call) -> Act + Send>;
 
 type Sign = Box<dyn Fn(&RegisterUsage) -> String + Send + Sync>;
 
-/// By customer, dimension and hour: how many millionths, and when they were billed.
+/// For each customer, dimension and hour: the millionths, and when they were billed.
 type Bill = BTreeMap<(String, String, Hour), (u64, Duration)>;
 
 /// The service.
@@ -130,7 +130,7 @@ pub struct Scripted {
 }
 
 impl Scripted {
-    /// Does what `script` says of each call.
+    /// A service that treats each call as `script` says.
     pub fn new(script: impl FnMut(&Call) -> Act + Send + 'static) -> Self {
         Self {
             began: clock::monotonic(),
@@ -146,51 +146,51 @@ impl Scripted {
         }
     }
 
-    /// Does these with the first calls, and accepts the rest.
+    /// A service that uses `acts` for the first calls and accepts the rest.
     pub fn in_turn(acts: impl IntoIterator<Item = Act>) -> Self {
         let mut acts: VecDeque<Act> = acts.into_iter().collect();
         Self::new(move |_| acts.pop_front().unwrap_or(Act::Accept))
     }
 
-    /// Does this with each call.
+    /// A service that treats each call in the same way.
     pub fn always(act: Act) -> Self {
         Self::new(move |_| act)
     }
 
-    /// The same, with this duration for each call.
+    /// Sets how long each call takes.
     #[must_use]
     pub fn taking(self, takes: Duration) -> Self {
         Self { takes, ..self }
     }
 
-    /// The same, and a registration is answered with such a token.
+    /// Sets the function that signs the answers to `RegisterUsage`.
     #[must_use]
     pub fn signing(self, sign: impl Fn(&RegisterUsage) -> String + Send + Sync + 'static) -> Self {
         Self { sign: Box::new(sign), ..self }
     }
 
-    /// The same, and these customers have no subscription.
+    /// Sets customers that have no subscription.
     #[must_use]
     pub fn without_subscription(self, customers: impl IntoIterator<Item = String>) -> Self {
         Self { strangers: customers.into_iter().collect(), ..self }
     }
 
-    /// Does this with each call from now on.
+    /// Treats each call like this from now on.
     pub fn turns_to(&self, act: Act) {
         *lock(&self.script) = Box::new(move |_| act);
     }
 
-    /// Is asked in another region from now on.
+    /// Changes the region.
     pub fn moves_to(&self, region: Region) {
         *lock(&self.region) = Some(region);
     }
 
-    /// Its clock is so many seconds ahead.
+    /// Changes the skew: the service's clock is this many seconds ahead.
     pub fn shows_skew(&self, seconds: i64) {
         self.skew.send_replace(Some(seconds));
     }
 
-    /// How long it has been there.
+    /// Time since it was created.
     pub fn age(&self) -> Duration {
         clock::monotonic().duration_since(self.began)
     }
@@ -208,7 +208,7 @@ impl Scripted {
             .collect()
     }
 
-    /// Every report of a pod's own usage so far, dry runs too.
+    /// Every `MeterUsage` so far, including dry runs.
     pub fn reports(&self) -> Vec<MeterUsage> {
         let calls = self.calls().into_iter();
         calls
@@ -216,7 +216,7 @@ impl Scripted {
             .collect()
     }
 
-    /// The most calls that were under way at once.
+    /// The most calls that were in flight at once.
     pub fn in_flight_max(&self) -> usize {
         lock(&self.in_flight).1
     }
@@ -226,12 +226,12 @@ impl Scripted {
         lock(&self.bill).values().map(|(micros, _)| micros).sum()
     }
 
-    /// When each hour was billed of those whose customer and dimension `of` chooses.
+    /// When each hour was billed whose customer and dimension `of` selects.
     pub fn billed_at(&self, of: impl Fn(&str, &str) -> bool) -> Vec<Duration> {
         lock(&self.bill).iter().filter(|((c, d, _), _)| of(c, d)).map(|(_, (_, at))| *at).collect()
     }
 
-    /// Decides about a call, and lets its time pass: `Ok` where it is processed or at least answered.
+    /// Decides about a call, and takes its time; `Ok` if it is processed or answered.
     async fn arrive(&self, asked: Asked, signing: Signing) -> Result<Act, Fault> {
         let call = Call { at: self.age(), asked, signing };
         let act = (lock(&self.script))(&call);
@@ -253,7 +253,7 @@ impl Scripted {
         }
     }
 
-    /// Whether AWS has this value for the hour, now or since before.
+    /// Bills the value unless the hour has one; returns whether the hour now has this value.
     fn bills(&self, customer: &str, dimension: &str, usage: &HourUsage) -> bool {
         let (now, micros) = (self.age(), usage.quantity.micros());
         let key = (customer.to_owned(), dimension.to_owned(), Hour::of(usage.timestamp));
@@ -279,7 +279,7 @@ fn answered<T>(act: Act, answer: T) -> Result<T, Fault> {
     }
 }
 
-/// A test that panicked while it held the lock has failed already.
+/// Locks the mutex, also after a panic: that test has failed already.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -374,7 +374,7 @@ impl Resolve for Scripted {
 }
 
 impl Forward for Scripted {
-    /// What is answered is the call itself.
+    /// Answers with the call's own body.
     fn forward(&self, target: String, body: Vec<u8>, _: Option<Region>) -> ServiceFuture<'_, Forwarded> {
         Box::pin(async move {
             let act = self.arrive(Asked::Forward(target, body.clone()), Signing::default()).await?;

@@ -1,6 +1,6 @@
-//! The metering service as its users see it: one trait for each, so that none can call what is another's.
+//! The services as their users see them: one trait for each user, so that none can make another's calls.
 //!
-//! Each call is one attempt: retries are the caller's, who knows how many pods share AWS's quota.
+//! Each call is one attempt: the caller decides about retries, because it knows how many pods share AWS's quota.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,19 +14,19 @@ use super::{
     Registered, ResolvedCustomer, Signing,
 };
 
-/// A boxed future: the traits stand behind `dyn`.
+/// A boxed future, because the traits are used as `dyn`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What a call comes to.
+/// The future of a call.
 pub type ServiceFuture<'a, T> = BoxFuture<'a, Result<T, Fault>>;
 
-/// A service that is asked in one region.
+/// A service that is called in one region.
 pub trait Regional: Send + Sync {
-    /// The region that is asked, once it is known.
+    /// The region, once it is known.
     fn region(&self) -> Option<Region>;
 }
 
-/// For registration and attestations: is this pod entitled?
+/// For registration and attestations.
 pub trait Register: Regional {
     /// Registers this pod or task and returns AWS's signed answer, unverified.
     fn register_usage(&self, request: RegisterUsage, signing: Signing) -> ServiceFuture<'_, Registered>;
@@ -34,16 +34,16 @@ pub trait Register: Regional {
     /// Finds region and credentials; no call is made with them.
     fn identify(&self, signing: Signing) -> ServiceFuture<'_, Identified>;
 
-    /// The service's clock less ours in seconds, by its latest answer, if it had a time to compare.
+    /// The service's clock minus ours in seconds, by its latest answer with a `Date`.
     fn clock_skew(&self) -> Option<i64>;
 
-    /// Waits until [`Register::clock_skew`] is something else than `known`.
+    /// Waits until [`Register::clock_skew`] differs from `known`.
     fn clock_skew_changed(&self, known: Option<i64>) -> BoxFuture<'_, ()>;
 }
 
-/// For the sender, and for registration where a report is the proof.
+/// For the sender, and for registration if a report is the proof.
 pub trait Meter: Regional {
-    /// Reports usage of this pod's own account, or checks the permission to.
+    /// Reports usage of this pod's own account, or checks the permission to do so.
     fn meter_usage(&self, request: MeterUsage, signing: Signing) -> ServiceFuture<'_, Metered>;
 
     /// Reports usage of the seller's customers.
@@ -54,7 +54,7 @@ pub trait Meter: Regional {
     ) -> ServiceFuture<'_, BatchMetered>;
 }
 
-/// For the application's server: who is this buyer?
+/// For the application's server.
 pub trait Resolve: Send + Sync {
     /// Turns a buyer's registration token into the customer.
     fn resolve_customer(&self, token: String) -> ServiceFuture<'_, ResolvedCustomer>;
@@ -62,36 +62,35 @@ pub trait Resolve: Send + Sync {
 
 /// For mode `contract`: License Manager.
 pub trait License: Regional {
-    /// All licenses of the product and issuer that this account has received, every page of them.
+    /// All licenses of the product and issuer that this account has received, from all pages.
     fn list_received_licenses(
         &self,
         request: ListReceivedLicenses,
         signing: Signing,
     ) -> ServiceFuture<'_, ReceivedLicenses>;
 
-    /// What is taken of a license.
+    /// How much of a license is taken.
     fn get_license_usage(&self, license_arn: String, signing: Signing) -> ServiceFuture<'_, LicenseUsage>;
 
-    /// Takes part of a license.
+    /// Takes seats or tiers of a license.
     fn checkout_license(&self, request: CheckoutLicense, signing: Signing) -> ServiceFuture<'_, CheckedOut>;
 
-    /// Keeps what was taken for longer.
+    /// Renews a checkout.
     fn extend_license_consumption(
         &self,
         token: ConsumptionToken,
         signing: Signing,
     ) -> ServiceFuture<'_, Extended>;
 
-    /// Gives back what was taken.
+    /// Gives a checkout back.
     fn check_in_license(&self, token: ConsumptionToken, signing: Signing) -> ServiceFuture<'_, CheckedIn>;
 
-    /// The service's clock less ours in seconds, as [`Register::clock_skew`].
+    /// The service's clock minus ours in seconds, as [`Register::clock_skew`].
     fn clock_skew(&self) -> Option<i64>;
 }
 
 /// For the AWS door.
 pub trait Forward: Regional {
-    /// Sends an application's own call, signed again, to `region` where it is given, and returns AWS's answer as it
-    /// came.
+    /// Sends an application's call, signed anew, to `region` if it is given, and returns AWS's answer unchanged.
     fn forward(&self, target: String, body: Vec<u8>, region: Option<Region>) -> ServiceFuture<'_, Forwarded>;
 }

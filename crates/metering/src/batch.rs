@@ -1,8 +1,8 @@
-//! What AWS takes in one `BatchMeterUsage` call. Pure.
+//! What AWS accepts in one `BatchMeterUsage` call. Pure.
 //!
-//! AWS takes 25 records of less than 1 MB in all, and fails the whole call where integers and decimals, or legacy
-//! customers and licenses, are mixed (AWS Marketplace API reference, BatchMeterUsage). `queue` chooses the
-//! records; how large they are is known when they have been read.
+//! AWS accepts 25 records of less than 1 MB in all. It rejects the whole call if integers and decimals, or legacy
+//! customers and licenses, are mixed (AWS Marketplace API reference, BatchMeterUsage). `queue` chooses the records;
+//! their size is known when they have been read.
 
 use crate::record::Whole;
 use tollgate_marketplace::Customer;
@@ -11,10 +11,10 @@ use tollgate_marketplace::operation::{ESCAPED, RECORD_BYTES};
 /// Most records of a call.
 pub const RECORDS_MAX: usize = 25;
 
-/// Less than AWS's 1 MB, so that the envelope has room.
+/// Less than AWS's 1 MB, so that the rest of the request fits too.
 pub const BYTES_MAX: usize = 900_000;
 
-/// Chooses, one record after the other, those that go into one call by their size: the first, and what fits beside it.
+/// A filter that decides by size whether the next record still fits into the call; the first one always does.
 pub fn fits() -> impl FnMut(&Whole) -> bool {
     let mut bytes = 0;
     move |whole| {
@@ -24,7 +24,7 @@ pub fn fits() -> impl FnMut(&Whole) -> bool {
     }
 }
 
-/// How the customer is named; AWS takes one form in a call.
+/// How the customer is named; AWS accepts one form per call.
 #[must_use]
 pub const fn form(customer: &Customer) -> u8 {
     match customer {
@@ -35,7 +35,7 @@ pub const fn form(customer: &Customer) -> u8 {
     }
 }
 
-/// An upper bound of a record's size in the body; the AWS client tests it against the bytes that are sent.
+/// An upper bound of a record's size in the body; a test of the AWS client compares it with the bytes that are sent.
 #[must_use]
 pub fn size(whole: &Whole) -> usize {
     let Whole { record, allocations } = whole;

@@ -1,12 +1,12 @@
-//! One report of usage, as an application sends it. Pure: bytes in, events and refusals out.
+//! One report of usage, as an application sends it. Pure: bytes in, events and rejections out.
 //!
 //! ```json
 //! {"id": "…", "dimension": "requests", "quantity": 12.5, "timestamp": "2026-11-24T08:00:00Z",
 //!  "tags": {"team": "a"}, "customer": {"account_id": "111122223333", "license_arn": "arn:…"}}
 //! ```
 //!
-//! A quantity is read from its own text, number or string. A bad event spoils no other of its request, unless the
-//! seller sets `strict_usage`.
+//! A quantity is read from its text, whether number or string. A wrong event does not affect the others of its request,
+//! unless the seller sets `strict_usage`.
 
 mod form;
 
@@ -22,16 +22,17 @@ use tollgate_time::Timestamp;
 
 pub use form::split;
 
-/// Most events of one request: with the body's limit that bounds what one client can hold in memory.
+/// Most events of one request; with the limit of the body, this limits the memory that one client can use.
 pub const EVENTS_MAX: usize = 1000;
 
-/// Longest idempotency key; a UUID has 36 characters, a composed key some more.
+/// Longest idempotency key; a UUID has 36 characters, a composed key more.
 pub const ID_BYTES_MAX: usize = 128;
 
-/// Older usage could not be billed in any window.
+/// The highest age of an event: AWS's windows accept no older usage.
 pub const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// The age of the oldest event that is taken: a repetition of it must find its `id` remembered.
+/// The highest age of an event with this window: the `id` of an accepted event must still be remembered when the
+/// event is repeated.
 #[must_use]
 pub fn age_max(idempotency_window: Duration) -> Duration {
     AGE_MAX.min(idempotency_window / 2)
@@ -42,30 +43,30 @@ pub fn age_max(idempotency_window: Duration) -> Duration {
 pub struct Event {
     /// The application's idempotency key.
     pub id: Option<String>,
-    /// What was used.
+    /// The dimension.
     pub dimension: String,
-    /// How much.
+    /// The quantity.
     pub quantity: Quantity,
-    /// When; now, if the application does not say.
+    /// The time of the usage; the current time if the application gives none.
     pub at: Timestamp,
     /// For the buyer's cost reports.
     pub tags: TagSet,
-    /// Who used it.
+    /// The customer.
     pub customer: Customer,
-    /// Of all that the application said; a repeat of its key must say the same.
+    /// A hash of the event without its key; a repetition of the key must have the same.
     pub content: [u8; 32],
 }
 
-/// Why an event is refused.
+/// Why an event is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct Rejected {
-    /// The member that is wrong: `form` (the event cannot be read), `id`, `dimension`, `quantity`, `timestamp`, `tags`
-    /// or `customer`.
+    /// The member that is wrong: `form` (the event cannot be read), `id`, `dimension`, `quantity`, `timestamp`,
+    /// `tags` or `customer`; callers add `conflict` (the `id` was used for other content).
     pub reason: &'static str,
-    /// The dimension that the event names, where AWS could have one of that name.
+    /// The event's dimension, if the name could be one of AWS's.
     pub dimension: Option<String>,
-    /// Shown to the application.
+    /// The text for the application.
     pub text: String,
 }
 
@@ -75,7 +76,7 @@ impl Rejected {
     }
 }
 
-/// One event of a request: valid, or refused with its key.
+/// One event of a request: valid, or rejected, with its key.
 pub type Read = Result<Event, (Option<String>, Rejected)>;
 
 /// Why a whole request is refused.
@@ -89,16 +90,16 @@ pub enum BadRequest {
     TooMany,
 }
 
-/// What the seller allows.
+/// The seller's rules.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// The only dimensions that are taken, if any are named.
+    /// The only accepted dimensions, if any are configured.
     pub dimensions: Option<Vec<String>>,
-    /// Events name a customer (mode `saas`), or must not.
+    /// Whether events must name a customer (mode `saas`); in other modes they must not.
     pub customers: bool,
-    /// Reports of 0 in it are what keeps the gate open; usage in it would contradict them.
+    /// The dimension whose reports of 0 keep the gate open; usage in it would contradict them.
     pub entitlement_dimension: Option<String>,
-    /// Nothing of a request is counted when one of its events is rejected (`strict_usage`).
+    /// Whether a request is rejected as a whole if one of its events is (`strict_usage`).
     pub strict: bool,
     /// Older events are rejected ([`age_max`]).
     pub age_max: Duration,
@@ -135,7 +136,8 @@ impl Rules {
     }
 }
 
-/// Names the wrong dimension and those that are taken: the first few, each cut, for every wrong event is answered.
+/// Names the wrong dimension and the configured ones: only the first few, each shortened, since the text is in the
+/// answer for every such event.
 fn not_configured(name: &str, allowed: &[String]) -> String {
     const NAMES_SHOWN_MAX: usize = 8;
     const CHARS_SHOWN_MAX: usize = 64;
@@ -178,7 +180,7 @@ pub fn read_one(text: &RawValue, rules: &Rules, now: Timestamp) -> Read {
     }
 }
 
-/// The key and dimension of an event that cannot be read as a whole, so that its refusal can name them.
+/// The key and dimension of an event that cannot be read as a whole, for its rejection.
 fn named(text: &RawValue) -> Named {
     let named: Named = serde_json::from_str(text.get()).unwrap_or_default();
     Named {
@@ -195,7 +197,7 @@ fn is_dimension(dimension: &str) -> bool {
     !dimension.is_empty() && dimension.chars().nth(DIMENSION_CHARS_MAX).is_none()
 }
 
-/// What an event says beside its key and its dimension.
+/// The checked members of an event, without key and dimension.
 struct Checked {
     quantity: Quantity,
     at: Timestamp,
@@ -204,7 +206,7 @@ struct Checked {
     content: [u8; 32],
 }
 
-/// Checks all of an event, and takes out of it what is not shown where it is refused.
+/// Checks an event; takes tags and customer out of it.
 fn check(document: &mut Document<'_>, rules: &Rules, now: Timestamp) -> Result<Checked, Rejected> {
     let reject = |reason, text: &str| Err(Rejected::new(reason, text));
     if document.id.as_ref().is_some_and(|id| !is_id(id)) {
@@ -271,8 +273,8 @@ fn customer(document: Option<CustomerDocument>, rules: &Rules) -> Result<Custome
     }
 }
 
-/// What a repeat is compared by. The time is part of it only when the application gave one: a retry without one comes
-/// later. It counts as the instant that it names, however it was written.
+/// The hash by which a repetition is compared. It includes the time only if the application gave one, because a
+/// repetition without one comes later. Two notations of the same instant are equal.
 fn content(
     dimension: &str,
     quantity: Quantity,
@@ -290,7 +292,8 @@ fn content(
     hash
 }
 
-/// The shortest text of an instant in UTC: most applications write it, and 0.1.0 compared texts.
+/// The shortest text of an instant in UTC: the form that most applications write, so that hashes of version 0.1.0,
+/// which hashed the application's text, stay the same for them.
 fn instant(at: Timestamp) -> String {
     let text = at.to_string();
     match at.unix_millis().rem_euclid(1000) {
@@ -336,7 +339,7 @@ mod tests {
     #[test]
     fn quantities_are_read_from_their_text() {
         let quantity = |text: &str| metered(&format!(r#"{{"dimension":"d","quantity":{text}}}"#)).remove(0);
-        // The nearest double of this is another number.
+        // The nearest double is another number.
         assert_eq!(quantity("9007199254.740993").unwrap().quantity.to_string(), "9007199254.740993");
         assert_eq!(quantity("\"0.1\"").unwrap().quantity.micros(), 100_000);
         assert_eq!(quantity("5e-05").unwrap().quantity.micros(), 50);
@@ -469,7 +472,7 @@ mod tests {
         assert_ne!(content("2026-11-24T08:00:01Z"), first);
         assert_ne!(content("2026-11-24T08:00:00.5Z"), first);
         assert_eq!(content("2026-11-24T08:00:00.500Z"), content("2026-11-24T10:00:00.5+02:00"));
-        // A retry that names no time comes later, and a time that is named is not one that is not.
+        // An event without a time differs from one with a time.
         assert_ne!(metered(r#"{"dimension":"d","quantity":1}"#).remove(0).unwrap().content, first);
         for (millis, text) in [(0, "1970-01-01T00:00:00Z"), (50, "1970-01-01T00:00:00.05Z")] {
             assert_eq!(instant(Timestamp::from_unix_millis(millis)), text);

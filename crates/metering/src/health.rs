@@ -1,9 +1,10 @@
-//! Whether AWS answers, and so how many records may be at risk. Pure: times are durations since the sender began.
+//! Decides whether AWS answers, and so how many records may be at risk. Pure: times are durations since the sender
+//! began.
 //!
-//! A call without an answer leaves its record in doubt. So while it is unknown whether AWS answers, fresh records are
-//! sent one at a time, each as different as possible from those that got no answer; records that are already in doubt
-//! can be sent again without a risk. When several records of different dimensions and customers in a row get no
-//! answer, the service is down: then one call at a time, with a record in doubt, is made on a schedule.
+//! A call without an answer leaves its records in doubt. So while it is unknown whether AWS answers, fresh records
+//! are sent one at a time, each as different as possible from those that got no answer; records that are already in
+//! doubt can be sent again without a risk. When several records in a row, of different dimensions and customers, get
+//! no answer, the service is down: then one call at a time, with a record in doubt, is made on a schedule.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,13 +18,13 @@ const IDLE_AFTER: Duration = Duration::from_secs(60);
 /// After this many different records in a row without an answer the service counts as down.
 const SILENT_MIN: usize = 3;
 
-/// No more are remembered: it only matters that there are enough.
+/// How many of them are remembered at most; more would not change any decision.
 const SILENT_MAX: usize = 16;
 
-/// How often a fresh record is tried in an outage: those in doubt may all have a fault of their own.
+/// How often a fresh record is tried during an outage: the records in doubt may all have a problem of their own.
 const FRESH_EVERY: Duration = Duration::from_secs(1800);
 
-/// What a record is about, as far as a fault may be about it.
+/// The parts of a record that may be the cause of a fault.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Subject {
     /// The customer, in its canonical form.
@@ -32,7 +33,7 @@ pub struct Subject {
     pub dimension: String,
 }
 
-/// What is known of the service.
+/// What is known about the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// It answers: as many calls as the quota allows.
@@ -43,26 +44,26 @@ pub enum Standing {
     Down,
 }
 
-/// What the latest calls showed.
+/// What the latest calls have shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
-    /// The latest answer, where nothing has failed since.
+    /// When AWS last answered, if no call has failed since.
     answered_at: Option<Duration>,
-    /// What got no answer since the last one.
+    /// The records that got no answer since then.
     silent: BTreeSet<Subject>,
     silent_since: Option<Duration>,
     is_down: bool,
-    /// Whose records go alone.
+    /// The customers and dimensions whose records are sent alone.
     pub suspects: Suspects,
-    /// In an outage, when the next call may start.
+    /// During an outage: when the next call may start.
     ask_at: Duration,
-    /// In an outage, when a fresh record was tried last.
+    /// During an outage: when a fresh record was last tried.
     fresh_at: Duration,
 }
 
 impl Health {
-    /// Whether AWS answers, as far as is known, with these records waiting. `hurried`: a shutdown, which does not start
-    /// slowly.
+    /// Whether AWS answers, as far as the latest calls show; `waiting` are the queued records. `hurried`: a shutdown,
+    /// which does not start slowly.
     pub fn standing<'a>(
         &mut self,
         now: Duration,
@@ -89,7 +90,7 @@ impl Health {
         }
         let enough =
             (self.distinct(|subject| &subject.customer), self.distinct(|subject| &subject.dimension));
-        // Missing answers for one customer or dimension say nothing about the others while others can be tried.
+        // One silent customer or dimension says nothing about the others, while others can be tried.
         let another = enough != (true, true)
             && waiting.into_iter().any(|(customer, dimension)| {
                 (!enough.0 && self.is_new(customer, |subject| &subject.customer))
@@ -109,16 +110,16 @@ impl Health {
     /// How much a record has in common with those that got no answer; the one with the least is sent first.
     pub fn likeness(&self, customer: &str, dimension: &str) -> u8 {
         let same = |name: &str, part: fn(&Subject) -> &String| u8::from(!self.is_new(name, part));
-        // Every record of a pod has the same customer, so that says nothing.
+        // All records of a pod's own usage have the same customer, so for them only the dimension matters.
         2 * same(customer, |subject| &subject.customer) + same(dimension, |subject| &subject.dimension)
     }
 
-    /// In an outage: when the next call may start.
+    /// During an outage: when the next call may start.
     pub const fn ask_at(&self) -> Duration {
         self.ask_at
     }
 
-    /// In an outage: whether it is a fresh record's turn.
+    /// During an outage: whether to try a fresh record now.
     pub fn wants_fresh(&self, now: Duration) -> bool {
         now.saturating_sub(self.fresh_at) >= FRESH_EVERY
     }
@@ -128,7 +129,7 @@ impl Health {
         self.fresh_at = now;
     }
 
-    /// AWS answered something. Returns whether it counted as down.
+    /// AWS has answered. Returns whether it counted as down before.
     pub fn answered(&mut self, now: Duration) -> bool {
         self.answered_at = Some(now);
         self.silent.clear();
@@ -136,7 +137,7 @@ impl Health {
         std::mem::take(&mut self.is_down)
     }
 
-    /// A call with one record got no usable answer; with several it is not known which they concern.
+    /// A call got no usable answer. `subject` is its record's, if it had only one; otherwise the cause is unknown.
     pub fn silent(&mut self, subject: Option<Subject>, now: Duration, draw: Draw) {
         self.answered_at = None;
         let waited = now - *self.silent_since.get_or_insert(now);
@@ -146,12 +147,12 @@ impl Health {
         }
     }
 
-    /// AWS does not accept the caller: the next call finds out whether it does again.
+    /// AWS does not accept the caller: the next call must show whether it does again.
     pub const fn unsure(&mut self) {
         self.answered_at = None;
     }
 
-    /// A shutdown: no time to wait for the schedule.
+    /// Lets the next call start now, whatever the schedule says.
     pub const fn ask_now(&mut self) {
         self.ask_at = Duration::ZERO;
     }
@@ -185,9 +186,9 @@ mod tests {
             (&[("", "a")], none, Uncertain),
             (&[("", "a"), ("", "b")], &[("", "c")], Uncertain),
             (&[("", "a"), ("", "b"), ("", "c")], &[("", "d")], Down),
-            // The same record again is no further witness.
+            // The same record again adds no evidence.
             (&[("", "a"), ("", "a"), ("", "a"), ("", "a")], none, Uncertain),
-            // One customer of many, one dimension of many.
+            // One silent customer of many, one silent dimension of many.
             (&[("1", "a"), ("1", "b"), ("1", "c")], &[("2", "a")], Uncertain),
             (&[("1", "a"), ("2", "a"), ("3", "a")], &[("4", "b")], Uncertain),
             (&[("1", "a"), ("2", "a"), ("3", "a")], &[("4", "a")], Down),

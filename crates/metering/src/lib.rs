@@ -1,7 +1,7 @@
-//! How usage becomes records, and records calls: everything that decides about them.
+//! Decides how usage becomes records, and records calls.
 //!
-//! Pure: time, randomness and facts are arguments, effects are answers. No clock, no file, no socket, no thread, so its
-//! tests are tables and properties. The ledger keeps what is decided here, the sender performs it.
+//! Pure: time, randomness and facts are arguments, effects are results. No clock, no file, no socket, no thread, so the
+//! tests are tables and properties. The ledger stores what is decided here, and the sender performs it.
 
 pub mod batch;
 pub mod event;

@@ -1,23 +1,23 @@
-//! When the next call may start. Pure: times are durations since the sender began.
+//! Decides when the next call may start. Pure: times are durations since the sender began.
 //!
-//! AWS takes ten calls a second for each account and region. Starts are counted, not ends: a call that takes long costs
-//! no other its turn. A throttle halves the rate, since other pods of the account share the quota, and the rate comes
-//! back in steps.
+//! AWS accepts ten calls a second for each account and region. Starts are counted, not ends, so a slow call does not
+//! delay the next ones. A throttle halves the rate, since other pods of the account share the quota, and the rate
+//! recovers in steps.
 
 use std::time::Duration;
 
 use tollgate_marketplace::schedule::{self, Draw};
 
-/// AWS's quota, and a hundredth less: no second holds more than ten starts.
+/// A hundredth less than AWS's quota allows: no second has more than ten starts.
 const INTERVAL: Duration = Duration::from_millis(101);
 
-/// A start that was late by at most this is made up for: starts keep to their schedule, and no second holds eleven.
+/// A start that is late by at most this does not delay the next one. Still no second has eleven starts.
 const LATE_MAX: Duration = Duration::from_millis(9);
 
-/// The slowest rate: one call in 3.2 s.
+/// The interval of the slowest rate.
 const INTERVAL_MAX: Duration = Duration::from_millis(3232);
 
-/// So many calls a second come back with each call that AWS took.
+/// By how many calls a second the rate rises with each call that AWS accepts.
 const RECOVERY: f64 = 0.25;
 
 /// The rate of calls.
@@ -26,9 +26,9 @@ pub struct Pace {
     interval: Duration,
     next_at: Duration,
     paused_until: Duration,
-    /// When the latest slow-down was.
+    /// When the pace last slowed down.
     slowed_at: Duration,
-    /// When faults that concern every call began.
+    /// Since when faults that concern every call have followed each other.
     failing_since: Option<Duration>,
 }
 
@@ -57,15 +57,14 @@ impl Pace {
         self.next_at = scheduled + self.interval;
     }
 
-    /// AWS took a call.
+    /// AWS accepted a call.
     pub fn accepted(&mut self) {
         self.failing_since = None;
         let rate = 1.0 / self.interval.as_secs_f64() + RECOVERY;
         self.interval = Duration::from_secs_f64(1.0 / rate).max(INTERVAL);
     }
 
-    /// AWS refused a call that started at `started` for the number of calls. Those that were in flight together are one
-    /// throttle.
+    /// AWS throttled a call that started at `started`. Throttles of calls that were in flight together count as one.
     pub fn throttled(&mut self, started: Duration, now: Duration, draw: Draw) {
         if started < self.slowed_at {
             return;
@@ -76,7 +75,7 @@ impl Pace {
         self.pause(now + schedule::transient(waited, draw));
     }
 
-    /// A fault that concerns every call: nothing starts for a while. `refused`: AWS decided, and people have to act.
+    /// A fault that concerns every call: nothing starts for a while. `refused`: AWS decided, and people must act.
     pub fn failed(&mut self, started: Duration, now: Duration, refused: bool, draw: Draw) {
         if started < self.slowed_at {
             return;
@@ -91,7 +90,7 @@ impl Pace {
         self.paused_until = self.paused_until.max(until);
     }
 
-    /// There is no time to wait.
+    /// Ends the pause.
     pub fn resume(&mut self) {
         self.paused_until = Duration::ZERO;
     }

@@ -1,13 +1,13 @@
-//! What to do with a sealed record, and what an answer means for it. Pure.
+//! Decides what to do with a sealed record, and what an answer means for it. Pure.
 //!
-//! - A record is sent unchanged until AWS answers definitely, inside AWS's window.
-//! - A record is this pod's, or it is not sent: AWS tells reports apart by the pod.
-//! - What was never attempted, or certainly refused, may be carried to the current hour when the window closes; what
-//!   is in doubt may have been billed, is asked about once more, and becomes a dead letter.
-//! - Usage of a customer whom AWS calls unsubscribed is a dead letter when the window closes: if it were carried, it
-//!   would be sent again and again, and billed months later.
-//! - Each record has its own back-off. A fault of the caller, and a throttle, slow the sender instead.
-//! - AWS's clock decides about windows, not ours: a record of a time that our clock has not reached is sent.
+//! - A record is sent unchanged until AWS answers definitively, within AWS's window.
+//! - Only this pod's records are sent, because AWS distinguishes reports by the pod.
+//! - A record that was never attempted, or certainly refused, may be carried to the current hour when its window
+//!   closes. A record in doubt may have been billed: it is sent once more, and then becomes a dead letter.
+//! - Usage of a customer that AWS calls unsubscribed becomes a dead letter when its window closes. If it were
+//!   carried, it would be sent again and again, and billed months later.
+//! - Each record has its own back-off. A fault of the caller and a throttle slow the whole sender instead.
+//! - AWS's clock decides about windows, not ours: a record with a time in our future is sent.
 
 use std::time::Duration;
 
@@ -22,19 +22,19 @@ use tollgate_time::Timestamp;
 /// How records of one kind of call are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Whose records AWS would take as ours: this pod's (nobody's in mode `saas`).
+    /// This pod, whose records may be sent; empty in mode `saas`.
     pub pod: String,
-    /// How long AWS takes a record.
+    /// How long AWS accepts a record.
     pub window: Window,
-    /// Carry what expired and is certainly not billed, rather than keep it as a dead letter.
+    /// Carry expired usage that is certainly not billed, instead of keeping it as a dead letter.
     pub carry_expired: bool,
     /// How long after its end an hour closes.
     pub settle: Duration,
-    /// How much later it is sent, so that the pods of an account do not all report at once.
+    /// How much later its records are sent, so that the pods of an account do not all report at once.
     pub phase: Duration,
 }
 
-/// How long after its time AWS takes a record.
+/// How long after its time AWS accepts a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Window {
     /// 6 hours (AWS Marketplace API reference, MeterUsage).
@@ -47,7 +47,7 @@ pub enum Window {
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl Window {
-    /// When it closes for a record of `timestamp`.
+    /// When the window closes for a record of `timestamp`.
     #[must_use]
     pub fn closes(self, timestamp: Timestamp) -> Timestamp {
         match self {
@@ -57,46 +57,46 @@ impl Window {
     }
 }
 
-/// A call that leaves this late may arrive after the window.
+/// The last part of the window, in which a call might arrive too late.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// How long before its last moment a record is tried once more, whatever it, or the whole sender, waits for.
+/// How long before that a record is tried once more, whatever pause it or the whole sender has.
 const LAST_TRY: Duration = Duration::from_secs(60);
 
-/// When a record that AWS refuses for what is in it is sent again.
+/// The pause of a record that AWS refuses for its content.
 const REFUSED_PAUSE: Duration = Duration::from_secs(300);
 
 /// The first pause of a record that got no usable answer; it doubles with each attempt.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(2200);
 
-/// The longest such pause: one record takes a sixtieth of a call a second from the quota, and an outage's last record
-/// leaves within this time after its end.
+/// The longest such pause: one record uses a sixtieth of a call a second of the quota, and the last record is sent at
+/// most this long after an outage's end.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// How far a pause may differ from its middle, so that the records of a batch, and pods, do not come back together.
+/// The fraction by which a pause may differ from its middle, so that records and pods do not come back together.
 const PAUSE_JITTER: f64 = 0.3;
 
-/// The longest phase: ten calls a second serve six thousand pods in it.
+/// The longest phase; at ten calls a second it is enough for six thousand pods.
 pub const PHASE_MAX: Duration = Duration::from_secs(600);
 
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Todo {
-    /// Send it.
+    /// Send the record.
     Send,
     /// Not yet.
     WaitUntil(Timestamp),
-    /// Its window is over: note this.
+    /// The window has closed: note this decision.
     Give(Answered),
 }
 
 impl Policy {
-    /// What to do with a sealed record at `now`. `flush` leaves out the phase, for a shutdown; `unsubscribed`: AWS says
-    /// at present that the pod's own customer is not entitled.
+    /// What to do with a sealed record at `now`. `flush` ignores the phase, for a shutdown; `unsubscribed`: AWS says
+    /// that the pod's own customer is not entitled.
     #[must_use]
     pub fn todo(&self, record: &Record, now: Timestamp, flush: bool, unsubscribed: bool) -> Todo {
         if record.pod != self.pod {
-            // If this pod sent it, it could be a second report of the same usage.
+            // Sent by this pod, it could be a second report of the same usage.
             return Todo::Give(self.expired(record, false));
         }
         if record.timestamp > now.plus(AHEAD_MAX) && record.attempts == 0 {
@@ -104,50 +104,50 @@ impl Policy {
         }
         let deadline = self.deadline(record);
         if now >= deadline {
-            // Its last answer was none, and is older than this end: AWS may still know what became of it, and our clock
-            // may be ahead. Once; a record that is out of AWS's window is refused and nothing more.
+            // Its last attempt got no answer and was before this deadline. AWS may still tell what happened to it,
+            // and our clock may be ahead. It is sent once more: outside AWS's window it is only refused.
             let asked = record.updated_at >= deadline;
             let once_more = record.state.in_doubt() && !asked;
             return if once_more { Todo::Send } else { Todo::Give(self.expired(record, unsubscribed)) };
         }
-        // Sealed early, at a shutdown, it has its phase from then on.
+        // The phase of a record that was sealed early, at a shutdown, begins then.
         let due = record.hour.end().plus(self.settle).min(record.sealed_at).plus(self.phase);
-        // A phase never costs the window.
+        // No record misses its window because of the phase.
         if !flush && record.attempts == 0 && now < due && due < deadline {
             return Todo::WaitUntil(due);
         }
         Todo::Send
     }
 
-    /// The last moment at which a record may leave.
+    /// Until when a record may be sent.
     fn deadline(&self, record: &Record) -> Timestamp {
         self.window.closes(record.timestamp).minus(MARGIN)
     }
 
-    /// From this time on a record is tried once more.
+    /// When a record is tried for the last time.
     fn last_try(&self, record: &Record) -> Timestamp {
         self.deadline(record).minus(LAST_TRY)
     }
 
-    /// Whether a record is in the last moments of its window.
+    /// Whether it is time for a record's last try.
     #[must_use]
     pub fn is_last_try(&self, record: &Record, now: Timestamp) -> bool {
         (self.last_try(record)..self.deadline(record)).contains(&now)
     }
 
-    /// No record of an hour after this one is in the last moments of its window, or beyond.
+    /// The latest hour that may have records at or after their last try.
     #[must_use]
     pub fn last_try_up_to(&self, now: Timestamp) -> Hour {
         self.may_have_expired(now.plus(LAST_TRY))
     }
 
-    /// No record of an hour after this one has expired.
+    /// The latest hour that may have expired records.
     #[must_use]
     pub fn may_have_expired(&self, now: Timestamp) -> Hour {
         latest_hour(now, |start| self.window.closes(start).minus(MARGIN) <= now)
     }
 
-    /// Half of the window has not passed for any record of an hour after this one.
+    /// The latest hour that may have records with half of their window passed.
     #[must_use]
     pub fn alarm_up_to(&self, now: Timestamp) -> Hour {
         latest_hour(now, |start| self.alarm_at(start) <= now)
@@ -167,32 +167,32 @@ impl Policy {
         }
     }
 
-    /// When a record may be sent again, after `now`; `None`: its turn is not touched.
+    /// When a record may be sent again, after `now`; `None` leaves its due time as it is.
     #[must_use]
     pub fn again(&self, record: &Record, pause: Pause, now: Timestamp, draw: Draw) -> Option<Timestamp> {
         let middle = match pause {
             Pause::None => return None,
             Pause::Refused => REFUSED_PAUSE,
             Pause::Retry => {
-                // The row counts the attempts before this one.
+                // The record counts the attempts before this one.
                 let doublings = u32::try_from(record.attempts).unwrap_or(u32::MAX).min(10);
                 (RETRY_PAUSE_MIN * 2_u32.pow(doublings)).min(RETRY_PAUSE_MAX)
             }
         };
         let jittered = middle.mul_f64(1.0 - PAUSE_JITTER + 2.0 * PAUSE_JITTER * draw.fraction());
-        // No pause costs the window; and when that closes the record is looked at.
+        // No pause lets a record miss its last try, or delays what happens at the deadline.
         let (last_try, deadline) = (self.last_try(record), self.deadline(record));
         let end = if now < last_try { last_try } else { deadline };
         (deadline > now).then(|| now.plus(jittered).min(end))
     }
 
-    /// When half of the window of a record of `timestamp` has passed, which is time for an alarm.
+    /// When half of the window of a record of `timestamp` has passed, and an alarm is due.
     #[must_use]
     pub fn alarm_at(&self, timestamp: Timestamp) -> Timestamp {
         timestamp.plus(self.window.closes(timestamp).since(timestamp) / 2)
     }
 
-    /// AWS's answer about one record of a batch, whose doubt before the call was `was_in_doubt`.
+    /// Judges AWS's status of one record of a batch; `was_in_doubt` before the call.
     #[must_use]
     pub fn judge_status(&self, was_in_doubt: bool, status: RecordStatus) -> (Answered, Pause) {
         match status {
@@ -200,19 +200,19 @@ impl Policy {
             RecordStatus::CustomerNotSubscribed => {
                 (Answered::Refused(NOT_SUBSCRIBED.to_owned()), Pause::Refused)
             }
-            // AWS documents it for another quantity, and gives it for a repeat too: an attempt that may have arrived
-            // did arrive.
+            // AWS documents this for another quantity, and may use it for a repetition too: then the earlier attempt
+            // has arrived.
             RecordStatus::DuplicateRecord if was_in_doubt => {
                 (Answered::Unconfirmed("DuplicateRecord".to_owned()), Pause::None)
             }
-            // Somebody else reported that hour. Carried, this usage could be billed twice.
+            // Another report exists for the hour. If this usage were carried, it could be billed twice.
             RecordStatus::DuplicateRecord => (Answered::Dead("DuplicateRecord".to_owned()), Pause::None),
             RecordStatus::Unprocessed => (Answered::Refused("Unprocessed".to_owned()), Pause::Retry),
             RecordStatus::Unanswered => (Answered::Unknown(UNANSWERED.to_owned()), Pause::Refused),
         }
     }
 
-    /// What a failed call says about a record whose doubt before the call was `was_in_doubt`.
+    /// Judges a failed call for one of its records; `was_in_doubt` before the call.
     #[must_use]
     pub fn judge(&self, was_in_doubt: bool, fault: &Fault) -> Answered {
         let code = fault.code.as_str().to_owned();
@@ -228,19 +228,19 @@ impl Policy {
     }
 }
 
-/// Whether a failed call is about what is in it, so that others would fare better: a batch is halved, and the sending
-/// goes on.
+/// Whether a failed call is about its content, so that other records may be accepted: then a batch is halved, and
+/// sending continues.
 #[must_use]
 pub fn concerns_the_record(fault: &Fault) -> bool {
     fault.class == FaultClass::Misconfigured && !concerns_all(fault.code.as_str())
 }
 
-/// Whether a code is about product, region, account or the request itself: the next record would get the same one.
+/// Whether a code is about product, region, account or the request itself, so that every record would get it.
 fn concerns_all(code: &str) -> bool {
     code == REQUEST_NOT_BUILT || exceptions::kind(code).is_some_and(|kind| !kind.concerns_the_record())
 }
 
-/// The latest hour for whose start `past` holds, which holds for all before it and for all that are a day old.
+/// The latest hour whose start satisfies `past`, which must hold for all earlier hours and for all that are a day old.
 fn latest_hour(now: Timestamp, past: impl Fn(Timestamp) -> bool) -> Hour {
     let mut hour = Hour::of(now.minus(25 * HOUR));
     while hour < Hour::of(now) && past(hour.next().start()) {
@@ -254,7 +254,7 @@ fn latest_hour(now: Timestamp, past: impl Fn(Timestamp) -> bool) -> Hour {
 pub enum Pause {
     /// Nothing: the sender's pace decides.
     None,
-    /// AWS refused this record for what is in it: people have to act.
+    /// AWS refused this record for its content: people must act.
     Refused,
     /// No usable answer about this record.
     Retry,
@@ -263,11 +263,11 @@ pub enum Pause {
 /// What a failed call means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
-    /// AWS has more calls than it takes: slow down.
+    /// AWS throttles: slow down.
     Throttled,
     /// AWS does not accept the caller or the endpoint: every record would get the same answer.
     Caller,
-    /// It is about what was in the call: others fare better.
+    /// The fault is about the content of the call: others may be accepted.
     Content,
     /// AWS did not answer.
     Silent,
@@ -285,8 +285,8 @@ impl Meaning {
         }
     }
 
-    /// What the records of a call of `count` wait for. A batch is split on its next turn, which shows which record is
-    /// the cause, so that no record waits for another.
+    /// What the records of a call with `count` records wait for. A batch is split on its next turn, which shows which
+    /// record is the cause, so its records have no pause.
     #[must_use]
     pub const fn pause(self, count: usize) -> Pause {
         match self {
@@ -302,16 +302,16 @@ fn is_throttled(fault: &Fault) -> bool {
     exceptions::kind(fault.code.as_str()) == Some(Kind::Throttled)
 }
 
-/// AWS's status where a customer of the seller is not.
+/// AWS's status for a customer of the seller that is not subscribed.
 pub const NOT_SUBSCRIBED: &str = "CustomerNotSubscribed";
 
-/// Answers that say that the customer is not subscribed.
+/// The codes that say that the customer is not subscribed.
 const UNSUBSCRIBED: [&str; 2] = [NOT_ENTITLED, NOT_SUBSCRIBED];
 
-/// The code of a record that the answer does not mention.
+/// The code for a record without a status in the answer.
 pub const UNANSWERED: &str = "Unanswered";
 
-/// Whether the call may have been processed although no answer says so.
+/// Whether AWS may have processed a failed call.
 #[must_use]
 pub fn processed_unknown(fault: &Fault) -> bool {
     let known = fault.never_sent
@@ -320,7 +320,7 @@ pub fn processed_unknown(fault: &Fault) -> bool {
     fault.class == FaultClass::Transient && !known
 }
 
-/// A pod's own phase: the same on every start, spread over pods (FNV-1a, so that it needs no state).
+/// A pod's phase: the same on every start without being stored, and spread over pods (FNV-1a).
 #[must_use]
 pub fn phase_of(pod: &str) -> Duration {
     let hash = pod.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -414,7 +414,7 @@ mod tests {
             (policy(), "2026-11-24T13:59:00Z", "2026-11-24T08:00:00Z"),
             (policy(), "2026-11-24T13:58:00Z", "2026-11-24T07:00:00Z"),
             (batch.clone(), "2026-11-25T08:30:00Z", "2026-11-24T08:00:00Z"),
-            // The month closes: all of it at once.
+            // The month closes: all of its records at once.
             (batch.clone(), "2026-12-01T05:30:00Z", "2026-11-30T05:00:00Z"),
             (batch, "2026-12-01T06:00:00Z", "2026-11-30T23:00:00Z"),
         ] {
@@ -476,8 +476,8 @@ mod tests {
         assert_eq!(out, Answered::Dead("in_doubt".into()), "the first call may have been billed");
     }
 
-    /// Every exception of the service model for the two operations, those of every AWS service, and one to come: what
-    /// it means for a record, for one in doubt, and whether the others would fare better.
+    /// Every exception of the service model for the two operations, those of every AWS service, and an unknown one: the
+    /// consequence for a fresh record and for one in doubt, and whether other records may be accepted.
     #[test]
     fn every_exception_of_aws_has_its_meaning() {
         #[derive(Debug, PartialEq)]
@@ -516,7 +516,7 @@ mod tests {
             (503, "ServiceUnavailable", InDoubt, InDoubt, false),
             (429, "TooManyRequestsException", Kept, Kept, false),
             (400, "TransactionInProgressException", Kept, Kept, false),
-            // One that no document names yet
+            // Not documented
             (400, "SomethingNewException", Kept, Kept, true),
             (500, "SomethingNewException", InDoubt, InDoubt, false),
         ] {
@@ -561,7 +561,7 @@ mod tests {
         let end = AT.plus(6 * HOUR).minus(MARGIN);
         assert_eq!(again, end, "its window closes first");
         for (before_end, pause, expected) in [
-            // Seconds before the end, the pause, and when it is tried.
+            // Seconds before the deadline, the pause, and seconds before the deadline of the next try.
             (3600, Pause::Refused, 3300),
             (361, Pause::Refused, 61),
             (359, Pause::Refused, 60),

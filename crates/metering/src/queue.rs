@@ -1,10 +1,10 @@
-//! Records that are due, in their order, and which of them go into the next call. Pure.
+//! The queue of due records, and the choice of those for the next call. Pure.
 //!
-//! - A record in doubt, or of a customer whose last call got no answer, goes alone: a call that failed for it would
+//! - A record in doubt, or of a customer whose last call got no answer, is sent alone: if its call fails, it must not
 //!   put others in doubt.
-//! - A batch that AWS rejects for what is in it is halved: each half is a group that shares a call with nobody else,
-//!   and waits behind the records that were in line. Nothing of this is on disk: a new process finds out again.
-//! - AWS deduplicates by region, so a call holds records of one region.
+//! - A batch that AWS rejects for its content is halved. The records of a half share a call only with each other, and
+//!   queue behind the records that waited before. This is not on disk: a new process finds out again.
+//! - AWS deduplicates by region, so a call has records of one region.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -14,37 +14,37 @@ use crate::health::Health;
 use crate::record::{Due, Record};
 use tollgate_marketplace::Region;
 
-/// The memory that calls in flight share, of the 32 MiB that the sidecar has.
+/// The memory for all calls in flight; the sidecar has 32 MiB.
 pub const IN_FLIGHT_BYTES_MAX: usize = 6 << 20;
 
-/// Most calls in flight whose record may get no answer again, each of another customer (or dimension of the pod's own):
-/// those that are never answered leave room to the others.
+/// Most calls in flight with a risky record, each of another customer (or of another dimension of the pod's own
+/// usage), so that there is always a call left for other records.
 const RISKY_CALLS_MAX: usize = 6;
 
-/// Most such records in line: of thousands that are never answered, those behind must not wait.
+/// Most risky records in the queue: thousands that are never answered must not delay those behind them.
 const RISKY_MAX: usize = 300;
 
-/// What has no room in line is read again after this time: at ten calls a second the line is empty by then.
+/// A risky record that does not fit is read again after this time; at ten calls a second the queue is empty by then.
 pub const RISKY_PAUSE: Duration = Duration::from_secs(30);
 
-/// A record without allocations, with its part of the request and of the answer.
+/// The memory of a record without allocations, with its part of the request and of the answer.
 const RECORD_BYTES: usize = 2048;
 
-/// AWS's names of members around a tag set make at most three bytes of request of each byte that is stored.
+/// Each stored byte of a tag set takes at most three bytes of a request, because of AWS's member names.
 const REQUEST_PER_STORED: usize = 3;
 
-/// The request is held once. AWS's answer repeats it: as it arrives, and whole.
+/// The request is in memory once. AWS's answer repeats it, and is in memory twice: as it arrives, and as a whole.
 const COPIES: usize = 3;
 
-/// What a record costs in memory while it is in flight. The record itself is gone by then: between disk and request
-/// there is one call's at a time.
+/// A record's memory while it is in flight. The record as read from disk is not counted: it is dropped when the
+/// request is built, which happens for one call at a time.
 const fn weight(due: &Due) -> usize {
     let request = REQUEST_PER_STORED * due.stored_bytes;
     let request = if request < batch::BYTES_MAX { request } else { batch::BYTES_MAX };
     RECORD_BYTES + COPIES * request
 }
 
-/// A record in line.
+/// A queued record.
 #[derive(Debug)]
 struct Waiting {
     record: Record,
@@ -52,7 +52,7 @@ struct Waiting {
     weight: usize,
 }
 
-/// Whether a record may get no answer again: it goes alone.
+/// Whether a record is risky: it may get no answer again, so it is sent alone.
 #[must_use]
 pub fn is_risky(record: &Record, health: &Health) -> bool {
     goes_alone(record, &record.customer.canonical(), health)
@@ -77,39 +77,39 @@ impl Waiting {
 /// Which records are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// As many as go into a call.
+    /// As many as fit into a call.
     Batch,
-    /// One.
+    /// One record.
     One,
-    /// One that is in doubt already.
+    /// One record that is in doubt already.
     OneInDoubt,
-    /// One that is not in doubt.
+    /// One record that is not in doubt.
     OneFresh,
 }
 
-/// What goes into one call.
+/// The records of one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
-    /// Its records.
+    /// Their numbers.
     pub ids: Vec<i64>,
-    /// What they cost in memory.
+    /// Their memory.
     pub weight: usize,
-    /// Its record is in doubt already.
+    /// Whether the first record is in doubt already; a call with such a record has no other.
     pub in_doubt: bool,
-    /// Its record may get no answer again.
+    /// The call's risky record, if it has one.
     pub risky: Option<Risky>,
 }
 
-/// A record that may get no answer again, in flight.
+/// A risky record in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Risky {
-    /// No other of this name is in flight (`Suspects::name`).
+    /// The name of what may be the cause (`Suspects::name`); one record of each name is in flight.
     pub name: String,
     /// Its dimension.
     pub dimension: String,
 }
 
-/// The line.
+/// The queue.
 #[derive(Debug, Default)]
 pub struct Queue {
     line: VecDeque<Waiting>,
@@ -132,23 +132,22 @@ impl Queue {
         self.line.len()
     }
 
-    /// How many of them may share a call.
+    /// How many of them are not risky.
     pub fn ready(&self, health: &Health) -> usize {
         self.line.iter().filter(|waiting| !waiting.is_risky(health)).count()
     }
 
-    /// Whether a record is in line.
+    /// Whether a record is queued.
     pub fn holds(&self, id: i64) -> bool {
         self.known.contains(&id)
     }
 
-    /// How many more records may join the line that may get no answer; what has no room is read again later
-    /// ([`RISKY_PAUSE`]).
+    /// How many more risky records fit; the others are read again later ([`RISKY_PAUSE`]).
     pub fn room(&self, health: &Health) -> usize {
         RISKY_MAX.saturating_sub(self.len() - self.ready(health))
     }
 
-    /// Adds a record at the end of the line.
+    /// Adds a record at the end, unless it is queued already.
     pub fn push(&mut self, due: Due) {
         if self.known.insert(due.record.id) {
             let (customer, weight) = (due.record.customer.canonical(), weight(&due));
@@ -156,7 +155,7 @@ impl Queue {
         }
     }
 
-    /// A record that goes without waiting in line.
+    /// Takes a record for a call at once, whether it is queued or not.
     pub fn take_aside(&mut self, due: &Due, health: &Health) -> Load {
         if self.known.remove(&due.record.id) {
             self.line.retain(|waiting| waiting.record.id != due.record.id);
@@ -170,20 +169,20 @@ impl Queue {
         }
     }
 
-    /// Forgets the order: what is on disk is read again.
+    /// Empties the queue: the records are read from disk again.
     pub fn clear(&mut self) {
         self.line.clear();
         self.known.clear();
     }
 
-    /// The records in line, as far as a fault may be about them.
+    /// Customer and dimension of each queued record.
     pub fn subjects(&self) -> impl Iterator<Item = (&str, &str)> {
         self.line.iter().map(|waiting| (waiting.customer.as_str(), waiting.record.dimension.as_str()))
     }
 
-    /// Takes what goes into the next call out of the line. `None` where there is no such record, or no `room` for the
-    /// first; a record that has more than all the room goes when nothing else is in flight. `in_flight`: records that
-    /// may get no answer again.
+    /// Takes the records of the next call out of the queue. `None` if there is no such record, or `room` is too small
+    /// for the first; a record that needs more than all the memory is sent when no other call is in flight.
+    /// `in_flight`: the risky records in flight.
     pub fn take(
         &mut self,
         wanted: Wanted,
@@ -197,7 +196,7 @@ impl Queue {
             let name = health.suspects.name(&waiting.customer, &waiting.record.dimension);
             in_flight.len() < RISKY_CALLS_MAX && in_flight.iter().all(|risky| risky.name != name)
         };
-        // Records that never get an answer leave calls to the others.
+        // Records that never get an answer come last, so that calls are left for the others.
         let like_it = |waiting: &Waiting| {
             let same = |risky: &&&Risky| risky.dimension == waiting.record.dimension;
             let in_flight = if is_risky(waiting) { in_flight.iter().filter(same).count() } else { 0 };
@@ -235,7 +234,7 @@ impl Queue {
         Some(Load { ids, weight, in_doubt, risky })
     }
 
-    /// Adds to a call with one record those behind it that may share it.
+    /// Adds to a call with one record the later ones that may share it.
     fn join(
         &self,
         chosen: &mut Vec<usize>,
@@ -267,7 +266,7 @@ impl Queue {
         }
     }
 
-    /// A call with these records was rejected for what is in it: from now on they go in halves.
+    /// AWS rejected a call with these records for its content: from now on they are sent in halves.
     pub fn halve(&mut self, ids: &[i64]) {
         let (first, second) = ids.split_at(ids.len() / 2);
         for half in [first, second] {
@@ -278,7 +277,7 @@ impl Queue {
         }
     }
 
-    /// A record is settled.
+    /// A record is settled, so its group is of no use any more.
     pub fn forget(&mut self, id: i64) {
         self.groups.remove(&id);
     }

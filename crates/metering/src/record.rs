@@ -1,45 +1,45 @@
-//! A record: a sealed hour as it is kept and sent, and what is noted about it. The ledger keeps it; the sender sends
-//! it, and says what AWS answered.
+//! A record: a sealed hour, and what is noted about it. The ledger stores records; the sender sends them and reports
+//! AWS's answers.
 
 use std::time::Duration;
 
 use tollgate_marketplace::{Allocation, Customer, Hour, HourUsage, Quantity, Region};
 use tollgate_time::Timestamp;
 
-/// Where a record stands, with what is uncertain about it there.
+/// The state of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Sealed; AWS has not answered definitely.
+    /// Sealed; AWS has not answered definitively.
     Sealed {
-        /// It was attempted, and AWS has not answered since: it may be billed.
+        /// It was attempted without an answer: it may be billed.
         in_doubt: bool,
     },
     /// AWS accepted it.
     Accepted {
-        /// AWS answered `DuplicateRecord` while it was in doubt: billed, as far as anybody can tell from here.
+        /// AWS answered `DuplicateRecord` while it was in doubt: it counts as billed, without AWS's confirmation.
         unconfirmed: bool,
     },
-    /// Refused or never attempted, and counted to a later hour instead; or replayed.
+    /// Refused or never attempted, and carried to a later hour; or replayed.
     Carried {
         /// It was replayed although it may be billed.
         in_doubt: bool,
     },
     /// AWS will not bill it; it is kept for people.
     Dead {
-        /// It may be billed all the same.
+        /// It may be billed nevertheless.
         in_doubt: bool,
     },
-    /// An application's own report through the AWS door is under way.
+    /// The application's own report through the AWS door has no answer yet.
     Claimed,
     /// A person decided that it is not to be billed.
     Discarded,
 }
 
 impl State {
-    /// A record that no call has carried.
+    /// A sealed record that is not in doubt.
     pub const FRESH: Self = Self::Sealed { in_doubt: false };
 
-    /// Its name.
+    /// The state's name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ impl State {
         }
     }
 
-    /// Reads [`State::as_str`] and the marks beside it; those that say nothing of a record in this state are left out.
+    /// Reads [`State::as_str`] and the flags stored beside it; flags that do not apply to the state are ignored.
     #[must_use]
     pub fn of(text: &str, in_doubt: bool, unconfirmed: bool) -> Option<Self> {
         Some(match text {
@@ -66,7 +66,7 @@ impl State {
         })
     }
 
-    /// Whether it is not billed as far as anybody knows, and may be all the same.
+    /// Whether it counts as not billed, but may be billed.
     #[must_use]
     pub const fn in_doubt(self) -> bool {
         matches!(
@@ -78,44 +78,44 @@ impl State {
     }
 }
 
-/// A sealed hour as it stands in the ledger, without its split by tags, which may be large.
+/// A sealed hour in the ledger, without its split by tags, which may be large.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its number.
     pub id: i64,
     /// The pod that reports it.
     pub pod: String,
-    /// Who used it.
+    /// The customer.
     pub customer: Customer,
-    /// What was used.
+    /// The dimension.
     pub dimension: String,
-    /// When.
+    /// The hour.
     pub hour: Hour,
-    /// How much.
+    /// The quantity.
     pub quantity: Quantity,
-    /// Quantities go as decimals.
+    /// Whether quantities are sent as decimals.
     pub decimal: bool,
     /// How many parts the split has.
     pub allocation_count: usize,
-    /// The time that is reported.
+    /// The reported time.
     pub timestamp: Timestamp,
-    /// The same on every retry.
+    /// The client token, the same for every attempt.
     pub client_token: String,
-    /// The earliest hour that some of it came from, if that was closed already.
+    /// The earliest closed hour from which late usage counts to this one, if there is any.
     pub late_from: Option<Hour>,
-    /// Where it stands.
+    /// The state.
     pub state: State,
-    /// Calls that carried it.
+    /// How many calls were made with it.
     pub attempts: i64,
-    /// AWS's latest exception, or why it is dead.
+    /// AWS's latest exception, or why it is a dead letter.
     pub code: Option<String>,
-    /// AWS's id of it.
+    /// AWS's id of the record.
     pub metering_record_id: Option<String>,
     /// When it was sealed.
     pub sealed_at: Timestamp,
-    /// When it was attempted or answered last, or else sealed.
+    /// When it was last attempted or answered; otherwise when it was sealed.
     pub updated_at: Timestamp,
-    /// Where AWS knows it: AWS deduplicates by region, so every attempt goes to the region of the first.
+    /// The region of the first attempt. AWS deduplicates by region, so every later attempt goes there.
     pub region: Option<Region>,
 }
 
@@ -124,12 +124,12 @@ pub struct Record {
 pub struct Whole {
     /// The record.
     pub record: Record,
-    /// The parts of its quantity, none where nothing is tagged.
+    /// The split of its quantity; empty if nothing is tagged.
     pub allocations: Vec<Allocation>,
 }
 
 impl Whole {
-    /// What is reported, and the record that is kept until AWS has answered.
+    /// Splits it into the report, and the record that is kept until AWS has answered.
     #[must_use]
     pub fn into_usage(self) -> (Record, HourUsage) {
         let Self { record, allocations } = self;
@@ -140,7 +140,7 @@ impl Whole {
 
 #[cfg(any(test, feature = "testing"))]
 impl Record {
-    /// A record of nothing, sealed at this moment of its hour: tests say what theirs is about.
+    /// A record of 0, sealed at this time of its hour; tests set the fields that matter.
     #[must_use]
     pub fn sample(at: Timestamp) -> Self {
         Self {
@@ -166,20 +166,20 @@ impl Record {
     }
 }
 
-/// What AWS answered about a record, or what was decided.
+/// AWS's answer about a record, or a decision about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answered {
     /// AWS accepted it, under this id if it named one.
     Accepted(Option<String>),
-    /// AWS has a record for this slot, and ours was in doubt: it counts as billed, and is marked `unconfirmed`.
+    /// AWS has a record for this dimension and hour, and ours was in doubt: it counts as billed, marked `unconfirmed`.
     Unconfirmed(String),
-    /// AWS refused it for now: certainly not billed, and asked again.
+    /// AWS refused it for now: certainly not billed; it will be sent again.
     Refused(String),
-    /// Nothing definite: it stays in doubt.
+    /// No definitive answer: it is in doubt.
     Unknown(String),
-    /// Certainly not billed and past its window: its quantity counts to the current hour.
+    /// Certainly not billed, and its window has closed: its quantity counts to the current hour.
     Carry(String),
-    /// AWS will not take it, or it stayed in doubt past its window.
+    /// AWS will not accept it, or it was still in doubt when its window closed.
     Dead(String),
 }
 
@@ -192,21 +192,21 @@ pub struct Due {
     pub stored_bytes: usize,
 }
 
-/// What is noted about a record.
+/// A note about a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Noted {
     /// Its number.
     pub id: i64,
-    /// What AWS answered, or what was decided.
+    /// The answer or decision.
     pub answered: Answered,
-    /// Where it stays unsent: when it may be sent again; `None` leaves that as it is.
+    /// If it stays unsent: when it may be sent again; `None` leaves that as it is.
     pub due_at: Option<Timestamp>,
 }
 
-/// The longest that usage has waited for AWS, in both measures.
+/// How long the oldest unaccepted usage has waited, by both clocks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Oldest {
-    /// The first hour whose record AWS did not accept.
+    /// The first hour whose record AWS has not accepted.
     pub hour: Option<Hour>,
     /// Running time since the end of the first hour that AWS has not accepted.
     pub running: Duration,

@@ -1,7 +1,7 @@
 //! Sealing: a closed hour becomes a record that never changes again. Pure.
 //!
-//! Quantity, split, time and `ClientToken` are fixed once; every retry sends the same. What is above AWS's maximum is
-//! left over for the current hour, never dropped.
+//! Quantity, split, time and `ClientToken` are fixed once, and every attempt sends the same. A quantity above AWS's
+//! maximum is left over for the current hour, never dropped.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use tollgate_marketplace::allocation::allocate;
 use tollgate_marketplace::{Hour, HourUsage, Quantity, TagSet};
 use tollgate_time::Timestamp;
 
-/// What an hour of one customer and dimension summed up to.
+/// The sum of an hour's usage of one customer and dimension.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sum {
-    /// Amounts by tags, in millionths: unlike a record, a sum may be above what AWS takes.
+    /// Amounts by tags, in millionths; unlike a record, a sum may be above AWS's maximum.
     pub shares: BTreeMap<TagSet, i128>,
     /// The first event's time.
     pub first_at: Timestamp,
@@ -21,17 +21,17 @@ pub struct Sum {
 /// A sealed hour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
-    /// What is kept and sent: at most AWS's maximum, at the time of the hour's first event.
+    /// The report: at most AWS's maximum, with the time of the hour's first event.
     pub usage: HourUsage,
-    /// What the maximum left over, by tags.
+    /// What exceeds the maximum, by tags.
     pub rest: BTreeMap<TagSet, i128>,
 }
 
 /// Seals a sum at `now`.
 #[must_use]
 pub fn seal(hour: Hour, sum: &Sum, now: Timestamp) -> Sealed {
-    // AWS takes nothing from the future, and an hour that ends early may hold an event that was ahead by minutes. A
-    // record's time is within its hour, whatever an event said: AWS counts by it.
+    // AWS rejects times in the future, and an hour that is sealed early may have an event that was ahead by minutes.
+    // The time must be within the hour, whatever the event said, because AWS counts by it.
     let last = Timestamp::from_unix_millis(hour.end().unix_millis() - 1000);
     let timestamp = sum.first_at.min(now).max(hour.start()).min(last);
     let (mut shares, mut rest) = (BTreeMap::new(), BTreeMap::new());
@@ -117,7 +117,7 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing appears and nothing is lost: what is sealed and what is left over is what there was.
+        /// What is sealed and what is left over add up to the sum.
         #[test]
         fn sealed_and_rest_are_the_sum(parts in prop::collection::vec((0..20u8, 0..=Quantity::MAX.micros()), 1..30)) {
             let mut sum = sum(&[]);

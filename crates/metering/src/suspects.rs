@@ -1,52 +1,53 @@
-//! Which customers and dimensions get no answer from AWS. Pure.
+//! Remembers the customers and dimensions whose records get no answer from AWS. Pure.
 //!
-//! - When a batch gets no answer, it is unknown which record is the reason. Until a call with a customer's record is
-//!   answered, each of that customer's records goes alone: a record that never gets an answer costs the others one
-//!   time-out at most. Of a pod's own records, which have no other customer, the same holds for each dimension.
-//! - A record that went alone and got no answer says more: it is this customer's use of this dimension. It goes alone
-//!   until such a record is answered, whatever other answers about the customer come meanwhile.
-//! - Where that happened to several customers, and the dimension was never answered since, it is the dimension: all its
-//!   records go alone, one after the other, also those of customers who have not used it yet.
+//! - When a batch gets no answer, it is unknown which record is the cause. Until a call with a customer's record is
+//!   answered, each of that customer's records is sent alone, so a record that never gets an answer costs the others at
+//!   most one time-out. A pod's own usage has no other customer; for it the same applies to each dimension.
+//! - A record that was sent alone and got no answer shows more: the cause is this customer's use of this dimension.
+//!   Such records are sent alone until one of them is answered, whatever other answers about the customer come
+//!   meanwhile.
+//! - If that happened to several customers, and no record of the dimension was answered since, the dimension is the
+//!   cause: all its records are sent alone, one after the other, also those of other customers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::record::Record;
 
-/// No more names are remembered, and no more pairs, some 100 KiB each; calls in flight together have 200 records.
+/// How many names, and how many pairs, are remembered, in some 100 KiB each; calls in flight have 200 records together.
 const SUSPECTS_MAX: usize = 1000;
 
 /// If records of this many customers in one dimension get no answer, the dimension is the cause.
 const CUSTOMERS_MIN: usize = 2;
 
-/// What is known about them.
+/// The suspects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suspects {
     names: BTreeSet<String>,
     pairs: BTreeMap<String, Pairs>,
 }
 
-/// Customers whose records of one dimension got no answer although they went alone.
+/// The customers whose records of one dimension got no answer although they were sent alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Pairs {
     customers: BTreeSet<String>,
-    /// A record of the dimension was answered since the first of them.
+    /// Whether a record of the dimension was answered since the first of them.
     mixed: bool,
 }
 
 impl Suspects {
-    /// Whether a record of this customer and dimension goes alone.
+    /// Whether a record of this customer and dimension must be sent alone.
     pub fn include(&self, customer: &str, dimension: &str) -> bool {
         self.names.contains(name(customer, dimension))
             || self.is_dimension(dimension)
             || self.was_silent(customer, dimension)
     }
 
-    /// Whether a record of this customer and dimension got no answer although it went alone.
+    /// Whether a record of this customer and dimension got no answer although it was sent alone.
     pub fn was_silent(&self, customer: &str, dimension: &str) -> bool {
         self.pairs.get(dimension).is_some_and(|pairs| pairs.customers.contains(customer))
     }
 
-    /// Of records that go alone, one of each name is in flight: the customer's, or of what the fault seems to be about.
+    /// The name of what may be the cause: the customer or the dimension. One record of each name is in flight.
     pub fn name<'a>(&self, customer: &'a str, dimension: &'a str) -> &'a str {
         if self.is_dimension(dimension) { dimension } else { name(customer, dimension) }
     }
@@ -66,7 +67,7 @@ impl Suspects {
             {
                 self.pairs.entry(dimension.to_owned()).or_default().customers.insert(customer);
             }
-            // It says nothing new about the customer's other records.
+            // This says nothing new about the customer's other records.
             if known {
                 return;
             }
@@ -97,7 +98,7 @@ impl Suspects {
     }
 }
 
-/// What a fault may be about: the customer, or for a pod's own records, which have one customer, the dimension.
+/// What may be the cause of a fault: the customer, or for a pod's own records, which have no other, the dimension.
 fn name<'a>(customer: &'a str, dimension: &'a str) -> &'a str {
     if customer.is_empty() { dimension } else { customer }
 }

@@ -1,18 +1,18 @@
-//! When usage that AWS does not accept raises an alarm, and when it shuts the gate (`on_unsent`). Pure.
+//! Decides when usage that AWS does not accept raises an alarm, and when it shuts the gate (`on_unsent`). Pure.
 
 use std::time::Duration;
 
 use crate::record::Oldest;
 use tollgate_time::Timestamp;
 
-/// What the seller chose.
+/// The seller's setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// Usage older than this shuts the gate; `None` is never.
+    /// Usage older than this shuts the gate; `None`: never.
     pub close_after: Option<Duration>,
 }
 
-/// Half of AWS's window of six hours, in which a report can still be sent.
+/// Half of AWS's window of six hours, so that there is time to act.
 const ALARM_AFTER: Duration = Duration::from_secs(3 * 3600);
 
 /// What to do about the oldest usage.
@@ -20,20 +20,20 @@ const ALARM_AFTER: Duration = Duration::from_secs(3 * 3600);
 pub enum Verdict {
     /// Nothing.
     Timely,
-    /// Somebody should find out why AWS does not accept it.
+    /// Raise an alarm.
     Alarming,
     /// The state is `unreported`.
     Unreported,
 }
 
 impl Rule {
-    /// The age at which somebody should look.
+    /// The age at which to raise an alarm.
     #[must_use]
     pub fn alarm_after(self) -> Duration {
         self.close_after.map_or(ALARM_AFTER, |after| after / 2)
     }
 
-    /// What usage of this age means.
+    /// What to do about usage of this age.
     #[must_use]
     pub fn judge(self, age: Duration) -> Verdict {
         if self.close_after.is_some_and(|after| age > after) {
@@ -46,8 +46,8 @@ impl Rule {
     }
 }
 
-/// How old the oldest usage is: by the clock or by the count of running time, whichever says more. A clock that is set
-/// back leaves the count, and a process that did not run leaves the clock.
+/// The age of the oldest usage: by the wall clock or by the count of running time, whichever is longer. Setting the
+/// clock back does not change the count; stopping the process does not change the clock.
 #[must_use]
 pub fn age(oldest: Oldest, now: Timestamp) -> Duration {
     let by_clock = oldest.hour.map_or(Duration::ZERO, |hour| now.since(hour.end()));
@@ -74,7 +74,7 @@ mod tests {
         use Verdict::{Alarming, Timely, Unreported};
         let close = Some(4 * HOUR);
         for (close_after, hour_ended, ran, expected) in [
-            // Nothing waits, or nothing that AWS was asked about.
+            // No usage waits, or none that was sent to AWS.
             (close, None, 0, Timely),
             (close, None, 2, Timely),
             // By the clock alone: the pod was down, or has just been restarted.
@@ -82,12 +82,12 @@ mod tests {
             (close, Some(3), 0, Alarming),
             (close, Some(4), 0, Alarming),
             (close, Some(5), 0, Unreported),
-            // By running time alone: the clock was set back, or held.
+            // By running time alone: the clock was set back, or stopped.
             (close, Some(0), 3, Alarming),
             (close, None, 3, Alarming),
             (close, Some(0), 5, Unreported),
             (close, None, 5, Unreported),
-            // The seller keeps the gate open: three hours are an alarm, and no number of them is more.
+            // The seller keeps the gate open: above three hours there is an alarm, and never more than that.
             (None, Some(3), 3, Timely),
             (None, Some(4), 0, Alarming),
             (None, None, 4, Alarming),

@@ -1,4 +1,4 @@
-//! Asks the sidecar for AWS's answer to a nonce of our own and verifies it.
+//! Asks the sidecar for AWS's answer to a nonce of its own, and verifies the answer.
 //!
 //! Usage: `cargo run -p tollgate-receipt --example attestation -- http://127.0.0.1:19181 PUBLIC_KEY.pem PRODUCT_CODE`
 
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         public_key_version: PublicKeyVersion::FIRST,
         nonce: &nonce,
         now: now(),
-        // To be tried against the emulator. In a product: false.
+        // For trying it with the emulator. In a product: false.
         allow_emulated: true,
     };
     verify(&token, &key, &expected)?;
@@ -47,7 +47,7 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
-/// One request over plain HTTP, as the sidecar is on loopback.
+/// One request over plain HTTP, since the sidecar is on loopback.
 fn attest(url: &str, nonce: &Nonce) -> Result<String, Box<dyn Error>> {
     let address = url.trim_start_matches("http://");
     let body = json!({ "nonce": nonce.as_str() }).to_string();

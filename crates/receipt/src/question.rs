@@ -1,14 +1,15 @@
-//! What a token is an answer to: the product, the version of the key that signs, and a nonce.
+//! The question that a token answers: the product, the version of the signing key, and a nonce.
 //!
-//! A value of these types is valid: the constructor parses, there are no setters. Names and limits are those of AWS's
-//! service model `meteringmarketplace/2016-01-14`.
+//! Values of these types are valid: the constructor parses, and there are no setters. Names and limits are those of
+//! AWS's service model `meteringmarketplace/2016-01-14`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
 
-/// A value that is not of its type; the text follows the name of the setting or field ("product_code may hold only…").
+/// A text that is not a value of the type; the error follows the name of the setting or field ("product_code may hold
+/// only…").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub &'static str);
@@ -70,7 +71,7 @@ impl PublicKeyVersion {
         Ok(Self(version as i32))
     }
 
-    /// The number as the service model types it.
+    /// The number, in the service model's type.
     #[must_use]
     pub const fn value(self) -> i32 {
         self.0
@@ -95,15 +96,15 @@ impl fmt::Display for PublicKeyVersion {
     }
 }
 
-/// What makes one `RegisterUsage` call unlike every other: 1–255 characters (service model, `Nonce`; the model allows
-/// none, which proves no freshness).
+/// A value that is different in every `RegisterUsage` call: 1–255 characters (service model, `Nonce`; the model allows
+/// a call without one, which proves no freshness).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Nonce(String);
 
 /// Longest nonce in the service model.
 pub const NONCE_CHARS_MAX: usize = 255;
 
-/// Bytes of randomness in a nonce of ours: as much as the hash that signs it, far beyond any birthday.
+/// Random bytes in a nonce of ours: as many as a SHA-256 hash, so that two equal nonces are practically impossible.
 pub const NONCE_BYTES: usize = 32;
 
 impl Nonce {
@@ -132,7 +133,7 @@ impl FromStr for Nonce {
     }
 }
 
-/// Not shown: with the token it can be replayed to whoever trusts the pair.
+/// Not shown: with the token it can be replayed to every program that trusts the pair.
 impl fmt::Debug for Nonce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Nonce(…)")

@@ -1,4 +1,4 @@
-//! Every class of forged token that we could think of, against one that is right.
+//! Every class of forged token that we know, and a valid one.
 
 use std::sync::LazyLock;
 
@@ -41,7 +41,7 @@ fn sign_with(pair: &RsaKeyPair, padding: &'static dyn RsaEncoding, message: &[u8
     signature
 }
 
-/// Header and payload as texts, signed by the seller's key as PS256: whatever is wrong is not the signature.
+/// A token of these texts, signed by the seller's key with PS256: its signature is always valid.
 fn token_of(header: &str, payload: &str) -> String {
     let message = format!("{}.{}", encode(header), encode(payload));
     let signature = sign_with(&SIGNER, &RSA_PSS_SHA256, message.as_bytes());
@@ -106,7 +106,7 @@ fn a_token_as_awss_documents_show_it_is_accepted_too() {
         "PublicKeyRotationTimestamp": null
     });
     assert_eq!(judge(&token_of(HEADER, &payload.to_string())).unwrap().issued_at(), None);
-    // Members that nobody has told us of do no harm.
+    // Unknown members are ignored.
     assert!(judge(&token_of(r#"{"alg":"PS256"}"#, &with("region", json!("us-east-1")))).is_ok());
 }
 
@@ -130,11 +130,11 @@ fn other_algorithms_are_refused_whatever_their_signature() {
     ] {
         assert_eq!(refusal(&token), VerifyError::AlgorithmNotAllowed);
     }
-    // The classic: the public key as an HMAC secret.
+    // A known attack: the public key as an HMAC secret.
     let message = message("HS256");
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, PUBLIC.as_bytes()), message.as_bytes());
     assert_eq!(refusal(&format!("{message}.{}", encode(tag))), VerifyError::AlgorithmNotAllowed);
-    // And the other classic: no signature at all.
+    // Another known attack: no signature at all.
     let none = format!("{}.{payload}.", encode(r#"{"alg":"none"}"#));
     assert_eq!(refusal(&none), VerifyError::Malformed);
     for header in [r#"{"typ":"JWT"}"#, r#"{"alg":null}"#, r#"{"alg":["PS256"]}"#, r#"{"alg":{"PS256":1}}"#] {
@@ -221,12 +221,12 @@ fn signatures_of_other_keys_salts_and_messages_are_refused() {
     assert_eq!(refusal(&forged([&[0], &bytes[..]].concat())), VerifyError::SignatureInvalid);
     assert_eq!(refusal(&forged(vec![0; 384])), VerifyError::SignatureInvalid);
 
-    // One payload under another's signature.
+    // A payload with another payload's signature.
     let swapped = format!("{}.{}.{signature}", encode(HEADER), encode(with("iat", json!(NOW_S + 1))));
     assert_eq!(refusal(&swapped), VerifyError::SignatureInvalid);
 }
 
-/// A generator that need not be random: it only makes salts.
+/// A generator for salts, which need not be random here.
 struct TestRng(u64);
 
 impl rsa::rand_core::TryRng for TestRng {
@@ -285,7 +285,7 @@ fn another_form_than_three_strict_parts_is_refused() {
 
 #[test]
 fn stray_trailing_bits_are_refused() {
-    // 27 octets of header end on a full group; one more leaves bits that a lax decoder ignores.
+    // A header of 27 octets fills its last base64 group; one octet more leaves bits that a lax decoder ignores.
     let header = r#"{"alg":"PS256","typ":"JWT" }"#;
     let token = token_of(header, &claims().to_string());
     assert!(judge(&token).is_ok());
@@ -422,7 +422,7 @@ fn ring_and_we_agree_on_what_the_key_is() {
     assert!(key.verify(message, &signature).is_ok());
 }
 
-/// What a whole JSON parser would choke on is not even looked at, so long as it is nobody's claim.
+/// Claims that are not checked are not parsed either, even if a complete JSON parser would fail on them.
 #[test]
 fn depth_and_odd_numbers_in_other_claims_do_no_harm() {
     let deep = format!("{}{}", "[".repeat(2000), "]".repeat(2000));

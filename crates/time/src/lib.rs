@@ -1,4 +1,4 @@
-//! Points in wall time and how they are written. Pure: it reads no clock.
+//! Points in wall time and their text forms. Pure: it reads no clock.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::{Rfc2822, Rfc3339};
 
-/// A point in wall time, in milliseconds since the Unix epoch. Shown as RFC 3339 in UTC, whole seconds.
+/// A point in wall time, in milliseconds since the Unix epoch. Displayed as RFC 3339 in UTC, in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -60,7 +60,7 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.millis_since(earlier)).unwrap_or(0))
     }
 
-    /// The first moment of the next month, in UTC; the end of time where the calendar has no such month.
+    /// The first moment of the next month, in UTC; the largest value if the calendar has no such month.
     #[must_use]
     pub fn next_month(self) -> Self {
         let date = OffsetDateTime::from_unix_timestamp(self.unix_seconds()).ok();
@@ -86,8 +86,8 @@ impl Timestamp {
         }
     }
 
-    /// Reads RFC 3339; `None` when it is not, or when its offset carries it out of the years 0–9999 of UTC: what could
-    /// not be shown again is not read.
+    /// Parses RFC 3339. `None` if the text is not RFC 3339, or if in UTC its year is outside 0–9999 and so could not be
+    /// displayed.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
@@ -106,7 +106,7 @@ impl fmt::Display for Timestamp {
             .and_then(|t| t.format(&Rfc3339).ok());
         match text {
             Some(text) => f.write_str(&text),
-            // Outside the years that RFC 3339 can write: still shown, never a panic.
+            // Outside the years that RFC 3339 can express: displayed as seconds, never a panic.
             None => write!(f, "@{}", self.unix_seconds()),
         }
     }
@@ -118,14 +118,14 @@ impl Serialize for Timestamp {
     }
 }
 
-/// What a clock of the standard library shows; times before 1970 become the epoch.
+/// The time of the standard library's clock; times before 1970 become the epoch.
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         Self(time.duration_since(UNIX_EPOCH).map_or(0, millis))
     }
 }
 
-/// For what knows no other time; where no clock of the system could show it, the epoch.
+/// For APIs that need it; the epoch if `SystemTime` cannot represent the time.
 impl From<Timestamp> for SystemTime {
     fn from(time: Timestamp) -> Self {
         let distance = Duration::from_millis(time.0.unsigned_abs());
@@ -139,7 +139,7 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Reads the IMF-fixdate of a `Date` header (RFC 9110, section 5.6.7); `None` when it is not one.
+/// Parses the IMF-fixdate of a `Date` header (RFC 9110, section 5.6.7); `None` if it is not one.
 #[must_use]
 pub fn parse_http_date(text: &str) -> Option<Timestamp> {
     let parsed = OffsetDateTime::parse(text, &Rfc2822).ok()?;
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_time_that_could_not_be_shown_again_is_not_read() {
-        // Both are RFC 3339; in UTC they lie in the years 10000 and -1.
+        // Both are RFC 3339; in UTC they are in the years 10000 and -1.
         assert_eq!(Timestamp::parse("9999-12-31T23:58:12-23:59"), None);
         assert_eq!(Timestamp::parse("0000-01-01T00:00:00+23:59"), None);
         assert!(Timestamp::parse("9999-12-31T23:59:59Z").is_some());

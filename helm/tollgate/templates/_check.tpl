@@ -1,4 +1,4 @@
-{{/* What cannot work is refused here, with what to do, rather than found in a cluster. */}}
+{{/* Refuses values that cannot work, with a message that says what to do, before they fail in a cluster. */}}
 {{- define "tollgate.check" -}}
 {{- $workload := set .workload "account" .values.serviceAccount -}}
 {{- include "tollgate.checkPod" . -}}
@@ -33,7 +33,7 @@
 {{- if eq ((($pod.os | default dict).name) | default "linux") "windows" -}}
   {{- fail (printf "tollgate: %s runs on Windows, and tollgate is a Linux program: run it on Linux nodes" $title) -}}
 {{- end -}}
-{{- /* Our ports, against each other and those that the application declares. */ -}}
+{{- /* tollgate's ports, compared with each other and with those that the application declares. */ -}}
 {{- $taken := dict -}}
 {{- range concat ($pod.initContainers | default list) $pod.containers -}}
   {{- if not (kindIs "string" .name) -}}
@@ -72,7 +72,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Which product a sidecar is for: by its code or its ID, or by the image that holds it. */}}
+{{/* The product of a sidecar: its code or its ID, or the image that contains it. */}}
 {{- define "tollgate.which" -}}
 {{- if .productCode -}}productCode {{ .productCode }}{{- else if .productId -}}productId {{ .productId }}{{- else -}}image {{ include "tollgate.image" . }}{{- end -}}
 {{- end -}}
@@ -122,7 +122,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* How one product is named, and what only mode contract has. */}}
+{{/* The name of one product, and the values of mode contract. */}}
 {{- define "tollgate.checkLicense" -}}
 {{- $role := .workload.account.roleArn -}}
 {{- with .product -}}
@@ -191,7 +191,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* One writer for a ledger, through updates too. */}}
+{{/* One writer for a ledger, also during updates. */}}
 {{- define "tollgate.checkWriter" -}}
 {{- $title := .workload.title -}}
 {{- $kind := .workload.kind -}}
@@ -232,7 +232,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The context is the same for all templates of a chart: what one of them claimed, the others see. */}}
+{{/* All templates of a chart have the same context, so each sees the claims of the others. */}}
 {{- define "tollgate.once" -}}
 {{- if not (hasKey .root "tollgateClaimed") -}}
   {{- $_ := set .root "tollgateClaimed" dict -}}
@@ -265,7 +265,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What the API server would refuse in the finished pod, said in words of the values. */}}
+{{/* Faults of the finished pod that the API server would refuse, named by the chart's values. */}}
 {{- define "tollgate.sound" -}}
 {{- $title := .workload.title -}}
 {{- $pod := .workload.pod -}}

@@ -1,4 +1,4 @@
-{{/* Adds items to a list in an annotation, to those that stand there: (dict "annotations" . "name" "…" "items" (list …)). */}}
+{{/* Adds items to the list in an annotation: (dict "annotations" . "name" "…" "items" (list …)). */}}
 {{- define "tollgate.annotate" -}}
 {{- $present := splitList "," (get .annotations .name | default "" | toString) -}}
 {{- with concat $present .items | compact | uniq | join "," -}}
@@ -6,7 +6,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The ports that one product's calls leave by: HTTPS, the proxy's, and those of an emulator. Space-separated. */}}
+{{/* The destination ports of one product's calls: HTTPS, the proxy's, and those of an emulator. Space-separated. */}}
 {{- define "tollgate.egress" -}}
 443 {{- range list .proxy.https .proxy.http .settings.endpoint_url -}}
   {{- if . -}}
@@ -16,13 +16,13 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The account of the pods: named by the release where the chart makes it and nobody named it. */}}
+{{/* The account of the pods; if the chart makes it and no value names it, it has the release's name. */}}
 {{- define "tollgate.account" -}}
 {{- $account := .values.serviceAccount -}}
 {{- if $account.name -}}{{ $account.name }}{{- else if $account.create -}}{{ .root.Release.Name }}{{- end -}}
 {{- end -}}
 
-{{/* What concerns the whole pod. */}}
+{{/* Changes of the whole pod. */}}
 {{- define "tollgate.pod" -}}
 {{- $template := .workload.template -}}
 {{- $pod := .workload.pod -}}
@@ -50,7 +50,7 @@
     {{- $roleless = append $roleless (ternary .await "tollgate-install" (eq .gate "native")) -}}
   {{- end -}}
   {{- if eq .state.type "emptyDir" -}}
-    {{- /* Without it the cluster autoscaler keeps the node for ever; what is lost then is stated in SEMANTICS. */ -}}
+    {{- /* Otherwise the cluster autoscaler never removes the node; SEMANTICS says which usage is lost with it. */ -}}
     {{- $evict := dict "annotations" $annotations "name" "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes" -}}
     {{- include "tollgate.annotate" (set $evict "items" (list (printf "%s-state" .name))) -}}
   {{- end -}}
@@ -66,13 +66,13 @@
   {{- $egress = concat $egress (splitList " " (include "tollgate.egress" .)) -}}
   {{- $grace := include "tollgate.seconds" .shutdownGrace | float64 | int -}}
   {{- if eq .gate "native" -}}
-    {{- /* Native sidecars are stopped one after the other. */ -}}
+    {{- /* Kubernetes stops native sidecars one after the other. */ -}}
     {{- $inTurn = add $inTurn $grace -}}
   {{- else -}}
     {{- $atOnce = max $atOnce $grace -}}
   {{- end -}}
   {{- if $pod.hostNetwork -}}
-    {{- /* Loopback is the node's: only the scheduler can keep two such pods apart, and before 1.34 it sees no port of an init container. */ -}}
+    {{- /* On the host's network loopback is the node's: only the scheduler can separate two such pods, and before 1.34 it ignores ports of init containers. */ -}}
     {{- $native := eq .gate "native" -}}
     {{- $name := .name -}}
     {{- $ports := ternary (list .ports.probe .ports.app) (list .ports.app) $native -}}
@@ -88,7 +88,7 @@
 {{- end -}}
 {{- if eq $values.mesh "istio" -}}
   {{- include "tollgate.annotate" (dict "annotations" $annotations "name" "traffic.sidecar.istio.io/excludeInboundPorts" "items" $ports) -}}
-  {{- /* Names too: where the proxy answers DNS and starts after the init containers, nothing answers while the gate is shut. */ -}}
+  {{- /* DNS too: if the mesh's proxy answers DNS and starts after the init containers, there is no DNS while the gate is shut. */ -}}
   {{- include "tollgate.annotate" (dict "annotations" $annotations "name" "traffic.sidecar.istio.io/excludeOutboundPorts" "items" (append $egress "53")) -}}
   {{- if not (hasKey $annotations "sidecar.istio.io/nativeSidecar") -}}
     {{- $_ := set $annotations "sidecar.istio.io/nativeSidecar" "true" -}}
@@ -110,7 +110,7 @@
 {{- if $annotations -}}
   {{- $_ := set $template.metadata "annotations" $annotations -}}
 {{- end -}}
-{{- /* The application's own time comes first; what follows must fit behind it, or the last usage is cut off. */ -}}
+{{- /* The application's own time comes first. The sidecar's time must fit after it, or the last usage is not sent. */ -}}
 {{- $application := max ($pod.terminationGracePeriodSeconds | default 0 | int) (int $values.applicationStopSeconds) -}}
 {{- $_ := set $pod "terminationGracePeriodSeconds" (add $application $inTurn $atOnce $values.terminationGraceExtraSeconds) -}}
 {{- end -}}

@@ -1,6 +1,6 @@
 {{/*
-What stands beside the workloads, by switch: {{ include "tollgate.resources" (list . $podLabels) }}. For a second set of pods a third
-item names it, (dict "name" "worker"); the dependency's alias stands there too.
+The resources beside the workloads, each by its switch: {{ include "tollgate.resources" (list . $podLabels) }}. For a second
+set of pods a third item gives it a name, (dict "name" "worker"); the dependency's alias is in that item, too.
 */}}
 {{- define "tollgate.resources" -}}
 {{- $root := index . 0 -}}
@@ -46,7 +46,7 @@ spec:
       {{- toYaml $labels | nindent 6 }}
   policyTypes: [Egress]
   egress:
-    # Names; then AWS (STS and metering) over HTTPS, or the proxy. Narrow the addresses where your VPC endpoints are known.
+    # DNS; then AWS (STS and metering) over HTTPS, or the proxy. Restrict the addresses if your VPC endpoints are known.
     - ports: [{ port: 53, protocol: UDP }, { port: 53, protocol: TCP }]
     {{- $egress := list }}
     {{- range $products }}
@@ -97,7 +97,7 @@ spec:
 {{- end }}
 {{- end -}}
 
-{{/* What NOTES.txt may say: {{ include "tollgate.notes" . }}, with an alias {{ include "tollgate.notes" (list . (dict "alias" "gate")) }}. */}}
+{{/* Text for NOTES.txt: {{ include "tollgate.notes" . }}, with an alias {{ include "tollgate.notes" (list . (dict "alias" "gate")) }}. */}}
 {{- define "tollgate.notes" -}}
 {{- $given := kindIs "slice" . | ternary . (list .) -}}
 {{- $root := first $given -}}

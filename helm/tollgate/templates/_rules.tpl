@@ -3,8 +3,9 @@
 groups:
   - name: tollgate
     rules:
-      # A state that comes and goes must not begin `for` anew each time: what was seen within six minutes counts, since
-      # attempts are at most that far apart. The window is shorter than `for`, so that what was seen once does not count.
+      # A state that comes and goes must not restart `for` each time, so a state within the last six minutes counts:
+      # attempts are at most that far apart. The window is shorter than `for`, so that a single occurrence does not
+      # fire.
       - alert: TollgateNotEntitled
         expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state=~"denied|misconfigured|unverified"}[6m])) == 1
         for: 10m
@@ -20,7 +21,7 @@ groups:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has waited for AWS's answer for 15 minutes"
           description: "AWS cannot be reached: network, proxy, DNS or VPC endpoint."
       - alert: TollgateGateShut
-        # Whatever the state: it shuts again and again, or was never open.
+        # In any state: the gate shuts again and again, or was never open.
         expr: min by (namespace, pod) (min_over_time(tollgate_gate_open[6m])) == 0
         for: 12m
         labels: { severity: critical }
@@ -28,7 +29,7 @@ groups:
           summary: "the gate of {{ "{{" }} $labels.pod {{ "}}" }} has been shut, at least now and then, for twelve minutes"
           description: "tollgate probe ready names the state and what to do; docs/RUNBOOK.md explains the code."
       - alert: TollgateSidecarGone
-        # Prometheus still finds the target, and what it scraped there within a day was tollgate.
+        # Prometheus still discovers the target, and scraped tollgate from it within a day.
         expr: max by (namespace, pod) (max_over_time(up[4m]) == 0 and on (job, instance) last_over_time(tollgate_build_info[1d])) == 0
         for: 5m
         labels: { severity: critical }
@@ -36,7 +37,8 @@ groups:
           summary: "the sidecar of {{ "{{" }} $labels.pod {{ "}}" }} does not answer: its usage is not reported, and its other alerts cannot fire"
           description: "kubectl describe pod shows how its container ended; docs/RUNBOOK.md explains the exit code."
       - alert: TollgateGrace
-        # No wait: the gate shuts when the grace ends, and a grace that comes and goes is one.
+        # No wait, because the gate shuts when the grace ends; a grace that comes and goes counts,
+        # too.
         expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state="grace"}[5m])) == 1
         labels: { severity: critical }
         annotations:
@@ -48,7 +50,8 @@ groups:
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} was entitled and no longer is"
       - alert: TollgateBadToken
-        # The series begins with the first bad token, and `increase` sees no rise in a first value.
+        # The series starts with the first bad token, and `increase` shows no rise for a first
+        # value.
         expr: >-
           increase(tollgate_token_verification_failures_total[10m]) > 0
           or (tollgate_token_verification_failures_total > 0 unless tollgate_token_verification_failures_total offset 10m)
@@ -93,7 +96,7 @@ groups:
           summary: "the contract of {{ "{{" }} $labels.job {{ "}}" }} in {{ "{{" }} $labels.namespace {{ "}}" }} ended {{ "{{" }} $value | humanizeDuration {{ "}}" }} ago"
           description: "Gates shut when license_end_grace has passed. Renew the contract in AWS Marketplace, Manage subscriptions."
       - alert: TollgateLicenseNotRenewed
-        # The time is tollgate's own: half of what the latest grant lasts, and later than a round that is in time.
+        # tollgate computes this time: half of the latest grant's duration, and later than a punctual round.
         expr: |-
           time() - tollgate_license_granted_timestamp_seconds
           and tollgate_license_alarm_timestamp_seconds > 0 and time() > tollgate_license_alarm_timestamp_seconds
@@ -102,8 +105,8 @@ groups:
           summary: "License Manager has granted {{ "{{" }} $labels.pod {{ "}}" }} nothing for {{ "{{" }} $value | humanizeDuration {{ "}}" }}, half of the time of the latest grant"
           description: "The code of tollgate_license_calls_total says why; docs/RUNBOOK.md explains it. A seat that ends goes to others."
       - alert: TollgateLicenseSeatsLow
-        # Pods look at different times, so the highest number may be a quarter of an hour old: it must last. Where pods hold no seat
-        # (`check`), none waits for one.
+        # Pods check at different times, so the highest number may be a quarter of an hour old; therefore the condition
+        # must last. In model `check` pods hold no seats, and none waits for one.
         expr: |-
           max by (namespace, job, dimension) (tollgate_license_seats{kind="used"})
             >= 0.9 * (max by (namespace, job, dimension) (tollgate_license_seats{kind="max"}) > 0)
@@ -114,7 +117,7 @@ groups:
           summary: "{{ "{{" }} $value {{ "}}" }} seats of {{ "{{" }} $labels.dimension {{ "}}" }} are taken, nine tenths of what the contract of {{ "{{" }} $labels.job {{ "}}" }} in {{ "{{" }} $labels.namespace {{ "}}" }} has"
           description: "The next pods may wait for a seat: buy more, or scale down."
       - alert: TollgateUsageUnsent
-        # Half of AWS's window, whichever the mode has; the deadline is tollgate's own, with the end of a month in it.
+        # Half of the mode's window at AWS; tollgate computes the deadline, and takes the end of a month into account.
         expr: |-
           tollgate_usage_oldest_unsent_timestamp_seconds > 0 and
           tollgate_usage_oldest_unsent_deadline_timestamp_seconds - time()
@@ -124,8 +127,8 @@ groups:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has usage that AWS has not taken after half of its window"
           description: "tollgate ledger list shows the records; after the window they are dead letters or carried."
       - alert: TollgateUsageNotBilled
-        # Usage was acknowledged two to three hours ago by a pod that still runs, and AWS has accepted no record since. A
-        # series that begins has no increase, so one that is younger than the window counts too.
+        # A pod that still runs acknowledged usage two to three hours ago, and AWS has accepted no record since. A new
+        # series has no increase, so a series that is younger than the window counts, too.
         expr: |-
           (
             sum without (dimension, status) (increase(tollgate_usage_events_total{status="accepted"}[1h] offset 2h)) > 0
@@ -140,8 +143,8 @@ groups:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} takes usage, and AWS has accepted none of it for three hours"
           description: "tollgate ledger list --state sealed shows what waits and AWS's latest code for it."
       - alert: TollgateUsageRejected
-        # `bad_request` and the like: nothing of the request can be counted, however often it is sent. A reason's series begins when it
-        # is first given, and `increase` sees no rise in a first value.
+        # `bad_request` and similar reasons: no usage of such a request is counted, even if it is sent again. A reason's
+        # series starts with its first event, and `increase` shows no rise for a first value.
         expr: |-
           increase(tollgate_usage_events_rejected_total[15m]) > 0
           or (tollgate_usage_events_rejected_total > 0 unless tollgate_usage_events_rejected_total offset 15m)
@@ -155,7 +158,7 @@ groups:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} rejects usage that an application reports ({{ "{{" }} $labels.reason {{ "}}" }}): it is not billed"
           description: "The sidecar's log names dimension and reason once a minute; correct the application, or dimensions."
       - alert: TollgateUsageRefused
-        # The application sends such a request again; what is refused for long is lost when the application ends.
+        # The application repeats such a request; usage that is still refused when the application ends is lost.
         expr: increase(tollgate_usage_requests_refused_total{reason=~"busy|unanswered|door_rate"}[10m]) > 0
         for: 15m
         labels: { severity: warning }
@@ -163,7 +166,7 @@ groups:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has refused usage requests for a quarter of an hour ({{ "{{" }} $labels.reason {{ "}}" }})"
           description: "Send fewer or smaller requests at once; docs/RUNBOOK.md, TollgateUsageRefused, says what each reason is."
       - alert: TollgateLedgerFull
-        # Refused once, and the application has ended: see TollgateUsageRejected.
+        # Usage that was refused once by an application that has ended: see TollgateUsageRejected.
         expr: |-
           increase(tollgate_usage_requests_refused_total{reason="ledger_full"}[15m]) > 0
           or (
@@ -188,7 +191,7 @@ groups:
           summary: "the ledger of {{ "{{" }} $labels.pod {{ "}}" }} cannot be written: usage is refused or cannot be sent"
           description: "The log names the error; most often the volume is full, read-only or slow."
       - alert: TollgateLedgerUnavailable
-        # While a sidecar starts a few requests come before the ledger is open.
+        # While a sidecar starts, a few requests may come before the ledger is open.
         expr: increase(tollgate_usage_requests_refused_total{reason="ledger_unavailable"}[8m]) > 0
         for: 10m
         labels: { severity: critical }
@@ -196,7 +199,8 @@ groups:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has refused usage for ten minutes: its ledger is not open, or cannot be written"
           description: "The log names the error; most often the volume is full, read-only or slow."
       - alert: TollgateStateUnwritable
-        # An open gate writes once an hour. The first write may fail before the first scrape: `increase` sees no rise in that.
+        # An open gate writes once an hour. The first write may fail before the first scrape; `increase` shows no rise
+        # for that.
         expr: >-
           increase(tollgate_state_write_failures_total[70m]) > 0
           or (tollgate_state_write_failures_total > 0 unless tollgate_state_write_failures_total offset 70m)
@@ -228,7 +232,7 @@ groups:
           summary: "the gate of {{ "{{" }} $labels.pod {{ "}}" }} is shut: AWS has not accepted its usage, or its ledger has taken none, for longer than the seller allows"
           description: "tollgate ledger list or the log (usage_not_taken) shows why; docs/RUNBOOK.md, UsageUnreported or UsageNotTaken, says what to do."
       - alert: TollgateUsageOverdue
-        # Half of what on_unsent allows, or three hours where the gate stays open.
+        # Half of the time of on_unsent, or three hours if the gate stays open.
         expr: tollgate_usage_overdue_seconds > tollgate_usage_overdue_alarm_seconds and tollgate_usage_overdue_alarm_seconds > 0
         labels: { severity: critical }
         annotations:

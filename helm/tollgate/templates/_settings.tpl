@@ -1,6 +1,6 @@
 {{/*
-What each setting takes: the chart's schema sees those of the values, not those of an include's options. The names, words and patterns
-are the schema's, and the bounds the sidecar's; tests/packaging compares.
+The values that each setting accepts. The chart's schema checks the settings in the values, but not those in an include's options.
+The names, words and patterns are the schema's, the bounds the sidecar's; tests/packaging compares them.
 */}}
 {{- define "tollgate.settingForms" -}}
 {{- $level := "([A-Za-z0-9_:]+=)?(?i:off|error|warn|info|debug|trace)" -}}
@@ -43,7 +43,7 @@ log_filter: { pattern: {{ printf "^%s(,%s)*$" $level $level | quote }}, write: "
 clock: { pattern: "^(system|https?://.+)$", write: system or an address }
 {{- end -}}
 
-{{/* Judges the settings of one product, and makes texts of lists, in place. */}}
+{{/* Checks the settings of one product, and turns lists into texts, in place. */}}
 {{- define "tollgate.settings" -}}
 {{- $settings := . -}}
 {{- $forms := include "tollgate.settingForms" . | fromYaml -}}
@@ -66,7 +66,7 @@ clock: { pattern: "^(system|https?://.+)$", write: system or an address }
     {{- $_ := set $settings $name (join "," $value) -}}
   {{- end -}}
   {{- $text := toString $value -}}
-  {{- /* Nested: the `and` of older Helm asks both of its sides. */ -}}
+  {{- /* Nested, because the `and` of older Helm evaluates both of its sides. */ -}}
   {{- with $form.words -}}
     {{- if not (has $text .) -}}
       {{- fail (printf "tollgate: settings.%s is %s; give one of %s" $name $text (join ", " .)) -}}

@@ -4,7 +4,7 @@
 {{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag }}{{ end }}
 {{- end -}}
 
-{{/* Which pod this is: for the sidecar, and for the await that believes no other pod's sidecar. */}}
+{{/* The pod's identity: for the sidecar, and for `await`, which accepts only its own pod's sidecar. */}}
 {{- define "tollgate.podUid" -}}
 - name: TOLLGATE_POD_UID
   valueFrom:
@@ -12,8 +12,8 @@
 {{- end -}}
 
 {{/*
-The settings of one product, as environment. What equals tollgate's own default is left out: a key that the seller's file in the
-image sets must stand nowhere else.
+The settings of one product, as environment variables. A value that equals tollgate's default is left out, because a key that
+the seller's file in the image sets must not be set elsewhere.
 */}}
 {{- define "tollgate.env" -}}
 {{ include "tollgate.podUid" . }}
@@ -49,7 +49,7 @@ image sets must stand nowhere else.
 - name: TOLLGATE_STATE_DIR
   value: none
 {{- end }}
-{{- /* A native sidecar is stopped after the application has ended: there is nobody left to wait for. */}}
+{{- /* Kubernetes stops a native sidecar after the application has ended, so no more usage comes. */}}
 {{- if and (eq .gate "native") (has .mode (list "metered" "saas")) (not (hasKey .settings "drain_quiet")) }}
 - name: TOLLGATE_DRAIN_QUIET
   value: 0s
@@ -90,7 +90,7 @@ image sets must stand nowhere else.
 {{- end }}
 {{- end -}}
 
-{{/* What our containers may do: nothing. */}}
+{{/* The security context of tollgate's containers, without any privilege. */}}
 {{- define "tollgate.securityContext" -}}
 allowPrivilegeEscalation: false
 capabilities: { drop: [ALL] }
@@ -102,7 +102,7 @@ runAsUser: 65532
 seccompProfile: { type: RuntimeDefault }
 {{- end -}}
 
-{{/* What all our containers have in common: image, and requests and limits of their own. */}}
+{{/* The common parts of tollgate's containers: image, requests and limits. */}}
 {{- define "tollgate.common" -}}
 image: {{ include "tollgate.image" . | quote }}
 imagePullPolicy: {{ .image.pullPolicy }}
@@ -149,8 +149,8 @@ env:
 {{- if eq .gate "native" }}
 restartPolicy: Always
 {{- end }}
-{{- /* It finds a process that hangs, in 62 to 92 s. The gate of another container does not wait for it, and each question costs
-CPU for as long as the pod lives. */}}
+{{- /* It detects a hung process in 62 to 92 s. No other container's gate waits for it, and each probe costs CPU for as long as
+         the pod lives. */}}
 livenessProbe:
   httpGet: { path: /livez, port: {{ .ports.probe }} }
   periodSeconds: 30
@@ -169,9 +169,9 @@ volumeMounts:
 {{- end -}}
 
 {{/*
-The lock of the native form, after its sidecar: (dict "product" … "again" …). No startup probe can be it: the kubelet of 1.35.4 and
-later takes a container that ran before its own restart for started. `again` says that the pod's containers are restarted: then one
-restart puts the reason under Last State; where it is not, an end would be the end of the pod.
+The lock of the native form, after its sidecar: (dict "product" … "again" …). A startup probe is not safe: from 1.35.4 on the
+kubelet counts a container that ran before the kubelet's own restart as started. `again` says that the pod's containers are
+restarted: then one restart puts the reason under Last State. Without restarts the end of the container would end the pod.
 */}}
 {{- define "tollgate.lock" -}}
 {{- $product := .product -}}
@@ -214,7 +214,7 @@ env:
 {{- end }}
 {{- end -}}
 
-{{/* The claim that a StatefulSet makes for each of its pods. */}}
+{{/* The volume claim that a StatefulSet makes for each of its pods. */}}
 {{- define "tollgate.volumeClaim" -}}
 metadata:
   name: {{ .name }}-state

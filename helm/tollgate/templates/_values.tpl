@@ -1,6 +1,6 @@
 {{/*
-What stands where a value is absent, for Helm drops a key that is given as null. The same as values.yaml; tests/packaging
-compares the two.
+The defaults of absent values, because Helm drops a key that is given as null. The same as values.yaml; tests/packaging compares
+the two.
 */}}
 {{- define "tollgate.defaults" -}}
 image: { registry: "", repository: tollgate, tag: 0.2.0, digest: "", pullPolicy: IfNotPresent }
@@ -39,8 +39,8 @@ prometheusRule: { enabled: false, labels: {} }
 {{- end -}}
 
 {{/*
-Lays one map over another, in place: (dict "under" … "over" …). What is null stays as it is under it. Sprig's merge functions
-would take false, 0 and "" for absent.
+Lays one map over another, in place: (dict "under" … "over" …). A null value leaves the value below unchanged. Sprig's merge
+functions would treat false, 0 and "" as absent.
 */}}
 {{- define "tollgate.overlay" -}}
 {{- $under := .under -}}
@@ -99,7 +99,7 @@ not see them. (dict "options" … "known" (list …)).
 {{- end -}}
 {{- end -}}
 
-{{/* All values, none absent: (dict "root" … "alias" …). */}}
+{{/* All values, with defaults for absent ones: (dict "root" … "alias" …). */}}
 {{- define "tollgate.values" -}}
 {{- $alias := .alias | default "tollgate" -}}
 {{- $given := get .root.Values $alias -}}
@@ -134,12 +134,12 @@ The products: at least one, each laid over the common values, and the options of
   {{- end -}}
   {{- $state := $product.state -}}
   {{- if and (has $product.mode (list "hourly" "contract")) (not $state.type) -}}
-    {{- /* For the kept receipt: with it a product that ran before its node's reboot starts although AWS is down. For the checkout:
-    with it a sidecar that restarts keeps its seats. */ -}}
+    {{- /* The kept receipt lets a product that ran before its node's reboot start although AWS is down. The checkout lets a
+         sidecar that restarts keep its seats. */ -}}
     {{- $_ := set $state "type" "emptyDir" -}}
   {{- end -}}
   {{- if not $state.sizeLimit -}}
-    {{- /* Room for a ledger whatever the mode: only the image knows its own, and a pod above the limit is evicted. */ -}}
+    {{- /* Room for a ledger in every mode: only the image knows its mode, and a pod above the limit is evicted. */ -}}
     {{- $_ := set $state "sizeLimit" "2Gi" -}}
   {{- end -}}
   {{- include "tollgate.settings" $product.settings -}}
@@ -158,7 +158,7 @@ The products: at least one, each laid over the common values, and the options of
 {{- $sum -}}
 {{- end -}}
 
-{{/* What a quantity is in whole units: 10m, 2, 32Mi, 1GiB. */}}
+{{/* A quantity in whole units: 10m, 2, 32Mi, 1GiB. */}}
 {{- define "tollgate.quantity" -}}
 {{- $text := toString . -}}
 {{- $unit := regexFind "[a-zA-Z]*$" $text | trimSuffix "B" | trimSuffix "i" -}}

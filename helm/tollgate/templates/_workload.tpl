@@ -3,8 +3,9 @@ One include puts the gate in front of a workload:
 
   {{ include "tollgate.workload" (list . "my-product.deployment") }}
 
-where "my-product.deployment" is the named template that renders your Deployment, StatefulSet, DaemonSet, Job or CronJob. What else it
-renders, such as a Service, passes through as it is. A third item holds values for this workload alone, and the dependency's alias:
+where "my-product.deployment" is the named template that renders your Deployment, StatefulSet, DaemonSet, Job or CronJob. Other
+manifests that it renders, such as a Service, are left unchanged. A third item has values for this workload only, and the
+dependency's alias:
 
   {{ include "tollgate.workload" (list . "my-product.worker" (dict "gate" "exec" "command" (list "/worker"))) }}
 */}}
@@ -80,11 +81,11 @@ renders, such as a Service, passes through as it is. A third item holds values f
     {{- $_ := set $job "podFailurePolicy" $policy -}}
   {{- end -}}
   {{- if and (eq $manifest.kind "Deployment") (or (eq .mode "saas") (eq .state.type "persistentVolumeClaim")) -}}
-    {{- /* A rolling update would run the new writer beside the old one, and wait for it. */ -}}
+    {{- /* A rolling update would start the new writer while the old one runs, and wait for it. */ -}}
     {{- $_ := set $spec "strategy" (dict "type" "Recreate") -}}
   {{- else if and (eq $manifest.kind "Deployment") (eq .licenseModel "floating") -}}
-    {{- /* By Kubernetes' own default the new pod comes first. Where every seat is taken it would wait for one that the old pods, which
-    wait for it, do not give back. */ -}}
+    {{- /* By Kubernetes' default the new pod starts first. If every seat is taken, it would wait for a seat of the old pods, and
+         the update would wait for it. */ -}}
     {{- $strategy := $spec.strategy | default dict -}}
     {{- if and (eq ($strategy.type | default "RollingUpdate") "RollingUpdate") (not $strategy.rollingUpdate) -}}
       {{- $_ := set $spec "strategy" (dict "type" "RollingUpdate" "rollingUpdate" (dict "maxSurge" 0 "maxUnavailable" "25%")) -}}
@@ -98,7 +99,7 @@ renders, such as a Service, passes through as it is. A third item holds values f
 {{- include "tollgate.sound" (dict "products" .products "workload" $workload) -}}
 {{- end -}}
 
-{{/* The main container that a product gates: the index of it among the pod's containers. */}}
+{{/* The index of the main container that a product gates, among the pod's containers. */}}
 {{- define "tollgate.main" -}}
 {{- $product := .product -}}
 {{- range $index, $container := .pod.containers -}}
@@ -109,8 +110,8 @@ renders, such as a Service, passes through as it is. A third item holds values f
 {{- end -}}
 
 {{/*
-Puts one product's sidecar beside the main containers. With `readiness` its own readinessProbe asks the gate, since a pod is ready
-when all its containers are: the application's probe stays as it is.
+Puts one product's sidecar beside the main containers. With `readiness` the sidecar's own readinessProbe asks the gate. A pod is
+ready when all its containers are, so the application's probe stays unchanged.
 */}}
 {{- define "tollgate.beside" -}}
 {{- $product := .product -}}
@@ -142,7 +143,7 @@ shared volume; the buyer can replace it, unlike one that is built into the produ
   {{- $_ := set $install "args" (list "install" "/opt/tollgate") -}}
   {{- $_ := set $install "volumeMounts" (list $mount) -}}
   {{- $_ := set $pod "initContainers" (append ($pod.initContainers | default list) $install) -}}
-  {{- /* Room for a build that is not optimised, too: a pod above the limit is evicted. */ -}}
+  {{- /* Room for a build that is not optimised, too, because a pod above the limit is evicted. */ -}}
   {{- $_ := set $pod "volumes" (append ($pod.volumes | default list) (dict "name" "tollgate-bin" "emptyDir" (dict "sizeLimit" "128Mi"))) -}}
 {{- end -}}
 {{- $command := $product.command | default $main.command -}}
@@ -155,7 +156,7 @@ shared volume; the buyer can replace it, unlike one that is built into the produ
 {{- $_ := set $main "command" (concat $await $command) -}}
 {{- end -}}
 
-{{/* Adds one product's volumes; one that is there already, the same in all, is shared. */}}
+{{/* Adds one product's volumes; a volume that exists already is the same for all products, and is shared. */}}
 {{- define "tollgate.addVolumes" -}}
 {{- $pod := .workload.pod -}}
 {{- $product := .product -}}

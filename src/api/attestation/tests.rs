@@ -1,4 +1,4 @@
-//! The bucket, the nonces, and what becomes of a call whose asker has gone.
+//! The bucket, the nonces, and what becomes of a call whose client disconnected.
 
 use super::*;
 use crate::entitlement;
@@ -6,7 +6,7 @@ use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_receipt::PublicKey;
 use tollgate_time::Timestamp;
 
-/// How long AWS takes.
+/// How long AWS takes to answer.
 const CALL: Duration = Duration::from_secs(1);
 
 fn attestation(class: FaultClass) -> (Arc<Attestation>, Arc<Scripted>) {
@@ -72,7 +72,7 @@ async fn the_answer_goes_to_everybody_who_asked_with_the_nonce() {
     assert_eq!(service.calls().len(), 1);
 }
 
-/// An open gate asks no more: an expired session would stay expired.
+/// No other part calls AWS while the gate is open, so no other part would renew an expired session.
 #[tokio::test(start_paused = true)]
 async fn an_expired_session_is_renewed_and_asked_with_once_more() {
     let (attestation, service) = attestation(FaultClass::ExpiredSession);

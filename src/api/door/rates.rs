@@ -1,4 +1,4 @@
-//! How many calls the door passes on: other pods of the account share AWS's quotas, and so does our own sender.
+//! How many calls the AWS door forwards: it shares AWS's quotas with other pods of the account and with our own sender.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::api::attestation::Registrations;
 use crate::api::rate::{Bucket, Rate};
 
-/// Half of AWS's quota of 10 calls a second for each account and region; the rest is for what is sent for the
-/// application. A client that is told to slow down does, as it would at AWS.
+/// Half of AWS's quota of 10 calls a second for each account and region; the other half is for our own sender. A client
+/// that is throttled here retries later, as it would with AWS.
 const SHARE: Rate = Rate { burst: 10, every: Duration::from_millis(200) };
 
 /// One bucket for each operation.
@@ -27,7 +27,7 @@ impl Rates {
         Self { registrations, meter: share(), batch: share(), resolve: share() }
     }
 
-    /// Takes one call of an operation, or says how long until there is one.
+    /// Takes one call of an operation, or returns how long until one is available.
     pub(super) fn take(&self, operation: &str, now: Instant) -> Result<(), Duration> {
         let bucket = match operation {
             "RegisterUsage" => &*self.registrations,

@@ -1,6 +1,6 @@
-//! Bodies of calls: whose product they are about, and what a report claims.
+//! Bodies of calls: which product they name, and which hour a report claims.
 //!
-//! Members are kept as the text that they had. One that is given twice is refused: AWS might read the other.
+//! Members keep their text. A body with a member given twice is refused: AWS might read the other value.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use tollgate_time::Timestamp;
 /// Our own answer to a call about a product that is not configured.
 pub(super) const OTHER_PRODUCT: &str = "InvalidProductCodeException";
 
-/// A report as it is sent, and the claim that it makes.
+/// A report to send, and the claim that it makes.
 #[derive(Debug)]
 pub(super) struct Report {
     members: Members,
@@ -27,13 +27,13 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Makes it the report that left before, with its token and time.
+    /// Makes it a repeat of the earlier report, by that report's token and time.
     pub(super) fn repeat(&mut self, client_token: String, timestamp: Timestamp) {
         self.claim.client_token = client_token;
         self.claim.usage.timestamp = timestamp;
     }
 
-    /// What is sent.
+    /// The body to send.
     pub(super) fn body(mut self) -> Vec<u8> {
         self.members.set("ClientToken", &self.claim.client_token.into());
         self.members.set("Timestamp", &seconds(self.claim.usage.timestamp));
@@ -46,7 +46,7 @@ fn unreadable() -> Refused {
     Refused(StatusCode::BAD_REQUEST, "SerializationException", text)
 }
 
-/// Refuses what is about another product, or might be: what one product's sidecar passes on is that product's.
+/// Refuses a call that is, or might be, about another product: a sidecar forwards only calls about its own product.
 pub(super) fn check_product(operation: &str, body: &[u8], product_code: &str) -> Result<(), Refused> {
     #[derive(Deserialize)]
     struct Record {
@@ -56,7 +56,7 @@ pub(super) fn check_product(operation: &str, body: &[u8], product_code: &str) ->
     let members = Members::parse(body).ok_or_else(unreadable)?;
     let given: Option<String> = members.get("ProductCode").map_err(|_| unreadable())?;
     let ours = match (operation, given) {
-        // A registration token says by itself whose product it is.
+        // The registration token itself identifies the product.
         ("ResolveCustomer", _) => true,
         (_, Some(given)) => given == product_code,
         // Under Concurrent Agreements the license names the product (service model, `BatchMeterUsageRequest`).
@@ -74,8 +74,8 @@ pub(super) fn check_product(operation: &str, body: &[u8], product_code: &str) ->
     Err(Refused(StatusCode::BAD_REQUEST, OTHER_PRODUCT, text))
 }
 
-/// The report, with a `ClientToken`, and the claim that it makes; `None` where it is a dry run, or where AWS will
-/// refuse what it says.
+/// The report, with a `ClientToken`, and the claim that it makes; `None` for a dry run, and for a report that AWS will
+/// refuse.
 pub(super) fn read(bytes: &[u8]) -> Result<Option<Report>, Refused> {
     let members = Members::parse(bytes).ok_or_else(unreadable)?;
     if members.raw("DryRun") == Some("true") {
@@ -114,7 +114,7 @@ fn claim(members: &Members, parts: Vec<Part>, client_token: String) -> Option<Cl
     })
 }
 
-/// A part of the split by tags.
+/// One of `UsageAllocations`: a part of the quantity with its tags.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Part {
@@ -155,7 +155,8 @@ fn quantity(whole: Option<Number>, decimal: Option<&str>) -> Option<(Quantity, b
     }
 }
 
-/// `7`, and `7.0`, which a lenient reader takes for it: a report that AWS might take must not go without a claim.
+/// Reads `7`, and also `7.0`, which AWS might read as 7: a report that AWS might accept must not be sent without a
+/// claim.
 fn whole_number(number: &Number) -> Option<Quantity> {
     let text = number.to_string();
     text.strip_suffix(".0").unwrap_or(&text).parse().ok().filter(|quantity: &Quantity| quantity.is_whole())
@@ -177,7 +178,7 @@ fn timestamp(value: &Value) -> Option<Timestamp> {
     Some(Timestamp::from_unix_millis(millis))
 }
 
-/// As [`timestamp`] reads it, whole seconds as an integer.
+/// The form that [`timestamp`] reads; whole seconds as an integer.
 fn seconds(at: Timestamp) -> Value {
     if at.unix_millis().rem_euclid(1000) == 0 {
         return at.unix_seconds().into();

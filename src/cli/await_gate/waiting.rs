@@ -1,9 +1,9 @@
 //! Decides what `tollgate await` prints, and when it ends. Pure.
 //!
-//! - A reason is printed when it is new: when its code changes, or the host that fails.
-//! - Time alone never ends the wait. With `--refused-after` a refusal that reaches that age ends it. If the refusal
-//!   is already older when the wait begins, the container has been restarted for it, and the wait continues. So there
-//!   is one restart, and no loop.
+//! - A reason is printed when it changes: its code, its message (such as the host that fails), or its remedy.
+//! - With `--refused-after` a refusal that reaches that age ends the wait. If the refusal is already older when the
+//!   wait begins, this container was restarted because of it, and the wait continues: there is one restart, and no
+//!   loop. Nothing else ends the wait here; `--timeout` is the caller's.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ pub(super) struct Waiting {
 /// Whether a refusal ends the wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Patience {
-    /// It never does.
+    /// No refusal ends it.
     Endless,
-    /// No refusal was seen yet.
+    /// No refusal was seen yet; one that is seen younger than this ends the wait at this age.
     Until(Duration),
-    /// One was seen when it was younger.
+    /// A younger refusal was seen: a refusal of this age ends the wait.
     Ending(Duration),
 }
 
@@ -34,15 +34,16 @@ enum Patience {
 pub(super) enum Step {
     /// Ask again.
     Wait,
-    /// Say the line, then ask again.
+    /// Print the line, then ask again.
     Say,
     /// Give up.
     End(Exit),
 }
 
-/// Between two questions, in a wait of this length: a start waits no longer than this for nothing. A gate that has been
-/// shut for long opens rarely, and each question costs the sidecar as much as a probe; but a kubelet needs most of a
-/// second to start the application, so that with a longer pause the two would take more than 1.2 s.
+/// The pause before the next question, in a wait that has lasted `waited`. At first it is short, since it delays the
+/// application's start. It grows in a long wait, since each question costs the sidecar as much as a probe. It stays at
+/// most half a second, because the kubelet needs most of a second to start the application: both together must not
+/// take more than 1.2 s.
 pub(super) fn pause(waited: Duration) -> Duration {
     (waited / 40).clamp(Duration::from_millis(250), Duration::from_millis(500))
 }
@@ -53,7 +54,7 @@ impl Waiting {
         Self { patience, latest: None }
     }
 
-    /// The gate does not count as open.
+    /// Decides about an answer that does not count as open.
     pub(super) fn hear(&mut self, shut: Shut) -> Step {
         let changed = self.latest.as_ref().is_none_or(|latest| latest.reason != shut.reason);
         let refusal = shut.refusal;
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
     use crate::cli::probe::{Refusal, ShownReason};
 
-    /// Seconds of age make it a refusal.
+    /// An answer; with an age in seconds it is a refusal.
     fn heard(code: &str, age: Option<u64>) -> Shut {
         let refusal = age.map(|age| Refusal { exit: Exit::NotEntitled, age: Duration::from_secs(age) });
         let reason = Some(ShownReason::new(code, "", ""));
@@ -112,7 +113,7 @@ mod tests {
     fn a_refusal_that_is_heard_young_ends_the_wait_at_its_age() {
         let story = [("Pending", None), ("Refused", Some(0)), ("Refused", Some(29)), ("Refused", Some(30))];
         assert_eq!(steps(Some(30), &story), [Step::Say, Step::Say, Step::Wait, ENDED]);
-        // Whatever it was called at first, and although the sidecar did not answer for a while.
+        // Also with another code, and although the sidecar did not answer for a while.
         let story = [("Refused", Some(29)), ("Unreachable", None), ("Another", Some(40))];
         assert_eq!(steps(Some(30), &story), [Step::Say, Step::Say, ENDED]);
     }

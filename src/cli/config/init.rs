@@ -47,7 +47,7 @@ impl InitArgs {
         }
     }
 
-    /// A flag that says nothing in this mode is a mistake of one of the two.
+    /// Refuses a flag that means nothing in this mode: either the flag or the mode is a mistake.
     fn check(&self) -> Result<(), InitError> {
         if self.mode.asks_license_manager() && self.product_code.is_some() {
             return Err(InitError::Flag("mode contract names the product by its ID; use --product-id"));
@@ -141,7 +141,7 @@ fn seller_file(args: &InitArgs) -> String {
         "# The seller's file. Where it exists, every setting comes from it or from its default, except the operator's own\n\
          # (docs/CONFIGURATION.md, column owner). operator_settings = [\"settle\"] would hand one to the operator.\n\
          \n\
-         # As the product is priced: hourly, metered, contract or saas.\n\
+         # How the product is priced: hourly, metered, contract or saas.\n\
          mode = \"{mode}\"\n\
          \n\
          # From the product's page in the AWS Marketplace Management Portal.\n\
@@ -187,9 +187,9 @@ dimensions = []
 
 const SELLERS_UNSENT: &str = "
 # When usage stays unbilled because AWS refuses it or does not answer: keep the gate open, or close-after:<duration>,
-# at least 2h. `tollgate config check` asks until one is stated.
+# at least 2h. `tollgate config check` warns until one is stated.
 # on_unsent = \"close-after:6h\"
-# The same when the subscription ends: without it a pod that reports by an account that is not subscribed keeps its gate.
+# The same when the subscription ends: without it the gate of a pod whose account is not subscribed stays open.
 # on_lapse = \"close-after:6h\"
 ";
 
@@ -198,7 +198,7 @@ const SELLERS_GRACE: &str = "
 grace_period = \"0s\"
 ";
 
-/// Three lines: everything else is in the image that it builds from.
+/// At most three lines: everything else is in the image that it builds from.
 fn dockerfile(args: &InitArgs) -> String {
     let folder = Path::new(SELLER_FILE).parent().unwrap_or_else(|| Path::new("/")).display();
     let keys = if args.has_keys() { format!("COPY keys/ {folder}/keys/\n") } else { String::new() };
@@ -218,8 +218,8 @@ fn values(args: &InitArgs) -> String {
 
 const VALUES: &str = "\
 # The block for the values of a chart that uses the tollgate library chart. Mode, product code and keys are sealed into
-# the image; what stays is where the image is. A product priced by use also states mode and state.type, for the chart
-# chooses the volume of the usage ledger by them, and a contract product its mode.
+# the image; the image's address is not. A product priced by use also states mode and state.type, because the chart
+# chooses the volume of the usage ledger by them. A contract product also states its mode.
 tollgate:
   image:
     # The repository that you push the image of the Dockerfile to: its host, then its path.
@@ -228,7 +228,7 @@ tollgate:
     tag: \"\"
 ";
 
-/// The chart refuses an empty name, so that nobody installs this as it is.
+/// The chart refuses an empty name, so an operator cannot install this file unchanged.
 const VALUES_STATE: &str = "  \
   state:
     # Keeps the usage that AWS has not accepted yet. A claim outlives the pod; with emptyDir that usage is lost when the
@@ -239,7 +239,7 @@ const VALUES_STATE: &str = "  \
     claimName: \"\"
 ";
 
-/// Only the chart can replace pods one for one, and what is sealed into the image is not seen there.
+/// The chart decides how pods are replaced, and it cannot read what is sealed into the image.
 const VALUES_CONTRACT: &str = "  \
   # Where seller.toml has license_model = \"floating\": an update then ends old pods before it starts new ones, which
   # would wait for their seats.
@@ -410,7 +410,7 @@ mod tests {
 
         let file = dir.path().join("seller.toml");
         let text = fs::read_to_string(&file).unwrap();
-        // Every line that a seller may take the mark off is valid too.
+        // Every line that a seller may uncomment is valid too.
         let all = text.replace("product_id = \"\"", "product_id = \"prod-demo\"");
         let all = all.replace("\"check\"", "\"floating\"").replace("\n# entitle", "\nentitle");
         fs::write(&file, all.replace("\n# seats", "\nseats")).unwrap();

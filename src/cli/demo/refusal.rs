@@ -1,4 +1,4 @@
-//! The second part of the demo: a buyer without a subscription. The gate stays shut, and says why.
+//! The second part of the demo: a buyer without a subscription. The gate stays shut, and the sidecar says why.
 
 use std::io;
 

@@ -1,4 +1,5 @@
-//! The fourth part of the demo: ten seats are taken, exhausted, freed, and found again after a crash.
+//! The fourth part of the demo: two pods take all ten seats, a third pod waits for some, and a killed pod finds its own
+//! again.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use tokio::process::{Child, Command};
 use super::{Facts, PATIENCE, Steps, call, child, listening, local, say, wait_until};
 use tollgate_http::client::Ask;
 
-/// What the default world's contract has of the dimension, and what a pod takes of it.
+/// The seats in the default world's contract, their dimension, and how many each pod takes.
 const SEATS: u64 = 10;
 const DIMENSION: &str = "users";
 const SEATS_PER_POD: &str = "5";
@@ -71,7 +72,7 @@ impl Sidecar {
         wait_until(self.probe, &mut self.process, |document| document["state"] == state).await
     }
 
-    /// As the kubelet stops it.
+    /// Stops it as the kubelet does.
     async fn stop(mut self) -> io::Result<()> {
         let process = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         kill_process(process.ok_or_else(|| io::Error::other("the sidecar has ended"))?, Signal::TERM)?;
@@ -101,7 +102,7 @@ fn command(facts: &Facts, pod: &str, state: &Path) -> Command {
     command
 }
 
-/// How many seats License Manager says are taken; more than were sold, or fewer than the pods hold, ends the demo.
+/// How many seats License Manager counts as taken; any number but [`SEATS`] ends the demo.
 async fn taken(facts: &Facts) -> io::Result<String> {
     let seats = call(facts.address()?, Ask::get("/_emulator/licenses")).await?;
     let row = |row: &&Value| row["name"] == DIMENSION;
@@ -115,7 +116,7 @@ async fn taken(facts: &Facts) -> io::Result<String> {
     }
 }
 
-/// The number of a pod's checkout.
+/// The identifier of a pod's checkout.
 async fn checkout_of(facts: &Facts, pod: &str) -> io::Result<Value> {
     let seats = call(facts.address()?, Ask::get("/_emulator/licenses")).await?;
     let checkouts = seats["checkouts"].as_array().map(Vec::as_slice).unwrap_or_default();

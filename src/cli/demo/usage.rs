@@ -1,4 +1,4 @@
-//! The third part of the demo: usage is reported, an hour passes on the emulator's clock, and the bill is equal.
+//! The third part of the demo: usage is reported, an hour passes on the emulator's clock, and the bill equals it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,11 +11,11 @@ use super::{Facts, LOOK_EVERY, PATIENCE, Steps, call, child, listening, local, s
 use tollgate_clock as clock;
 use tollgate_http::client::Ask;
 
-/// What the application of the demo uses.
+/// The usage that the demo reports.
 const EVENTS: [(&str, &str); 4] =
     [("requests", "120"), ("gigabytes", "0.75"), ("requests", "30"), ("gigabytes", "1.250001")];
 
-/// Past the hour's end, its settling time, and the longest delay of a pod.
+/// Longer than the rest of the hour, its `settle` and the longest delay of a pod.
 const AN_HOUR_AND_ALL: &str = "75m";
 
 /// Runs this part; the sidecar ends with it.
@@ -87,7 +87,7 @@ async fn start(facts: &Facts, folder: &Path) -> io::Result<(Child, SocketAddr)> 
     Ok((sidecar, app))
 }
 
-/// The balance once AWS has taken everything.
+/// The balance once AWS has accepted all usage.
 async fn wait_until_billed(app: SocketAddr) -> io::Result<Value> {
     let started = clock::monotonic();
     loop {

@@ -1,5 +1,5 @@
-//! Checks the connection to AWS step by step: name, connection, proxy, TLS, answer, clock. The first step that fails
-//! is the last.
+//! Checks the connection to AWS step by step: proxy, name, connection, TLS, answer, clock. The checks end at the first
+//! step that fails.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(super) enum Service<'a> {
 }
 
 impl Service<'_> {
-    /// The URL that is asked.
+    /// The URL of the service.
     pub(super) async fn endpoint(&self) -> Result<String, Fault> {
         match self {
             Self::Metering(aws) => aws.endpoint().await,
@@ -50,7 +50,7 @@ impl Service<'_> {
     }
 }
 
-/// Walks to `url` as a call would.
+/// Checks each step of a call to `url`.
 pub(super) async fn examine(service: &Service<'_>, config: &Config, url: &str) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("endpoint", url)];
     let Ok(uri) = url.parse::<hyper::Uri>() else { return findings };
@@ -96,7 +96,7 @@ pub(super) async fn examine(service: &Service<'_>, config: &Config, url: &str) -
         Err(fault) if fault.code.as_str() == TLS_UNTRUSTED => {
             findings.push(super::at_fault("TLS", &fault).seeing(&format!("not trusted by {trusted}")));
         }
-        // Nothing of an answer is judged here: what makes no sense spoke before TLS was agreed on.
+        // Over https an invalid answer is a fault of TLS: `reach` accepts any HTTP answer, so the peer spoke no TLS.
         Err(fault)
             if CERTIFICATE.contains(&fault.code.as_str())
                 || tls && matches!(fault.code.as_str(), TLS_HANDSHAKE | "InvalidAnswer") =>
@@ -132,7 +132,7 @@ async fn resolve(host: &str, port: u16, place: Place) -> Result<(Finding, Vec<So
     }
 }
 
-/// To the first address that takes it, as the client does.
+/// Connects to the first address that accepts, as the client does.
 async fn connect(addresses: &[SocketAddr], place: Place, host: &str) -> Finding {
     let check = "connection";
     let mut last = None;

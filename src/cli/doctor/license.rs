@@ -8,7 +8,7 @@ use tollgate_clock as clock;
 use tollgate_marketplace::license::ListReceivedLicenses;
 use tollgate_marketplace::{License as _, Signing};
 
-/// Asks whatever takes nothing, so that the findings name each action that the role lacks.
+/// Makes each call that takes no seat, so that the findings name each action that the role lacks.
 pub(super) async fn examine(manager: &LicenseManager, terms: &Terms) -> Vec<Finding> {
     let request = ListReceivedLicenses {
         product_id: terms.product_id.clone(),

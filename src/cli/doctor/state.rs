@@ -15,10 +15,10 @@ use tollgate_disk::describe;
 use tollgate_http::client::{Ask, ask};
 use tollgate_ledger::{Database, FILE_NAME, LedgerError};
 
-/// The running sidecar adds up its ledger.
+/// Enough for the running sidecar to sum up its ledger.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Room and ledger, as far as the mode has them.
+/// Findings about the folder, its free space, and the ledger in modes that have one.
 pub(super) async fn examine(config: &Config, writable: &dyn Disk) -> Vec<Finding> {
     let mode = config.product.mode;
     let holds_seats = mode.asks_license_manager() && config.license.model == LicenseModel::Floating;
@@ -58,18 +58,18 @@ pub(super) async fn examine(config: &Config, writable: &dyn Disk) -> Vec<Finding
     findings
 }
 
-/// Of the folder, or of the nearest one above it that exists already.
+/// Free space of the folder, or of its nearest ancestor that exists.
 fn space(folder: &Path) -> Option<Space> {
     let stat = folder.ancestors().find_map(|path| rustix::fs::statvfs(path).ok())?;
     let bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-    // File systems that make inodes as they go say 0 of 0.
+    // File systems that create inodes on demand report 0 of 0.
     let files = (stat.f_files > 0).then_some(stat.f_favail);
     Some(Space { bytes, files })
 }
 
-/// The ledger, and how many bytes of `ledger_bytes_max` it takes where that is known.
+/// The ledger, and how many bytes of `ledger_bytes_max` it takes, if that is known.
 async fn look(config: &Config, folder: &Path) -> (Ledger, Option<u64>) {
-    // A link that leads nowhere is no ledger either, and the sidecar will not make one in its place.
+    // A link whose target is missing is not an absent ledger: the sidecar will not create a ledger in its place.
     if folder.join(FILE_NAME).symlink_metadata().is_err() {
         return (Ledger::Absent, None);
     }
@@ -94,7 +94,7 @@ async fn look(config: &Config, folder: &Path) -> (Ledger, Option<u64>) {
     (ledger, None)
 }
 
-/// The balance as the sidecar that holds the ledger says it, and the ledger's bytes.
+/// The balance and the ledger's bytes, from the sidecar that holds the ledger.
 async fn held(config: &Config) -> Option<(Vec<(String, bool)>, Option<u64>)> {
     let authorization = config.app.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
     let question = Ask { authorization: authorization.as_deref(), ..Ask::get("/v1/reconciliation") };

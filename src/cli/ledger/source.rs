@@ -1,4 +1,4 @@
-//! Where the ledger is read and repaired: the sidecar that holds it, or the file where none runs.
+//! Where the ledger is read and repaired: through the sidecar that holds it, or in the file if none runs.
 
 use serde_json::{Value, json};
 
@@ -26,12 +26,12 @@ pub(in crate::cli) enum Source {
 }
 
 impl Source {
-    /// To be read.
+    /// Opens the ledger for reading.
     pub(in crate::cli) fn find(place: &LedgerPlace) -> Result<Self, Complaint> {
         Self::at(place.mode, &place.app, &place.state, None)
     }
 
-    /// To be repaired: that needs the whole configuration, which says what may be done to a record.
+    /// Opens the ledger for repairs. They need the whole configuration, which says which of them are allowed.
     pub(super) fn to_repair(config: &Config) -> Result<Self, Complaint> {
         Self::at(config.product.mode, &config.app, &config.state, Some(repairs(config)))
     }
@@ -39,7 +39,7 @@ impl Source {
     fn at(mode: Mode, app: &App, state: &State, repairs: Option<Repairs>) -> Result<Self, Complaint> {
         let folder = state.dir.path().map(ToOwned::to_owned).unwrap_or_default();
         let there = folder.join(FILE_NAME).symlink_metadata().is_ok();
-        // A ledger in the folder can be read although the settings name no product.
+        // A ledger in the folder can be read even if the settings name no product.
         let read_alone = there && repairs.is_none();
         if !mode.has_ledger() && !read_alone {
             let text = format!(
@@ -73,8 +73,8 @@ impl Source {
         Ok(Self::File { ledger: Box::new(ledger), repairs, window })
     }
 
-    /// All rows of a listing, oldest first, each as `form` makes it. A row as it is read takes kilobytes, and in a pod
-    /// this process shares the memory limit of the sidecar: so only that form is kept.
+    /// All rows of a listing, oldest first, each changed by `form`. Only the result of `form` is kept: a row takes
+    /// kilobytes, and in a pod this process shares the memory limit of the sidecar.
     pub(super) fn list<T>(
         &self,
         listing: Listing,
@@ -92,7 +92,7 @@ impl Source {
         Ok(rows)
     }
 
-    /// Rows in the order in which they are read, and the query of those that come next.
+    /// A page of rows in the order in which they are read, and the query of the next page.
     fn page(&self, listing: Listing, query: Query) -> Result<(Vec<Value>, Option<Query>), Complaint> {
         let sidecar = match self {
             Self::File { ledger, .. } => {
@@ -111,7 +111,7 @@ impl Source {
         Ok((page, next))
     }
 
-    /// One record, whole.
+    /// One record with all its members.
     pub(super) fn show(&self, id: i64) -> Result<Value, Complaint> {
         let none = || (Exit::Usage, format!("there is no record {id}; `tollgate ledger list` shows all"));
         match self {
@@ -141,7 +141,7 @@ impl Source {
         }
     }
 
-    /// Carries out an order for one record.
+    /// Repairs one record.
     pub(super) fn repair(&mut self, id: i64, action: Action, order: &Order) -> Result<Repaired, Complaint> {
         match self {
             Self::Sidecar(sidecar) => {

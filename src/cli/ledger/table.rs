@@ -45,18 +45,17 @@ pub(super) fn sheet(record: &Value) -> String {
     text
 }
 
-/// Columns as wide as their widest value; where they do not fit the terminal, each row is a block of lines instead.
+/// Columns as wide as their widest value; if they do not fit the terminal, each row is a block of lines instead.
 pub(super) fn table(columns: &[&str], rows: &[Value], screen: Screen) -> String {
     let lines: Vec<Vec<String>> = rows.iter().map(|row| cells(columns, row)).collect();
     laid_out(columns, &lines, screen)
 }
 
-/// A row's cells.
 pub(super) fn cells(columns: &[&str], row: &Value) -> Vec<String> {
     columns.iter().map(|column| cell(&row[*column])).collect()
 }
 
-/// [`table`] of cells.
+/// [`table`] for rows that are cells already.
 pub(in crate::cli) fn laid_out(columns: &[&str], lines: &[Vec<String>], screen: Screen) -> String {
     let headings: Vec<String> = columns.iter().map(|column| column.to_uppercase()).collect();
     let width = |index: usize| {

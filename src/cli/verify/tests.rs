@@ -39,7 +39,7 @@ fn the_token_comes_as_argument_or_from_standard_input() {
     Whole::command().debug_assert();
 }
 
-/// A pipe was waited for, and of a large file the beginning was taken for the key.
+/// Once the command waited for a pipe, and took the beginning of a large file for the key.
 #[test]
 fn a_key_is_a_regular_file_of_its_size() {
     let folder = tempfile::tempdir().unwrap();
@@ -87,7 +87,7 @@ fn the_length_is_judged_before_anything_else_is_read() {
         ([vec![b'x'; TOKEN_BYTES_MAX], b"\r\n".to_vec()].concat(), "TokenMalformed"),
         (vec![b'x'; TOKEN_BYTES_MAX + 1], "TokenTooLong"),
         ([vec![b'x'; TOKEN_BYTES_MAX + 1], b"\n".to_vec()].concat(), "TokenTooLong"),
-        // Three bytes a character: the limit falls within one.
+        // Each character has three bytes, so the limit falls inside one.
         ("€".repeat(TOKEN_BYTES_MAX).into_bytes(), "TokenTooLong"),
         (vec![0xff; 100], "TokenMalformed"),
         (Vec::new(), "TokenMalformed"),

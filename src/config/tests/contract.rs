@@ -9,7 +9,7 @@ use tollgate_marketplace::KeyFingerprint;
 
 const PRODUCT_ID: &str = "2205b290-19e6-4c76-9eea-377d6bf7141a";
 
-/// The image of a seller, with nothing in it but the product.
+/// A seller's file with the product alone, and `more`.
 fn sealed(more: &str) -> Case {
     Case::empty().disk(SELLER, &format!("mode = 'contract'\nproduct_id = '{PRODUCT_ID}'\n{more}"))
 }
@@ -56,7 +56,7 @@ fn bad_input_gets_one_line_with_a_remedy() {
         ),
         (
             set(Setting::ProductId, ""),
-            "product_id = \"\" (flag --product-id): is no product ID, such as 2205",
+            "product_id = \"\" (flag --product-id): is not a product ID, such as 2205",
         ),
         (
             set(Setting::ProductId, "4h9bqmt5uxk8k7p6w6n9rfwkp"),
@@ -74,7 +74,7 @@ fn bad_input_gets_one_line_with_a_remedy() {
         ),
         (
             set(Setting::Entitlements, "users:Users"),
-            "entitlements = \"users:Users\" (flag --entitlements): holds \"users:Users\", which is no unit of License",
+            "entitlements = \"users:Users\" (flag --entitlements): holds \"users:Users\", which is not a unit of License",
         ),
         (
             set(Setting::Entitlements, "users:Count,users"),
@@ -90,7 +90,7 @@ fn bad_input_gets_one_line_with_a_remedy() {
         ),
         (
             set(Setting::Entitlements, ""),
-            "entitlements = \"\" (flag --entitlements): holds \"\", which begins with",
+            "entitlements = \"\" (flag --entitlements): holds \"\", which does not begin with",
         ),
         (
             set(Setting::Entitlements, "'users'"),
@@ -108,7 +108,7 @@ fn bad_input_gets_one_line_with_a_remedy() {
         (set(Setting::RenewEvery, "13h"), "renew_every = \"13h\" (flag --renew-every): is longer than 12h; "),
         (
             set(Setting::KeyFingerprint, "AWS/Marketplace"),
-            "key_fingerprint = \"AWS/Marketplace\" (flag --key-fingerprint): is no issuer's fingerprint",
+            "key_fingerprint = \"AWS/Marketplace\" (flag --key-fingerprint): is not an issuer's fingerprint",
         ),
         (
             set(Setting::LicenseRegion, "mars"),
@@ -134,7 +134,7 @@ fn only_a_license_of_aws_marketplace_counts_outside_a_rehearsal() {
     assert!(faults.contains("is not AWS Marketplace's") && faults.lines().count() == 1, "{faults}");
     let own = Case::contract().env("TOLLGATE_KEY_FINGERPRINT", KeyFingerprint::AWS_MARKETPLACE.as_str());
     assert!(own.release().load().is_ok());
-    // In an image of a seller neither can be set by who runs it, whatever the value.
+    // In a seller's image the operator cannot set either, whatever the value.
     let by_operator = |case: Case| case.env("TOLLGATE_KEY_FINGERPRINT", other);
     let written = sealed(&format!("key_fingerprint = '{other}'"));
     assert!(by_operator(sealed("")).release().faults().contains("may be set by the seller's file only"));
@@ -161,9 +161,9 @@ fn what_a_contract_does_not_use_is_named() {
         assert_eq!(warnings.iter().filter(told).count(), 1, "{name}: {warnings:?}");
     }
     assert_eq!(warnings.len(), 5, "{warnings:?}");
-    // Keys that nobody asks for are not even read.
+    // Keys that the mode does not use are not read.
     assert!(Case::contract().env("TOLLGATE_PUBLIC_KEYS", "/nowhere").load().is_ok());
-    // And the other way round.
+    // In mode `hourly` the settings of mode `contract` have no effect.
     let hourly = Case::hourly()
         .env("TOLLGATE_PRODUCT_ID", PRODUCT_ID)
         .env("TOLLGATE_ENTITLEMENTS", "users")
@@ -217,7 +217,7 @@ fn the_license_token_is_a_file_with_one_line() {
     assert_eq!(case.warnings(), [""; 0]);
     let file = case.valid().license.token_file.unwrap();
     assert_eq!(file.to_str(), Some("/var/run/secrets/product-license/license_token"));
-    // AWS's sample in Go reads the other name; ours comes before both.
+    // AWS's sample in Go reads the other variable; tollgate's own setting comes before both.
     let second = role(Case::contract().disk("/t", "x.y.z").env("AWS_LICENSE_ACCESS_FILE", " /t\n"));
     assert_eq!(second.valid().license.token_file.unwrap().to_str(), Some("/t"));
     let ours = with("x.y.z").disk("/mine", "x.y.z").flag(Setting::LicenseTokenFile, "/mine");
@@ -241,7 +241,7 @@ fn the_license_token_is_a_file_with_one_line() {
         assert!(faults.contains(said) && faults.lines().count() == 1, "{said}: {faults}");
         assert!(faults.starts_with("license_token_file = ") && !faults.contains("eyJ"), "{faults}");
     }
-    // In an image of a seller the token is still the operator's.
+    // In a seller's image the operator still sets the token.
     let image = sealed("").disk("/t", "x.y.z").env("TOLLGATE_LICENSE_TOKEN_FILE", "/t");
     assert!(role(image.clone()).env("TOLLGATE_LICENSE_REGION", "eu-west-1").release().load().is_ok());
     let half = image.warnings();

@@ -1,4 +1,4 @@
-//! What is set for credentials and gives none: a warning here, the reason where nothing else gives any.
+//! What is set for credentials and gives none: a warning here, the reason if nothing else gives any.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn case(variables: &[(&str, &str)]) -> Case {
     variables.iter().fold(case, |case, (name, value)| case.env(name, value))
 }
 
-/// Each was told as "there are no AWS credentials in this pod", and `config check` said OK.
+/// Each of these was once reported as "there are no AWS credentials in this pod", and `config check` said OK.
 #[test]
 fn what_gives_no_credentials_is_named() {
     let profile = |name: &'static str| {
@@ -97,7 +97,7 @@ fn what_the_sdk_would_only_call_invalid_is_refused() {
     }
 }
 
-/// The SDK would open it and wait, and each start would end in a time-out that names nothing.
+/// The SDK would open it and wait, and each start would end in a time-out that names no cause.
 #[test]
 fn a_profile_whose_token_file_is_none_is_refused_with_the_line_that_names_it() {
     let content = "[default]\nrole_arn = arn:aws:iam::111122223333:role/app\nweb_identity_token_file = ";
@@ -112,7 +112,7 @@ fn a_profile_whose_token_file_is_none_is_refused_with_the_line_that_names_it() {
         );
         assert_eq!(faults.is_empty(), !refused, "{file}: {faults}");
     }
-    // A pipe on a real disk is told as one, and at once.
+    // A pipe on a real disk is reported as a pipe, without waiting for it.
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());

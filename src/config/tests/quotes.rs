@@ -1,10 +1,10 @@
-//! A Secret or a template hands a value over with stray quotes or white space: whatever is read, by us or by the AWS
-//! SDK, refuses the first with one sentence and takes the second without it.
+//! Secrets and templates leave quotes or white space around values. For each variable that tollgate or the AWS SDK
+//! reads, quotes are refused with one sentence, and white space is removed.
 
 use super::*;
 use crate::config::setting::DefaultText;
 
-/// The variables of others that are read here or by the AWS SDK, with a value that each takes.
+/// The variables besides the settings that tollgate or the AWS SDK reads, each with a valid value.
 const OTHERS: [(&str, &str); 34] = [
     ("AWS_ACCESS_KEY_ID", "AKIA"),
     ("AWS_SECRET_ACCESS_KEY", "key"),
@@ -89,7 +89,7 @@ fn stray_quotes_are_refused_with_one_sentence_wherever_they_stand() {
         for quoted in [format!("\"{value}\""), format!("'{value}'"), format!("{value}\"")] {
             let faults = case.clone().env(name, &quoted).load().map(|_| name).unwrap_err();
             let text = faults.to_string();
-            // Without its mode a configuration lacks more than that, and a contract has no product code at all.
+            // An invalid mode causes further faults, and so does a product code in mode `contract`.
             let more = ["TOLLGATE_MODE", "TOLLGATE_PRODUCT_CODE"].contains(&name);
             assert!(faults.as_slice().len() == 1 || more, "{name}={quoted}: {text}");
             let says = text.contains("quotes") || text.contains("is neither true nor false");

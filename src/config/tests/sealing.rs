@@ -1,4 +1,4 @@
-//! What a seller's file seals, what it hands on, and what stays the operator's.
+//! What a seller's file seals, what it hands on, and which settings the operator keeps.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn what_the_seller_sets_of_the_operators_settings_wins_and_lets_the_pod_start() 
         [""; 0],
         "the SDK's own variable is the platform's, not a choice against the seller"
     );
-    // As the chart sets it for every native sidecar.
+    // The chart sets it for every native sidecar.
     let quiet =
         Case::sealed("drain_quiet = '7s'").env("TOLLGATE_DRAIN_QUIET", "0s").flag(Setting::DrainQuiet, "1s");
     assert_eq!(quiet.valid().usage.drain_quiet, Duration::from_secs(7));
@@ -46,7 +46,7 @@ fn what_the_seller_sets_of_the_operators_settings_wins_and_lets_the_pod_start() 
         let told = case.load().map_err(|faults| faults.to_string()).err().unwrap_or_default();
         assert!(!told.contains("which always wins") && !told.contains(setting.spec().env), "{told}");
     }
-    // Unless the seller handed it back.
+    // Unless the seller's file hands it on.
     let handed = Case::sealed("drain_quiet = '7s'\noperator_settings = ['drain_quiet']")
         .env("TOLLGATE_DRAIN_QUIET", "0s");
     assert_eq!(handed.valid().usage.drain_quiet, Duration::ZERO);
@@ -61,7 +61,7 @@ fn the_seller_hands_a_setting_on_with_or_without_a_value_of_its_own() {
     let case = handed.flag(Setting::OnExpired, "dead-letter");
     assert_eq!(case.valid().usage.on_expired, OnExpired::DeadLetter);
     assert!(case.flag(Setting::OnZeroHour, "report").faults().contains("on_zero_hour"));
-    // What was handed on wrongly is not handed on, and nothing starts; the rest of the list raises no second fault.
+    // A name that cannot be handed on is one fault; the valid name in the list causes no second one.
     let broken = Case::sealed("operator_settings = ['settle', 'product_code']").env("TOLLGATE_SETTLE", "1m");
     assert_eq!(broken.faults().lines().count(), 1, "{}", broken.faults());
     let operators = Case::hourly().disk(FILE, "operator_settings = ['settle']");
@@ -125,7 +125,7 @@ fn a_build_with_the_emulator_rehearses_a_sealed_product() {
     assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
     assert!(loaded.warnings.iter().all(|line| line.contains("for rehearsals only")));
     assert_eq!(case.clone().release().faults().lines().count(), 3);
-    // Only these: a rehearsal shows what the seller sealed, and other endpoints stay refused.
+    // Other settings stay sealed in a rehearsal, and other endpoints stay refused.
     for setting in [Setting::Mode, Setting::GracePeriod, Setting::Dimensions] {
         assert!(case.clone().flag(setting, "x").load().is_err());
     }
@@ -150,7 +150,7 @@ fn sealed_settings_come_from_the_sellers_file_or_the_defaults() {
             assert!(faults.contains("seller's file") || spec.emulator_only, "{faults}");
         }
     }
-    // What is missing can be put right in one place only, and the remedy says so.
+    // A missing setting can be set in the seller's file only, and the remedy says so.
     let bare = Case::empty().disk(SELLER, "");
     assert_eq!(
         bare.faults().matches("; set it in the seller's file /usr/share/tollgate/seller.toml").count(),
@@ -158,7 +158,7 @@ fn sealed_settings_come_from_the_sellers_file_or_the_defaults() {
     );
     let operator = Case::sealed("").env("AWS_REGION", "us-east-1").flag(Setting::UnavailableAfter, "1m");
     assert_eq!(operator.valid().registration.unavailable_after, Duration::from_secs(60));
-    // The seller may test against a stand-in with the very image.
+    // The seller's file itself may name an endpoint, to test the image against a stand-in.
     let endpoint = Case::sealed("endpoint_url = \"http://127.0.0.1:8090\"").valid().aws;
     assert!(endpoint.endpoint_url.is_some() && endpoint.sealed);
 }
@@ -175,7 +175,7 @@ fn a_sellers_file_refuses_every_other_endpoint() {
         assert_eq!(ignored.faults().lines().count(), 1);
         assert!(Case::hourly().env(name, "http://127.0.0.1:8090").load().is_ok());
     }
-    // What was meant to be a URL may hold a password, and a query.
+    // A text that was meant to be a URL may hold a password, and a query.
     for (value, shown) in
         [("user:hunter22@evil", "…@evil"), ("https://u:hunter22@h/x?key=hunter22", "https://…@h/x?…")]
     {
@@ -194,10 +194,10 @@ fn a_sellers_file_refuses_every_other_endpoint() {
         Case::sealed("").env("HOME", "/home/app").disk("/home/app/.aws/credentials", profile),
         Case::sealed("").env("AWS_CONFIG_FILE", "/c").disk("/c", profile),
         Case::sealed("").env("HOME", "/h").env("AWS_SHARED_CREDENTIALS_FILE", "~/c").disk("/h/c", profile),
-        // The SDK takes a path apart: neither a second slash nor a lone tilde leads us elsewhere than it.
+        // The path is read as the SDK reads it, also with a second slash or a lone tilde.
         Case::sealed("").env("HOME", "/h").env("AWS_CONFIG_FILE", "~//c").disk("/h/c", profile),
         Case::sealed("").env("HOME", "/h").env("AWS_CONFIG_FILE", "~").disk("/h", profile),
-        // Without a home the files are looked for in the folder where the process was started.
+        // Without a home the files are read from the working directory.
         Case::sealed("").disk("~/.aws/config", profile),
         Case::sealed("").env("HOME", "").disk(".aws/credentials", profile),
     ];
@@ -254,7 +254,7 @@ fn a_sellers_file_of_mode_metered_is_asked_for_on_unsent() {
     assert!(seller("").warnings().is_empty() && check(Case::metered()).is_empty());
 }
 
-/// AWS's true denial of an account that never subscribed costs nothing otherwise.
+/// Otherwise the gate of an account that never subscribed stays open in spite of AWS's refusals.
 #[test]
 fn a_sealed_close_after_beside_a_gate_that_stays_open_after_a_denial_is_named() {
     let warned = |more: &str| {

@@ -1,4 +1,4 @@
-//! The judge by tables: what is seen in, the refusal or the checkout out.
+//! Tables for the judge: licenses in, refusal or checkout out.
 
 use super::*;
 use tollgate_marketplace::license::ConsumptionToken;
@@ -117,7 +117,7 @@ fn floating_holds_the_pods_seats_of_each_counted_entitlement_and_proves_tiers() 
     assert!(choose(&terms(Model::Floating, &[]), &[overage]).is_ok());
 }
 
-/// A checkout each round that stays taken would use the license up.
+/// Otherwise each round would leave a seat taken until the license is used up.
 #[test]
 fn check_takes_nothing_that_cannot_be_given_back() {
     let mut stuck = license("stuck", &[("users", 10)], &[]);
@@ -169,7 +169,7 @@ fn an_ended_license_counts_for_its_grace_and_says_so() {
         let expired = ReceivedLicense { status: LicenseStatus::Expired, ..ended.clone() };
         for license in [ended.clone(), expired] {
             let choice = choose(&terms(model, &["users"]), &[license]).unwrap();
-            // AWS grants nothing any more.
+            // AWS grants no checkout of a license that has ended.
             let granted = choice.without_checkout().unwrap();
             assert_eq!(granted.note().unwrap().why, Refusal::Ended);
         }
@@ -200,7 +200,7 @@ fn without_a_listing_only_what_a_checkout_proves_can_be_asked_for() {
     let refused = choice.without_checkout().unwrap_err();
     assert_eq!((refused.why, refused.why.blame()), (Refusal::CauseUnknown, Blame::Denied));
     assert_eq!(taken(&unseen(Model::Check, &["premium:None"]).unwrap()), [("premium", "None", None)]);
-    // A pod of two seats proves two of them.
+    // A pod that takes two seats proves that the license has two.
     assert!(unseen(Model::Floating, &["users:Count:2"]).is_some());
 }
 

@@ -1,4 +1,4 @@
-//! What License Manager's answers change: seats, calls in doubt, and the round.
+//! What License Manager's answers change: seats, calls in doubt, and the course of the round.
 
 use super::{
     Answer, Awaiting, CheckedIn, CheckedOut, ConsumptionToken, Duration, Extended, Fault, FaultClass, Kind,
@@ -14,7 +14,7 @@ impl Machine {
             Answer::CheckedOut(Err(fault)) => self.not_checked_out(now, &fault),
             Answer::Extended(answer) => self.extended(now, answer),
             Answer::CheckedIn(answer) => self.checked_in(now, answer),
-            // For people only.
+            // Only shown to people; it decides nothing.
             Answer::Looked(Ok(usage)) => self.known.usage = within_limit(usage.entitlements),
             Answer::Looked(Err(_)) => {}
             Answer::Emulated(reason) => {
@@ -38,12 +38,12 @@ impl Machine {
                 self.listing = Some((Listing::Shown(answer.licenses), now.running));
                 self.look = true;
             }
-            // License Manager forbids this call, and may allow the others.
+            // The role may lack the permission for this call and have it for the others.
             Err(fault) if self.forbids_the_look(now, &fault) => {
                 self.listing = Some((Listing::Hidden, now.running));
                 self.hidden = Some(fault);
             }
-            // Seats that are held end, whatever the result of the listing.
+            // Held seats must be renewed even if the listing fails.
             Err(fault) => self.missed = Some(fault),
         }
     }
@@ -51,7 +51,7 @@ impl Machine {
     pub(super) fn forbids_the_look(&self, now: Now, fault: &Fault) -> bool {
         let forbidden = fault.class == FaultClass::Access && fault.place == Place::LicenseManager;
         let shown_before = matches!(&self.listing, Some((Listing::Shown(_), _)));
-        // After a granted round it may be a temporary fault.
+        // During grace a refusal may be temporary, so the earlier listing still counts.
         let granted = shown_before && self.grace(now).is_some();
         forbidden && !fault.never_sent && !fault.clock_is_off() && !granted
     }
@@ -66,7 +66,7 @@ impl Machine {
         let seat = Seat { token: answer.token.clone(), taken: intent.taken, expires, renewed: time };
         let choice = self.choose(now).ok().flatten().filter(|choice| choice.take == seat.taken);
         let Some(choice) = choice.filter(|_| !intent.foreign && !self.stopping) else {
-            // Another pod's, or no longer what is wanted: the round starts again once it is given back.
+            // The checkout was another pod's, or is no longer what is wanted: give it back, then start the round again.
             self.record.give_back.push(seat);
             self.step = if self.stopping { Step::Return } else { Step::ReturnFirst };
             return;
@@ -106,18 +106,18 @@ impl Machine {
             Err(refused) => return self.refuse(now, refused),
         };
         if asked.is_none_or(|(taken, foreign)| foreign || taken != choice.take) {
-            // An earlier process asked for something else.
+            // The checkout was another pod's, or an earlier process asked for something else.
             self.step = Step::Prove;
             return;
         }
         match choice.without_checkout() {
             Ok(granted) => self.grant(now, &granted),
-            // The contract has grown, and all of it is taken: what is held is kept.
+            // More seats are wanted than are held, and all others are taken: renew the held ones.
             Err(refused) if refused.why == Refusal::Exhausted && self.record.seat.is_some() => {
                 self.keep_smaller = true;
                 self.step = Step::Prove;
             }
-            // What is missing may be what this pod could not give back yet.
+            // The missing seats may be those that this pod could not give back yet.
             Err(refused) if refused.why == Refusal::Exhausted && !self.record.give_back.is_empty() => {
                 let fault = self.give_back_fault.clone();
                 self.fault(now, &fault.unwrap_or_else(|| local(FaultClass::Transient, "Timeout")));
@@ -142,7 +142,7 @@ impl Machine {
                 match (missed, self.choose(now)) {
                     (Some(missed), _) => self.fault(now, &missed),
                     (None, Ok(Some(choice))) => self.grant(now, &choice.kept()),
-                    // Nothing of this has changed since it was asked for.
+                    // The license no longer fits, for example because it has ended meanwhile.
                     (None, _) => self.step = Step::Prove,
                 }
             }
@@ -156,9 +156,9 @@ impl Machine {
         }
     }
 
-    // === what is given back ===
+    // === giving seats back ===
 
-    /// What is held is to be given back.
+    /// Marks the held seats to be given back.
     pub(super) fn give_back(&mut self, now: Now) {
         if let Some(seat) = self.record.seat.take() {
             self.record.give_back.push(seat);
@@ -168,7 +168,7 @@ impl Machine {
     }
 
     pub(super) fn next_to_give_back(&mut self, now: Now) -> Option<ConsumptionToken> {
-        // Before AWS has told the time only the pod's clock calls a seat ended: AWS is asked instead.
+        // Until an answer has shown AWS's time, only the pod's clock says that a seat has expired; so AWS is asked.
         if self.heard.is_some() {
             let time = self.service_time(now);
             let before = self.record.give_back.len();
@@ -223,17 +223,17 @@ impl Machine {
         self.give_back_at = now.running;
     }
 
-    /// What is not given back.
+    /// The seats that are not given back.
     pub fn left(&self) -> impl Iterator<Item = &Seat> {
         self.record.seat.iter().chain(&self.record.give_back)
     }
 
-    /// Why the latest try to give seats back failed, where they are not given back yet.
+    /// Why the latest try to give seats back failed, if they are still not given back.
     pub fn not_given_back(&self) -> Option<&Fault> {
         self.give_back_fault.as_ref().filter(|_| self.give_back_since.is_some())
     }
 
-    /// Whether a checkout may have been processed whose answer is not known.
+    /// Whether AWS may have processed a checkout whose answer is unknown.
     #[must_use]
     pub const fn in_doubt(&self) -> bool {
         self.in_doubt
@@ -242,10 +242,10 @@ impl Machine {
     pub(super) fn stop(&mut self) {
         if !std::mem::replace(&mut self.stopping, true) {
             self.leaving = None;
-            // The state folder may still call it held: if this process is killed, the next one finds out.
+            // The state folder may still have it as held: if this process is killed, the next one asks AWS about it.
             self.record.give_back.extend(self.record.seat.take());
             self.give_back_at = Duration::ZERO;
-            // There is little time: start again with the shortest pause.
+            // There is little time, so begin again with the shortest pause.
             self.give_back_since = None;
             self.step = Step::Prove;
         }

@@ -1,4 +1,4 @@
-//! The outcome of a round: when the gate opens, what shuts it, and when the next round is due.
+//! The outcome of a round: whether the gate opens or shuts, and when the next round is due.
 
 use super::{
     Allowance, Arc, Awaiting, Contract, Duration, Fault, FaultClass, Granted, GrantedRound, Known, Machine,
@@ -7,7 +7,7 @@ use super::{
 };
 
 impl Machine {
-    /// This pod's grace is counted from now on.
+    /// Counts this pod's grace from now.
     pub(super) fn begin_grace(&mut self, now: Now) {
         let begun = Known { first_failed_at: Some(now.wall), latest: Some(now.wall), ..Known::default() };
         let allowance = Allowance::new(self.policy.grace_period, None, begun, now.wall);
@@ -49,7 +49,7 @@ impl Machine {
         }
         self.verdict = Verdict::Refused(refused);
         self.rest(now, pause);
-        // Another pod may be giving its seats back at this moment.
+        // At the first refusal another pod may be about to give its seats back.
         if self.exhausted != 1 {
             self.leave_if_refused(now);
         }
@@ -66,7 +66,7 @@ impl Machine {
         self.leave_if_refused(now);
     }
 
-    /// There was no answer, or AWS does not accept the caller.
+    /// AWS did not answer, or does not accept the caller.
     pub(super) fn fault(&mut self, now: Now, fault: &Fault) {
         self.missed = None;
         if matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured) {
@@ -101,7 +101,7 @@ impl Machine {
         }
     }
 
-    /// Faults no longer follow each other.
+    /// Ends the run of consecutive faults.
     pub(super) const fn calm(&mut self, now: Now) {
         self.failing_since = None;
         self.run = Run { access: false, faults: 0, since: now.running };
@@ -115,7 +115,7 @@ impl Machine {
         self.run
     }
 
-    /// The round is over but for what is to be given back; the next one comes after `pause`.
+    /// Ends the round, except for giving seats back; the next round comes after `pause`.
     pub(super) fn rest(&mut self, now: Now, pause: Duration) {
         self.round_at = now.running.saturating_add(pause);
         self.round_wall = now.wall.plus(pause);
@@ -128,7 +128,7 @@ impl Machine {
         }
     }
 
-    /// `None` where the next round is due at once.
+    /// How to wait; `None` if the next round is due now.
     pub(super) fn sleep(&mut self, now: Now) -> Option<Next> {
         let left = !self.record.give_back.is_empty();
         if self.stopping && !left && !self.in_doubt {
@@ -145,7 +145,7 @@ impl Machine {
 
     // === the state folder ===
 
-    /// What the state folder is to hold.
+    /// The record to write to the state folder.
     pub(super) fn image(&mut self, now: Now) -> Record {
         let open = self.open_by_grace(now);
         self.record.granted = self.allowance.as_mut().and_then(|allowance| {
@@ -155,8 +155,8 @@ impl Machine {
         self.record.clone()
     }
 
-    /// What time alone gives the state folder to remember, which is grace; call it whenever [`Machine::changes_in`] has
-    /// passed, and say then whether it was [written](Machine::remembered).
+    /// The record to write because time alone has changed it, which happens during grace. Call this whenever
+    /// [`Machine::changes_in`] has passed, and then report whether it was [written](Machine::remembered).
     pub fn remember(&mut self, now: Now) -> Option<Record> {
         if !matches!(self.verdict, Verdict::Failing { .. }) {
             return None;
@@ -168,7 +168,7 @@ impl Machine {
         Some(self.record.clone())
     }
 
-    /// Whether the latest record is in the state folder.
+    /// Reports whether the latest record was written.
     pub fn remembered(&mut self, done: bool) {
         self.unsaved = !done;
         if let Some(allowance) = &mut self.allowance {

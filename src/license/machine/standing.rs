@@ -1,4 +1,4 @@
-//! The pod's state, and what is known about the license.
+//! The published state, and what is known about the license.
 
 use super::{
     Arc, Blame, Duration, Entitlement, HeldSeats, Knowledge, Machine, Now, Rejected, Standing, Timestamp,
@@ -19,7 +19,7 @@ impl Machine {
         waited.is_some_and(|waited| waited >= self.policy.unavailable_after)
     }
 
-    /// The pod's state at `now`.
+    /// The standing at `now`.
     #[must_use]
     pub fn standing(&self, now: Now) -> Standing {
         match &self.verdict {
@@ -41,8 +41,8 @@ impl Machine {
         }
     }
 
-    /// The whole fact at `now`, without what only the shell knows (region); call it after each step and whenever
-    /// [`Machine::changes_in`] has passed.
+    /// The fact to publish at `now`, without the region, which only the shell knows. Call this after each step and
+    /// whenever [`Machine::changes_in`] has passed.
     pub fn entitlement(&mut self, now: Now) -> Entitlement {
         if let Some(allowance) = &mut self.allowance {
             allowance.pass(now);
@@ -56,7 +56,7 @@ impl Machine {
         }
     }
 
-    /// How long until time alone may change the standing. A jump of the wall clock may change it too.
+    /// How long until time alone may change the standing; a jump of the wall clock may change it earlier.
     #[must_use]
     pub fn changes_in(&self, now: Now) -> Option<Duration> {
         if !matches!(self.verdict, Verdict::Failing { .. }) {
@@ -69,7 +69,7 @@ impl Machine {
         by_time.into_iter().chain(by_running).min()
     }
 
-    /// What is known of the license, for those who show it.
+    /// What is known of the license, for display.
     #[must_use]
     pub fn knowledge(&self) -> Knowledge {
         let held = self.record.seat.iter().flat_map(|seat| {

@@ -1,4 +1,4 @@
-//! The machine against a small License Manager: tables, and a model test with deaths, lost answers and restarts.
+//! The machine against a small License Manager: tables, and a model test with kills, lost answers and restarts.
 
 use proptest::prelude::*;
 
@@ -35,12 +35,12 @@ pub(in crate::license) fn policy(model: Model) -> Policy {
     }
 }
 
-/// License Manager and time, shared by pods.
+/// License Manager and the time, shared by all pods.
 struct World {
     seats: Seats,
     /// Since [`START`].
     time: Duration,
-    /// How far the pods' clocks are ahead.
+    /// How far the pods' clocks are ahead of AWS's.
     ahead: Duration,
     acts: Vec<(&'static str, Act)>,
     calls: Vec<&'static str>,
@@ -65,7 +65,7 @@ impl World {
         self.seats.out(now)
     }
 
-    /// The next call of this operation meets this.
+    /// Lets the next call of this operation end like this.
     fn meets(&mut self, operation: &'static str, act: Act) -> &mut Self {
         self.acts.push((operation, act));
         self
@@ -126,7 +126,7 @@ struct Pod {
     began: Duration,
     processes: u64,
     next: Next,
-    /// What `next` sleeps until.
+    /// When `next` wakes.
     wakes_at: Option<Duration>,
     lost: usize,
     notes: Vec<Note>,
@@ -157,7 +157,7 @@ impl Pod {
         pod
     }
 
-    /// Dies without a word, and starts again on its disk.
+    /// Kills the process, and starts it again with the same disk.
     fn restart(&mut self, world: &World) {
         self.processes += 1;
         let record = self.disk.clone().adopted_by(&self.name);
@@ -198,7 +198,7 @@ impl Pod {
         }
     }
 
-    /// Performs what the machine said last, unless it sleeps; whether it did.
+    /// Performs the latest [`Next`], unless it is a sleep; returns whether it did.
     fn perform(&mut self, world: &mut World) -> bool {
         let event = match std::mem::replace(&mut self.next, Next::Stopped) {
             Next::Call(call, _) => Event::Answered(answer(world, &call)),
@@ -217,7 +217,7 @@ impl Pod {
         true
     }
 
-    /// Until it sleeps.
+    /// Performs steps until the machine sleeps.
     fn settle(&mut self, world: &mut World) -> State {
         for _ in 0..100 {
             if !self.perform(world) {
@@ -258,7 +258,7 @@ impl Pod {
         self.wakes_at.expect("it sleeps") - world.time
     }
 
-    /// Every seat that its disk knows of, by consumption or client token.
+    /// Whether its disk has this seat, by consumption token or client token.
     fn knows(&self, (token, client_token): &(String, String)) -> bool {
         let mut seats = self.disk.seat.iter().chain(&self.disk.give_back);
         let intent = self.disk.intent.as_ref().is_some_and(|intent| intent.client_token == *client_token);
@@ -286,7 +286,7 @@ fn a_seat_is_taken_kept_renewed_and_given_back() {
     assert_eq!((&pod.next, world.out().len(), pod.disk.seat.is_some()), (&Next::Stopped, 0, false));
 }
 
-/// Each caller that was read has this wrong: a crash between checkout and keeping its answer loses a seat.
+/// Otherwise a crash between the checkout and saving its answer would lose a seat.
 #[test]
 fn nothing_is_asked_for_before_the_state_folder_knows_its_token_and_nothing_opens_before_it_knows_the_seat() {
     let mut world = World::new(1);
@@ -311,7 +311,7 @@ fn nothing_is_asked_for_before_the_state_folder_knows_its_token_and_nothing_open
     assert_eq!(world.calls.len(), 3, "no call more than the listing, the checkout and a look");
 }
 
-/// Jentic, VAREK: the restarted pod was locked out for 60 minutes by its own seat.
+/// Otherwise a restarted pod would be locked out by its own seat until that expires.
 #[test]
 fn a_restart_inside_the_hour_keeps_the_seat() {
     let mut world = World::new(1);
@@ -336,7 +336,7 @@ fn a_seat_that_has_ended_is_taken_anew_at_once() {
     assert_eq!((world.count("Extend"), world.count("CheckOut"), world.out().len()), (1, 2, 1));
 }
 
-/// Rancher: a new token at each try takes a seat at each lost answer.
+/// A new client token for each try would take one more seat for each lost answer.
 #[test]
 fn an_answer_that_got_lost_is_asked_for_with_the_same_token() {
     let mut world = World::new(1);
@@ -344,7 +344,7 @@ fn an_answer_that_got_lost_is_asked_for_with_the_same_token() {
     let mut pod = Pod::start(&world, policy(Model::Floating));
     assert_eq!(pod.settle(&mut world), State::Pending);
     assert_eq!(world.out().len(), 1, "it was processed");
-    // A death in between changes nothing: the state folder knows the token.
+    // A kill in between changes nothing: the state folder has the token.
     pod.restart(&world);
     pod.settle(&mut world);
     assert_eq!(pod.pass(&mut world, MINUTE), State::Entitled);
@@ -366,7 +366,7 @@ fn after_ten_minutes_a_lost_answer_is_given_up_and_said() {
     assert_eq!(world.count("List"), 2, "the listing is read before a new one is asked for");
 }
 
-/// What never left is not in doubt.
+/// A call that AWS has throttled was not processed.
 #[test]
 fn a_checkout_that_was_throttled_leaves_no_doubt() {
     let mut world = World::new(1);
@@ -378,7 +378,7 @@ fn a_checkout_that_was_throttled_leaves_no_doubt() {
     assert_eq!((pod.settle(&mut world), pod.lost), (State::Entitled, 0));
 }
 
-/// DingoDocs, Rancher: nothing, or too little, at the end.
+/// A stop gives back every seat, including one whose checkout's answer was lost.
 #[test]
 fn a_stop_gives_back_what_a_lost_answer_took() {
     let mut world = World::new(1);
@@ -407,7 +407,7 @@ fn a_stop_before_anything_was_asked_takes_nothing() {
     }
 }
 
-/// A StatefulSet's replaced pod on the same volume would be locked out by the seat of its predecessor.
+/// Otherwise the replacement of a StatefulSet's pod, on the same volume, would be locked out by its predecessor's seat.
 #[test]
 fn another_pods_seat_is_given_back_first_and_never_held() {
     let mut world = World::new(1);
@@ -417,7 +417,7 @@ fn another_pods_seat_is_given_back_first_and_never_held() {
     assert_eq!(new.settle(&mut world), State::Entitled);
     assert_eq!(world.calls[3..], ["CheckIn", "List", "CheckOut", "Look"]);
     assert_eq!(world.out().len(), 1);
-    // Should the other one live all the same, it finds out and waits.
+    // If the other pod is still alive, its renewal fails and it waits for a seat.
     assert_eq!(old.pass(&mut world, 15 * MINUTE), State::Exhausted);
 }
 
@@ -433,8 +433,8 @@ fn another_pods_lost_answer_is_asked_for_and_given_back() {
     assert!(held.len() == 1 && held[0].1.starts_with("new-"), "{held:?}");
 }
 
-/// The kill campaign found it: while a seat that is to be given back is not, the next process must not take it for
-/// somebody else's, which would end its grace.
+/// Found by the kill campaign: while a seat is not given back yet, the next process must not take it for another pod's,
+/// which would end its grace.
 #[test]
 fn no_pod_is_refused_for_want_of_the_seat_that_it_could_not_give_back() {
     let mut world = World::new(1);
@@ -449,7 +449,7 @@ fn no_pod_is_refused_for_want_of_the_seat_that_it_could_not_give_back() {
     assert_eq!(world.out().len(), 1);
 }
 
-/// The state folder still has the seat.
+/// The state folder still has the seat, so the next process uses it.
 #[test]
 fn a_stop_that_is_cut_short_costs_the_next_process_nothing() {
     for act in [DOWN, LOST] {
@@ -502,7 +502,7 @@ fn a_seat_that_is_gone_at_the_renewal_shuts_the_gate_if_none_is_left() {
     pod.settle(&mut world);
     world.seats = World::new(1).seats;
     let take = pod.disk.seat.as_ref().unwrap().taken.clone();
-    // Under the name of another checkout.
+    // The only seat belongs to another checkout now.
     let first = world.seats.check_out("first", &take, world.now()).unwrap();
     world.seats.check_in(&first.token, world.now()).unwrap();
     world.seats.check_out("somebody", &take, world.now()).unwrap();
@@ -519,7 +519,7 @@ fn renewals_come_before_half_of_what_is_left() {
     assert_eq!(pod.pause(&world), 5 * MINUTE);
     assert_eq!(pod.pass(&mut world, HOUR), State::Entitled);
     assert_eq!(world.count("CheckOut"), 1);
-    // Failed ones are tried again in what is left, ever sooner.
+    // Failed renewals are repeated while time is left, after ever shorter pauses.
     for _ in 0..40 {
         world.meets("Extend", DOWN);
     }
@@ -639,7 +639,7 @@ fn check_is_never_shut_by_exhaustion_and_sees_an_upgrade_at_its_next_round() {
     assert_eq!(pod.pass(&mut world, 5 * MINUTE), State::Entitled);
 }
 
-/// A check-in that fails is tried again soon, and no second checkout is made meanwhile.
+/// A failed check-in is repeated soon, and no second checkout is made before it succeeds.
 #[test]
 fn check_has_at_most_one_seat_out_whatever_fails() {
     let mut world = World::new(1);
@@ -685,7 +685,7 @@ fn check_works_where_nothing_can_be_written_but_without_grace() {
     assert_eq!(pod.pass(&mut world, 14 * MINUTE), State::Pending);
 }
 
-/// Weft, CloudQuery: a unit of `None` for a counted dimension refuses every buyer who paid.
+/// A checkout with the unit `None` of a counted dimension would refuse every buyer who paid.
 #[test]
 fn the_unit_is_the_licenses_unless_it_is_written() {
     for (wanted, state, code) in [
@@ -748,7 +748,7 @@ fn a_caller_who_is_refused_is_asked_for_after_5_10_and_30_seconds() {
     }
 }
 
-/// Binbash: the policy lacks the listing.
+/// The role's policy lacks `ListReceivedLicenses`.
 #[test]
 fn a_policy_without_the_listing_still_opens_where_units_are_written() {
     let mut written = policy(Model::Check);
@@ -764,7 +764,7 @@ fn a_policy_without_the_listing_still_opens_where_units_are_written() {
     assert_eq!(pod.code(&world), "LicenseCauseUnknown");
     let reason = pod.machine.standing(pod.at(&world)).reason().unwrap().clone();
     assert!(reason.message.contains("license-manager:ListReceivedLicenses"), "{reason:?}");
-    // Where no unit is written there is nothing to ask for.
+    // Without a configured unit nothing can be checked out.
     let mut world = World::new(1);
     world.meets("List", FORBIDDEN);
     let mut pod = Pod::start(&world, policy(Model::Check));
@@ -782,7 +782,7 @@ fn away(world: &mut World) {
     }
 }
 
-/// DingoDocs: three faults in a row, and the process ends in License Manager's outage.
+/// An outage of License Manager must not end the application.
 #[test]
 fn an_outage_after_a_granted_round_is_grace_counted_from_that_round() {
     for model in [Model::Check, Model::Floating] {
@@ -805,7 +805,7 @@ fn an_outage_after_a_granted_round_is_grace_counted_from_that_round() {
     }
 }
 
-/// Whoever blocks the service would open every new pod for a day.
+/// Otherwise blocking the service would open every new pod's gate for the whole grace period.
 #[test]
 fn there_is_no_grace_for_a_pod_without_a_granted_round() {
     let mut world = World::new(1);
@@ -848,7 +848,7 @@ fn a_refusal_ends_grace_and_a_fault_does_not_bring_it_back() {
     assert_eq!(pod.pass(&mut world, 6 * MINUTE), State::Entitled);
 }
 
-/// Liquibase: the contract's end is that of the license, not that of a checkout.
+/// The contract ends when the license does, not when a checkout expires.
 #[test]
 fn a_contract_that_ended_opens_for_its_grace_for_new_pods_too() {
     for model in [Model::Check, Model::Floating] {
@@ -862,7 +862,7 @@ fn a_contract_that_ended_opens_for_its_grace_for_new_pods_too() {
     }
 }
 
-/// Else a clock set ahead of the contract's end would open any number of pods without a seat.
+/// Otherwise a clock set ahead of the contract's end would open any number of pods without a seat.
 #[test]
 fn whether_a_contract_has_ended_is_read_from_awss_clock() {
     let mut world = World::new(1);
@@ -873,13 +873,13 @@ fn whether_a_contract_has_ended_is_read_from_awss_clock() {
     world.ahead = 3 * HOUR;
     let mut pod = Pod::start(&world, policy(Model::Floating));
     assert_eq!(pod.settle(&mut world), State::Exhausted);
-    // Set further between two answers, and past the grace: the next answer tells what it is worth.
+    // Set past the grace between two answers, the clock changes nothing: the next answer shows AWS's time.
     world.ahead = 1000 * HOUR;
     assert_eq!(pod.pass(&mut world, 5 * MINUTE), State::Exhausted);
     assert_eq!(pod.pass(&mut world, 75 * HOUR), State::Denied);
 }
 
-/// Else it would wait for the only seat until that ends by itself.
+/// Otherwise the pod would wait for the only seat until that expires.
 #[test]
 fn a_pod_that_starts_with_its_clock_ahead_gives_back_what_its_forerunner_held() {
     let mut world = World::new(1);
@@ -893,7 +893,7 @@ fn a_pod_that_starts_with_its_clock_ahead_gives_back_what_its_forerunner_held() 
     assert_eq!(world.out().len(), 1);
 }
 
-/// Else each would stay taken until it ends by itself, a new one with each round.
+/// Otherwise each round would leave one more seat taken until it expires.
 #[test]
 fn a_pod_whose_clock_is_ahead_gives_its_seats_back_too() {
     for (model, held) in [(Model::Check, 0), (Model::Floating, 1)] {
@@ -968,7 +968,7 @@ fn an_answer_of_the_emulator_that_is_not_accepted_takes_no_seat() {
 enum Op {
     /// One pod performs one step.
     Step(usize),
-    /// The next call of it meets this.
+    /// The next call of this operation ends like this.
     Meet(&'static str, Act),
     Pass(u64),
     Die(usize),
@@ -992,10 +992,10 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What must hold whatever happens.
+/// The invariants, checked after each operation.
 fn hold(world: &mut World, pods: &mut [Pod]) {
     let out = world.out();
-    // Each answer that got lost may have cost a seat, also where one checkout was asked for again too late.
+    // Each lost answer may have cost one seat, also when its checkout was repeated too late.
     let unknown = out.iter().filter(|seat| !pods.iter().any(|pod| pod.knows(seat)));
     let unknown =
         unknown.map(|(_, client_token)| client_token).collect::<std::collections::BTreeSet<_>>().len();
@@ -1014,8 +1014,9 @@ fn hold(world: &mut World, pods: &mut [Pod]) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Deaths at any step, lost answers, outages, restarts, stops and replaced pods: no seat is held that no disk
-    /// knows, but for answers that were given up; who stops holds nothing; and no pod is locked out by itself.
+    /// With kills at any step, lost answers, outages, restarts, stops and replaced pods: no disk lacks a seat that is
+    /// held, except for lost answers that were given up; a stopped pod holds nothing; and no pod is locked out by
+    /// itself.
     #[test]
     fn no_seat_is_lost_and_no_pod_locks_itself_out(
         ops in prop::collection::vec(op(), 1..150),
@@ -1055,7 +1056,7 @@ proptest! {
             }
             hold(&mut world, &mut pods);
         }
-        // All is well again: each pod alone finds a seat, once the others and what was given up are gone.
+        // Without further faults: each pod alone gets a seat, once the others' seats and the lost ones have gone.
         world.acts.clear();
         let mut given_up = false;
         for mut pod in pods.drain(1..) {

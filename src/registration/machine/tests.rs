@@ -1,4 +1,4 @@
-//! The machine by table: every row of the design's fault table, and the laws that no order of events may break.
+//! Tables for the machine: every row of the fault table, and properties that hold for every order of events.
 
 use proptest::prelude::*;
 
@@ -115,7 +115,7 @@ fn a_proof_opens_the_gate_and_nothing_is_asked_again() {
     assert_eq!(bench.machine.changes_in(bench.now()), None);
 }
 
-/// Class, state, and whether the next question comes within half a minute or in about five.
+/// Class, state, and whether the next attempt comes within half a minute or in about five minutes.
 #[test]
 fn each_row_of_the_fault_table_has_its_state_and_its_patience() {
     for (class, code, state, soon) in [
@@ -179,7 +179,8 @@ fn a_refusal_stands_until_a_proof_undoes_it() {
     assert_eq!((bench.state(), bench.notes.entitled_after_refusal), (State::Entitled, true));
 }
 
-/// A refused role, a wrong product code, a late token file and a bad token say nothing that AWS would not repeat.
+/// A refused role, a wrong product code, a missing token file and a bad token are not refusals that AWS might not
+/// repeat.
 #[test]
 fn only_a_success_after_the_pod_was_called_not_entitled_is_one_after_a_refusal() {
     for (class, code, noted) in [
@@ -310,7 +311,7 @@ fn who_exits_when_refused_stays_beside_a_command_once_the_gate_was_open() {
         let mut bench = Bench::new(policy);
         bench.fails(FaultClass::Transient, "Timeout");
         assert_eq!(bench.open(), !grace_period.is_zero());
-        // What the loop publishes after each step.
+        // The loop publishes after each step.
         bench.machine.entitlement(bench.now());
         bench.later(2 * MINUTE).fails(FaultClass::Denied, "CustomerNotEntitledException");
         assert_eq!(bench.state(), State::Denied);
@@ -451,7 +452,7 @@ proptest! {
         }
     }
 
-    /// Grace is never open after a definite no, whatever came before and since.
+    /// After a definite refusal grace never opens the gate, whatever came before and since.
     #[test]
     fn no_grace_after_a_no(events in prop::collection::vec(any_event(), 0..40)) {
         let mut bench = Bench::new(graceful());
@@ -467,7 +468,7 @@ proptest! {
         }
     }
 
-    /// The time of the next question is published, and never further away than five minutes and a half.
+    /// The time of the next attempt is published, and never more than five and a half minutes away.
     #[test]
     fn asking_never_stops(events in prop::collection::vec((0..600u32, 0..7u8), 1..40)) {
         let mut bench = Bench::new(policy());

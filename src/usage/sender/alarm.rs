@@ -1,5 +1,5 @@
-//! Warns when half of AWS's window has passed and records are unsent, while there is still time to act. One log line
-//! for all of them, and rarely: sixty thousand records are one problem.
+//! Warns when records are still unsent after half of AWS's window, while there is time to act. One log line for all of
+//! them, and rarely: sixty thousand records are one problem.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use tollgate_ledger::writer::Writer;
 use tollgate_metering::policy::Policy;
 use tollgate_time::Timestamp;
 
-/// The line is repeated so often while it holds.
+/// How often the line is repeated.
 const AGAIN_AFTER: Duration = Duration::from_secs(1800);
 
-/// When the alarm was given last, since the sender began.
+/// When the line was last logged, since the sender began.
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
     given_at: Option<Duration>,
 }
 
 impl Alarm {
-    /// Gives the alarm where it is due.
+    /// Logs the line if it is due.
     pub(super) async fn look(
         &mut self,
         policy: &Policy,

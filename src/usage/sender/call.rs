@@ -1,4 +1,4 @@
-//! One call: from records to a request, and from AWS's answer to an outcome for each record.
+//! One call: builds the request of its records, and turns AWS's answer into a status for each.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ pub(super) struct Answer {
     pub(super) emulated: bool,
 }
 
-/// Makes the call of these records, one attempt. The request is made now, so that of each record only what its answer
-/// needs is kept.
+/// One attempt with these records. The request is built at once, so that of each record only what its answer needs is
+/// kept.
 pub(super) fn call(
     settings: &Settings,
     aws: Arc<dyn Meter>,
@@ -35,7 +35,7 @@ enum Request {
 impl Request {
     fn new(settings: &Settings, records: &[Record], usage: Vec<HourUsage>) -> Self {
         let product_code = settings.product_code.clone();
-        // Where they went before, or to the region that is asked at present.
+        // The region of an earlier attempt, or the current one.
         let region = records.iter().find_map(|record| record.region.clone());
         let mut reports = records.iter().zip(usage);
         match (settings.outlet, reports.next()) {
@@ -50,7 +50,7 @@ impl Request {
             (_, first) => {
                 let licensed = records.iter().any(|record| is_licensed(&record.customer));
                 Self::Batch(BatchMeterUsage {
-                    // Under Concurrent Agreements the license names the product.
+                    // Under Concurrent Agreements the license ARN identifies the product.
                     product_code: (!licensed).then_some(product_code),
                     records: first.into_iter().chain(reports).map(usage_record).collect(),
                     region,

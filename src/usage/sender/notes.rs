@@ -1,4 +1,4 @@
-//! Writes the outcome of records to the ledger, the log and the metrics.
+//! The outcome of records, for the ledger, the log and the metrics.
 
 use crate::metrics::Metrics;
 use tollgate_metering::record::{Answered, Noted, Record};
@@ -16,13 +16,13 @@ impl Outcome {
         Noted { id: self.record.id, answered: self.answered.clone(), due_at: self.due_at }
     }
 
-    /// Whether the record is sent no more.
+    /// Whether the record will not be sent again.
     pub(super) const fn is_settled(&self) -> bool {
         !matches!(self.answered, Answered::Refused(_) | Answered::Unknown(_))
     }
 }
 
-/// Tells what is on disk now.
+/// Logs and counts outcomes that are on disk.
 pub(super) fn tell(notes: &[Outcome], metrics: &Metrics) {
     for Outcome { record, answered, .. } in notes {
         let (id, dimension, hour) = (record.id, record.dimension.as_str(), record.hour);
@@ -58,7 +58,7 @@ pub(super) fn tell(notes: &[Outcome], metrics: &Metrics) {
             }
             Answered::Refused(code) | Answered::Unknown(code) => {
                 let unknown = matches!(answered, Answered::Unknown(_));
-                // The record's doubt, which an attempt that did not reach AWS leaves as it was.
+                // A record stays in doubt if a later attempt did not reach AWS.
                 let in_doubt = unknown || record.state.in_doubt();
                 tracing::warn!(event = "record_waiting", record = id, dimension, %hour, code, in_doubt, "record not accepted yet; will retry");
                 if unknown { "unknown" } else { "refused" }

@@ -1,5 +1,5 @@
-//! The sender over paused time, against a service that bills as AWS does: one value for each pod, dimension and hour,
-//! whatever answers get lost.
+//! The sender with paused time and a service that bills as AWS does: one value for each pod, dimension and hour,
+//! whatever answers are lost.
 
 mod model;
 mod scenes;
@@ -38,7 +38,7 @@ impl Bench {
         bench
     }
 
-    /// Over a new ledger, with a sender that does not run yet.
+    /// With a new ledger and a sender that does not run yet.
     fn with_sender(service: Scripted, outlet: Outlet) -> (Self, Sender) {
         let folder = testing::folder();
         let clock = WallClock::fixed(START);
@@ -77,7 +77,7 @@ impl Bench {
         self.writer.take(vec![event], ()).await.unwrap();
     }
 
-    /// Passes time in steps, as the emulator's clock does, until `done` holds for all records.
+    /// Advances the wall clock in steps, as the emulator's clock does, until `done` holds for all records.
     async fn pass_until(&self, step: Duration, done: impl Fn(&[Record]) -> bool) -> Vec<Record> {
         for _ in 0..200 {
             tokio::time::sleep(Duration::from_secs(30)).await;
@@ -104,7 +104,7 @@ impl Bench {
     }
 }
 
-/// Lets the wall clock run with the paused time.
+/// Lets the wall clock follow the paused time.
 async fn run(clock: &WallClock) {
     const TICK: Duration = Duration::from_secs(1);
     loop {
@@ -114,7 +114,7 @@ async fn run(clock: &WallClock) {
 }
 
 impl Sender {
-    /// One look at the hours, and all the calls that it leads to at once.
+    /// One check of the hours, and all calls that follow from it.
     async fn look_once(&mut self, flush: Flush) -> Result<(), LedgerError> {
         if flush == Flush::Scheduled {
             self.sweep_at = Duration::ZERO;
@@ -349,7 +349,7 @@ async fn more_records_that_wait_than_are_looked_at_at_once_hide_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn an_exception_that_no_document_names_stops_no_other_customer() {
-    // The first record alone, which shows that AWS answers; then the batch, refused once as a whole and once more as a
+    // The first record goes alone, to show whether AWS answers; then the batch is refused once as a whole and once as a
     // half.
     let strange = Act::Fail(FaultClass::Misconfigured, "SomethingNewException");
     let service = Scripted::in_turn([strange, strange, strange]);

@@ -1,5 +1,5 @@
-//! What a buyer can do to keep usage from AWS, over paused time: ledger, sender and watch as they run, against a service
-//! that answers as it is told. Running time passes; the wall clock does what the buyer wants.
+//! What a buyer can do to keep usage from AWS: ledger, sender and watch with paused time, against a service with set
+//! answers. Running time passes; the buyer moves the wall clock.
 
 use tokio::sync::mpsc;
 
@@ -16,7 +16,7 @@ use tollgate_metering::record::{Record, State};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-/// Shorter than the configuration allows: an hour takes thousands of looks.
+/// Shorter than the configuration allows, because an hour takes thousands of checks.
 const CLOSE_AFTER: Duration = Duration::from_secs(1800);
 
 struct Bench {
@@ -30,7 +30,7 @@ struct Bench {
     process: Option<Process>,
 }
 
-/// What ends with the process.
+/// The parts of one process.
 struct Process {
     writer: Writer,
     hear: Hear,
@@ -116,7 +116,7 @@ impl Bench {
         self.process().writer.take(vec![event], ()).await.unwrap();
     }
 
-    /// Time passes in steps; `clock` says by how much the wall clock moves with each.
+    /// Lets time pass in steps; `clock` moves the wall clock at each.
     async fn pass(&self, time: Duration, mut clock: impl FnMut(&WallClock)) {
         let mut passed = Duration::ZERO;
         while passed < time {
@@ -199,7 +199,7 @@ async fn a_clock_that_is_set_back_or_held_gains_nothing() {
     type Hold = fn(&WallClock);
     let holds: [(&str, Hold); 3] = [
         ("stopped", stopped),
-        // Back by an hour whenever the hour is nearly over: no hour ever closes.
+        // Set back by an hour whenever the hour is nearly over, so that no hour ever closes.
         ("sawtooth", |clock| {
             if clock.now().since(START) > 50 * MINUTE { clock.follow(START) } else { clock.advance(MINUTE) }
         }),
@@ -278,7 +278,7 @@ async fn a_gate_that_the_seller_keeps_open_is_an_alarm_after_three_hours() {
     assert!(age > alarm, "{age}");
 }
 
-/// Who fills the ledger or its disk keeps all later usage from ever being taken.
+/// Otherwise filling the ledger or its disk would keep all later usage unbilled.
 #[tokio::test(start_paused = true)]
 async fn usage_that_the_ledger_refuses_shuts_the_gate_until_it_takes_some() {
     let bench = Bench::new(Some(CLOSE_AFTER)).await;
@@ -313,7 +313,7 @@ async fn a_gate_does_not_open_onto_a_full_ledger_where_the_seller_says_so() {
         bench.bytes_max = room;
         bench.restart().await;
         assert!(!bench.unreported());
-        // Full, and not any more: an application that waits for the gate reports nothing.
+        // The ledger was full and has space again; an application behind a shut gate reports nothing.
         bench.notices.refused(Refused::LedgerFull, "");
         bench.pass(2 * CLOSE_AFTER, right).await;
         assert!(!bench.unreported() && bench.notices.untaken().is_none() == shut, "{close_after:?}");
@@ -325,7 +325,7 @@ async fn while_nothing_waits_the_ledger_is_not_asked_and_no_age_begins() {
     let bench = Bench::new(Some(CLOSE_AFTER)).await;
     bench.pass(10 * MINUTE, stopped).await;
     let rested = bench.process().writer.asked();
-    // The wall clock stands, so only a count of running time could make usage old.
+    // The wall clock does not move, so only counted running time could make usage old.
     bench.pass(5 * HOUR, stopped).await;
     assert_eq!(bench.process().writer.asked(), rested);
     bench.service.turns_to(Act::Fail(FaultClass::Transient, "Dns"));

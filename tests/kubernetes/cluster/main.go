@@ -1,5 +1,6 @@
-// Everything that a node and its control plane run, in one program that is chosen by its first argument: the suite builds Kubernetes from
-// its published Go modules, since a test must not depend on a download that nobody pinned.
+// All programs of a node and its control plane in one, selected by the first argument. The suite builds Kubernetes from
+// its published Go
+// // modules, so that the test depends on no unpinned download.
 package main
 
 import (
@@ -35,12 +36,12 @@ func main() {
 		os.Exit(64)
 	}
 	name := os.Args[1]
-	// Each program reads its own command line.
+	// Each program parses its own command line.
 	os.Args = os.Args[1:]
 	os.Exit(cli.Run(programs[name]()))
 }
 
-// etcd keeps the cluster's objects for one run: nothing is worth an fsync.
+// etcd keeps the cluster's objects for one run only, so it needs no fsync.
 func etcd() *cobra.Command {
 	return &cobra.Command{Use: "etcd DIRECTORY CLIENT-URL PEER-URL", Args: cobra.ExactArgs(3), RunE: func(_ *cobra.Command, args []string) error {
 		config := embed.NewConfig()

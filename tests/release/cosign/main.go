@@ -1,5 +1,7 @@
-// cosign's own verification of signatures and attestations by a key, without a transparency log: what `cosign verify --key` and
-// `cosign verify-attestation --key` call. The whole command brings every cloud's key store with it and takes too long to build.
+// cosign's own verification of signatures and attestations by a key, without a transparency log: the code that `cosign
+// verify --key` and
+// // `cosign verify-attestation --key` call. The whole command contains every cloud's key store and takes too long to
+// build.
 //
 // Usage: cosign KEY IMAGE…   prints a line for each image: its signatures and the types of its attestations.
 package main

@@ -1,7 +1,7 @@
-//! What License Manager answers, read within limits of ours.
+//! Reads License Manager's answers within limits.
 //!
-//! A value that this version does not know (a unit, a status) is kept as unknown. A number or a list that AWS's model
-//! does not allow makes the whole answer a fault: what a license allows is not guessed.
+//! A value that this version does not know (a unit, a status) is kept as unknown. A number or list that AWS's model
+//! does not allow makes the whole answer a fault, because what a license allows must not be guessed.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ const TIME_CHARS_MAX: usize = 50;
 pub(super) struct Page {
     /// The licenses that were asked for.
     pub(super) licenses: Vec<ReceivedLicense>,
-    /// What asks for the next page.
+    /// The token of the next page.
     pub(super) next: Option<String>,
 }
 
@@ -99,7 +99,7 @@ struct Metadata {
     received_status: String,
 }
 
-/// The licenses on a page that are of the product and issuer that were asked for, whatever AWS has filtered.
+/// The licenses on a page that are of the requested product and issuer, whether or not AWS filtered.
 pub(super) fn page(raw: &Raw, asked: &ListReceivedLicenses) -> Result<Page, Fault> {
     let PageAnswer { licenses, next_token } = raw.parse()?;
     if licenses.left_out {
@@ -121,14 +121,14 @@ fn license(listed: Listed, asked: &ListReceivedLicenses) -> Result<ReceivedLicen
         return Err(invalid_answer("with more entitlements than a product has, or with what is none"));
     }
     let arn = listed.license_arn.0.filter(|arn| is_text(arn, ARN_CHARS_MAX));
-    // `Some` of what there is, and of that what can be read.
+    // The outer `Some`: the member is present; the inner `Some`: it can be read.
     let validity = listed.validity.map(|validity| validity.0);
     let end = match &validity {
         Some(Some(validity)) => validity.end.as_ref().map(|end| end.0.as_deref().and_then(time)),
         Some(None) => Some(None),
         None => None,
     };
-    // Without an end that can be read only AWS's answer to a checkout is believed.
+    // If the end cannot be read, only AWS's answer to a checkout counts.
     let status = match end {
         Some(None) => LicenseStatus::Unknown,
         _ => LicenseStatus::from_wire(&listed.status.0.unwrap_or_default()),
@@ -192,7 +192,7 @@ struct Part {
     max_count: Option<String>,
 }
 
-/// Whatever else cannot be read: the token comes back, so that what it holds can be given back.
+/// Returns the token even if other members cannot be read, so that its seats can be given back.
 pub(super) fn checked_out(raw: &Raw, region: Region) -> Result<CheckedOut, Fault> {
     let answer: CheckoutAnswer = raw.parse()?;
     let allowed = answer.entitlements_allowed.read.into_iter().filter(is_named).map(|part| {
@@ -208,7 +208,7 @@ pub(super) fn checked_out(raw: &Raw, region: Region) -> Result<CheckedOut, Fault
     })
 }
 
-/// The same of a renewal, which may bring another token.
+/// The same for an extension, which may bring another token.
 pub(super) fn extended(raw: &Raw, region: Region) -> Result<Extended, Fault> {
     let answer: CheckoutAnswer = raw.parse()?;
     Ok(Extended {
@@ -235,7 +235,7 @@ struct Usage {
     entitlement_usages: Elements<Part, ENTITLEMENTS_MAX>,
 }
 
-/// What all pods have taken; what of it cannot be read is left out, and is unknown.
+/// What all pods have checked out; entries that cannot be read are left out and are unknown.
 pub(super) fn usage(raw: &Raw) -> Result<LicenseUsage, Fault> {
     let answer: UsageAnswer = raw.parse()?;
     let parts = answer.license_usage.0.unwrap_or_default().entitlement_usages.read;
@@ -253,18 +253,18 @@ fn is_named(part: &Part) -> bool {
 
 // === texts ===
 
-/// A text that can be kept and shown.
+/// Whether a text can be kept and shown.
 fn is_text(text: &str, max: usize) -> bool {
     !text.is_empty() && text.len() <= max && !text.chars().any(char::is_control)
 }
 
-/// A time as AWS writes it: with a zone, or without one, which is UTC.
+/// A time as AWS writes it: with a zone, or in UTC without one.
 fn time(text: &str) -> Option<Timestamp> {
     let text = Some(text).filter(|text| text.len() <= TIME_CHARS_MAX)?;
     Timestamp::parse(text).or_else(|| Timestamp::parse(&format!("{text}Z")))
 }
 
-/// A quantity as a decimal text; a fraction is cut, and what is larger than any quantity is the largest.
+/// A quantity as a decimal text; a fraction is dropped, and a larger value is limited to `QUANTITY_MAX`.
 fn quantity(text: &str) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! The client for License Manager against servers of a few lines over real sockets.
+//! Tests of the client for License Manager with small servers on real sockets.
 
 use serde_json::Value;
 
@@ -185,7 +185,8 @@ async fn a_listing_is_read_to_its_last_page_and_only_what_was_asked_for_is_in_it
     assert_eq!(tokens, [None, Some("1"), Some("2"), Some("3")]);
 }
 
-/// Read as no end, it would open for ever; read as an end in the past, a new form of AWS's would refuse who has paid.
+/// If it counted as no end, the license would open the gate for ever; if it counted as a past end, a new format of
+/// AWS's would refuse a buyer who has paid.
 #[tokio::test]
 async fn a_license_whose_end_cannot_be_read_is_of_unknown_status() {
     let end = |end: Value| {
@@ -286,7 +287,7 @@ async fn an_answer_that_never_ends_is_cut() {
 
 // === what is taken ===
 
-/// Whatever else is strange in the answer: who has the token can give back what it holds.
+/// Even if other members cannot be read: with the token the seats can be given back.
 #[tokio::test]
 async fn the_token_of_a_checkout_comes_back_whatever_else_the_answer_says() {
     for rest in [
@@ -455,7 +456,7 @@ async fn a_service_that_hangs_is_left_in_time_also_in_the_middle_of_a_listing() 
     assert!(taken <= crate::ATTEMPT_TIMEOUT + Duration::from_millis(100), "{taken:?}");
 }
 
-/// A support log must not hold what seats are held by.
+/// A log that is sent to support must not contain a consumption token.
 #[tokio::test]
 async fn no_token_is_in_a_fault_or_in_what_is_shown_of_an_answer() {
     let broken = ok(r#"{"LicenseConsumptionToken":"held-secret","#);
@@ -566,7 +567,7 @@ async fn the_configured_region_comes_before_the_pods_and_stands_in_for_one_that_
 
 const ROLE: &str = "arn:aws:iam::111122223333:role/license";
 
-/// A pod without credentials of its own, in which a license's token lies.
+/// A pod without its own credentials but with a license's token.
 fn anywhere(
     url: String,
     region: Option<&str>,
@@ -635,7 +636,7 @@ async fn a_license_token_becomes_credentials_by_two_unsigned_calls() {
     }
 }
 
-/// They live for an hour; a call would fail in the minute in which they end.
+/// They are valid for an hour; a call in their last minute could fail.
 #[tokio::test]
 async fn credentials_of_a_license_token_are_renewed_with_the_file_as_it_is_then() {
     let file = token_file();
@@ -693,7 +694,7 @@ async fn what_is_wrong_outside_aws_is_told_by_what_refuses() {
     assert!(fault.detail.contains("name the file license_token in it"), "{}", fault.detail);
 }
 
-/// The normal chain first, in AWS's own order.
+/// The pod's own credentials come first, in AWS's order of sources.
 #[tokio::test]
 async fn a_license_token_is_not_used_where_the_pod_has_credentials() {
     let file = token_file();
@@ -704,7 +705,7 @@ async fn a_license_token_is_not_used_where_the_pod_has_credentials() {
         LicenseManager::new(aws, Settings { region: None, token_file: Some(file.path().to_owned()) });
     list(&manager).await.unwrap();
     assert!(requests.await.unwrap()[0].contains("Credential=AKIDEXAMPLE/"));
-    // Credentials of the pod's own, and no region to sign for.
+    // The pod has its own credentials, but no region to sign for.
     let settings = crate::Settings { imds_disabled: true, ..crate::Settings::default() };
     let aws = Arc::new(Aws::for_tests(settings, Ok(Credentials::new("a", "b", None, None, "test"))));
     let manager =

@@ -1,4 +1,4 @@
-//! Orders about contracts, and who holds what of them.
+//! Orders about contracts, and the list of contracts and checkouts.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -10,7 +10,7 @@ use crate::license_token::{LicenseToken, Purpose};
 use crate::world::document::ContractDocument;
 use tollgate_time::Timestamp;
 
-/// What is posted to `/_emulator/refresh-tokens`.
+/// The body of `POST /_emulator/refresh-tokens`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RefreshDocument {
@@ -38,7 +38,7 @@ pub(super) fn shown(engine: &Engine, last: usize) -> Answered {
     Ok(state.service.seats.json(&state.service.world, now, last))
 }
 
-/// Notes what has ended by itself, which is done before seats are shown; and the time.
+/// Notes the checkouts that have expired, which has to happen before seats are shown; returns the time.
 fn lapsed(state: &mut State) -> Result<Timestamp, Refusal> {
     let now = state.clock.now();
     let lapses = state.service.seats.lapses(now);

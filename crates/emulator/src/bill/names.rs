@@ -1,4 +1,4 @@
-//! Texts as numbers: a million records name the same few products, customers, dimensions and pods.
+//! Texts stored as numbers: a million records name the same few products, customers, dimensions and pods.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ impl Name {
     pub(super) const LAST: Self = Self(u32::MAX);
 }
 
-/// The texts. They are never forgotten; what can be named is bounded by the bill.
+/// The texts. They are never removed; the bill limits how many there are.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     numbers: HashMap<Arc<str>, Name>,

@@ -1,6 +1,6 @@
 //! The bill for people and tests: JSON and CSV (RFC 4180).
 //!
-//! A million records are shown as they are written, one by one; no second bill is made of them first.
+//! A million records are serialized one by one; no second copy of the bill is made first.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::{Bill, Form, HOUR_MILLIS, Record, Sum, record_id, request_id};
 use crate::change::Allocation;
 use tollgate_time::Timestamp;
 
-/// What of the bill is wanted; an empty filter wants all.
+/// Which records are wanted; an empty filter wants all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Filter {
     pub(crate) product_code: Option<String>,
@@ -21,7 +21,7 @@ pub(crate) struct Filter {
     pub(crate) pod: Option<String>,
 }
 
-/// The bill as JSON: every record, its sums, and the registrations that AWS meters by itself.
+/// The bill as JSON: every record, the sums, and the registrations, which AWS itself meters.
 #[derive(serde::Serialize)]
 pub(crate) struct Ledger<'a> {
     records: Vec<Row<'a>>,
@@ -29,7 +29,7 @@ pub(crate) struct Ledger<'a> {
     registrations: Vec<Value>,
 }
 
-/// A record, found again when it is its turn.
+/// A record, by reference.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     bill: &'a Bill,
@@ -38,7 +38,7 @@ struct Row<'a> {
     record: &'a Record,
 }
 
-/// A record as JSON has it.
+/// A record as JSON.
 #[derive(serde::Serialize)]
 struct RecordDocument<'a> {
     operation: &'static str,
@@ -95,7 +95,7 @@ impl Bill {
         serde_json::to_value(self.ledger(filter)).unwrap()
     }
 
-    /// Its sums alone: by product, dimension and hour for the latest hours that have any, and by product, customer and
+    /// Only its sums: by product, dimension and hour for the latest hours that have any, and by product, customer and
     /// dimension for the first [`TOTALS_SHOWN`].
     pub(crate) fn sums_json(&self, hours: u64) -> Value {
         let latest = self.hours.keys().map(|(_, _, hour)| *hour).max().unwrap_or(0);
@@ -169,7 +169,7 @@ impl Bill {
             .collect()
     }
 
-    /// The products that a pod is registered for, and how often it asked.
+    /// The products that a pod is registered for, and how many calls it made.
     pub(crate) fn registered(&self, pod: &str) -> Vec<(&str, u64)> {
         let Some(pod) = self.names.find(pod) else { return Vec::new() };
         let of_pod = self.registrations.range((pod, Name::FIRST)..=(pod, Name::LAST));
@@ -202,13 +202,13 @@ impl Bill {
         csv
     }
 
-    /// The pods that called, and when first.
+    /// The pods that called, with the time of the first call.
     pub(crate) fn pods(&self) -> impl Iterator<Item = (&str, Timestamp)> {
         self.seen.iter().map(|(name, at)| (self.names.text(*name), Timestamp::from_unix_millis(*at)))
     }
 }
 
-/// Sums by customer that are shown with the hours: what a page can hold. The ledger itself has them all.
+/// Most sums by customer that are shown with the hours: as many as a page can hold. The ledger itself has all.
 const TOTALS_SHOWN: usize = 200;
 
 fn total_json(((product_code, account_id, dimension), sum): ((&str, &str, &str), Sum)) -> Value {

@@ -1,4 +1,4 @@
-//! The bill against what it must never do.
+//! What the bill must never do.
 
 use super::*;
 
@@ -113,7 +113,7 @@ fn a_refused_registration_is_not_on_the_bill() {
 #[test]
 fn the_sums_are_those_of_the_records() {
     let at = |hour: i64, quantity, pod| {
-        // Some a minute into their hour, as where nothing is rounded.
+        // Some records are a minute into their hour, as without rounding.
         let minute = if pod == "b" { 60_000 } else { 0 };
         let record = Recorded { hour: hour * HOUR_MILLIS + minute, ..recorded(pod, quantity, 1) };
         Change::Recorded { record: Box::new(record) }

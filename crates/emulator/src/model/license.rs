@@ -28,8 +28,8 @@ const DATE_TIME: Shape = Shape::Text {
     }),
 };
 
-/// What entitlements count: `EntitlementUnit` and `EntitlementDataUnit`, which are the same. The sidecar has a list of
-/// its own, so that one mistake does not cancel the other.
+/// The units of entitlements: `EntitlementUnit` and `EntitlementDataUnit`, which are the same. The sidecar has its own
+/// list, so that a mistake in one of them shows.
 pub(crate) const UNITS: &[&str] = &[
     "Count",
     "None",
@@ -129,7 +129,7 @@ pub(super) const CREATE_LICENSE: Shape = Shape::Structure(&[
     optional("Tags", &list(&TAG)),
 ]);
 
-/// A list whose length the model does not bound; the request's size does.
+/// A list without a length limit in the model; the request's size limits it.
 const fn list(member: &'static Shape) -> Shape {
     Shape::List { min: 0, max: UNBOUNDED, member }
 }
@@ -138,7 +138,7 @@ fn is_solid(text: &str) -> bool {
     !text.is_empty() && !text.bytes().any(|byte| byte.is_ascii_whitespace() || byte == 0x0b)
 }
 
-/// The model's pattern, which is wider than any calendar: years of any length, zones that repeat, a blank in an hour.
+/// The model's pattern, which is wider than any calendar: years of any length, repeated zones, a blank in an hour.
 fn is_date_time(text: &str) -> bool {
     let Some((date, time)) = text.strip_prefix('-').unwrap_or(text).split_once('T') else { return false };
     let mut parts = date.rsplitn(3, '-');

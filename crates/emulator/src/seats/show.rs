@@ -9,7 +9,7 @@ use crate::world::contract::{Contract, Entitlement};
 use tollgate_time::Timestamp;
 
 impl Seats {
-    /// Every contract with what is held of it, every checkout, and the latest events.
+    /// Every contract with the number of held seats, every checkout, and the latest events.
     pub(crate) fn json(&self, world: &World, now: Timestamp, last: usize) -> Value {
         let mut contracts: Vec<(&String, &Contract)> = world.contracts.iter().collect();
         contracts.sort_by_key(|(_, contract)| contract.number);
@@ -28,7 +28,7 @@ impl Seats {
         })
     }
 
-    /// A contract, and what is held of it.
+    /// A contract with the number of held seats.
     pub(crate) fn license_json(&self, arn: &str, contract: &Contract, now: Timestamp) -> Value {
         let entitlements: Vec<Value> =
             contract.entitlements.iter().map(|entitlement| self.entitlement_json(arn, entitlement)).collect();
@@ -64,7 +64,7 @@ impl Seats {
     }
 }
 
-/// Checkouts listed, one line for each entitlement; of more, the number tells.
+/// Most lines of checkouts, one for each entitlement; `checkouts_count` has their number.
 const CHECKOUTS_SHOWN: usize = 2000;
 
 fn checkout_json(world: &World, live: &Live, taken: &Taken) -> Value {

@@ -1,5 +1,5 @@
-//! `BatchMeterUsage` (AWS Marketplace API reference): up to 25 records of many customers, judged one by one, except
-//! that one bad timestamp, dimension, quantity or product fails them all.
+//! `BatchMeterUsage` (AWS Marketplace API reference): up to 25 records of many customers, each judged by itself, except
+//! that one bad timestamp, dimension, quantity or product fails the whole batch.
 
 use std::collections::HashMap;
 
@@ -20,24 +20,23 @@ use tollgate_time::Timestamp;
 /// Requests must be smaller (AWS Marketplace API reference, BatchMeterUsage: "less than 1 MB").
 const REQUEST_BYTES_MAX: usize = 1_000_000;
 
-/// How far back a record may lie, in seconds: less than that.
+/// How old a record may be, in seconds; it must be less.
 const WINDOW_SECONDS: i64 = 24 * 3600;
 
-/// After its end a month is open for records so long, in seconds.
+/// How long a month accepts records after its end, in seconds.
 const MONTH_GRACE_SECONDS: i64 = 6 * 3600;
 
-/// After a license was deprovisioned its last usage is taken for so long, in seconds (AWS's metering skill: "about an
-/// hour").
+/// How long usage of a deprovisioned license is still accepted, in seconds (AWS's metering skill: "about an hour").
 const FLUSH_SECONDS: i64 = 3600;
 
-/// A record that passed what fails a whole batch.
+/// A record that passed all checks which fail a whole batch.
 struct Checked {
     report: Recorded,
     subscribed: bool,
     echo: Value,
 }
 
-/// A customer found, with the license that named it.
+/// A customer, and the license that named it.
 type Found = (String, Option<License>);
 
 pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec<Change>) -> Decided {
@@ -47,7 +46,7 @@ pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec
     }
     let asked: BatchMeterUsage<'_> = super::members(request)?;
     service.disabled(None, request)?;
-    // Nothing to bill, and without ProductCode nothing that could name a product.
+    // No records and no ProductCode: nothing to bill or check.
     if asked.usage_records.is_empty() && asked.product_code.is_none() {
         return Ok(Answer::Document(json!({"Results": [], "UnprocessedRecords": []})));
     }
@@ -70,7 +69,8 @@ pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec
     Ok(Answer::Document(json!({"Results": results, "UnprocessedRecords": unprocessed})))
 }
 
-/// The product of the call: named for the legacy integration, found by the licenses under Concurrent Agreements.
+/// The product of the call: from `ProductCode` in the legacy integration, from the licenses under Concurrent
+/// Agreements.
 fn product_of<'a>(
     service: &'a Service,
     asked: &BatchMeterUsage<'_>,
@@ -127,7 +127,7 @@ fn check(
     };
     let rounded = if service.world.switches.second(Switch::BatchHours) { timestamp } else { hour(timestamp) };
     let form = match found.and_then(|(_, license)| license) {
-        // The two forms are two records: who sends both is billed twice, as AWS warns.
+        // The two forms are two records: a seller who sends both is billed twice, as AWS warns.
         Some(license) => FormText::License(license.arn),
         None => FormText::Product,
     };
@@ -147,7 +147,7 @@ fn check(
     Ok(Checked { report, subscribed, echo: model::known_members(echo) })
 }
 
-/// Whether usage is taken under a license: while it lasts, and for a last flush.
+/// Whether usage is accepted under a license: while it lasts, and for a last report afterwards.
 fn takes(service: &Service, license: &License, now: Timestamp) -> bool {
     let flush = |at: &Timestamp| now.millis_since(*at) <= FLUSH_SECONDS * 1000;
     license.subscribed
@@ -155,7 +155,7 @@ fn takes(service: &Service, license: &License, now: Timestamp) -> bool {
             && license.unsubscribed_at.as_ref().is_some_and(flush))
 }
 
-/// Which members may name product and customer together (model text of BatchMeterUsage and UsageRecord).
+/// Checks which members name product and customer (model text of BatchMeterUsage and UsageRecord).
 fn check_form(
     service: &Service,
     product: &Product,
@@ -196,7 +196,7 @@ fn check_form(
     }
 }
 
-/// The customer of a record; `None` is one that does not exist, where that is no exception.
+/// The customer of a record; `None` for an unknown one, if the switch makes that no exception.
 fn customer_of(
     service: &Service,
     product_code: &str,
@@ -236,7 +236,8 @@ fn customer_of(
     }
 }
 
-/// Within 24 hours, and not of a month that is closed: the previous month ends at 06:00 UTC on the first.
+/// Checks that the time is within 24 hours and not in a closed month: a month closes at 06:00 UTC on the first of the
+/// next.
 fn check_time(timestamp: Timestamp, now: Timestamp) -> Result<(), ServiceError> {
     let age_millis = now.millis_since(timestamp);
     if age_millis >= WINDOW_SECONDS * 1000 {
@@ -256,7 +257,7 @@ fn check_time(timestamp: Timestamp, now: Timestamp) -> Result<(), ServiceError> 
     Ok(())
 }
 
-/// Judges the records in their order; a batch may repeat or contradict itself.
+/// Judges the records in their order; records of one batch may repeat or contradict each other.
 fn judge(service: &Service, records: Vec<Checked>, changes: &mut Vec<Change>) -> Vec<Value> {
     let mut next_id = service.bill.next_id();
     let mut own: HashMap<String, (u64, Recorded)> = HashMap::new();

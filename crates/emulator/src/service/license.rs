@@ -1,5 +1,5 @@
-//! License Manager (API reference, 2018-08-01): what an account received, who holds what of it, and tokens for
-//! containers outside of AWS. The account that asks is the pod's, as for metering.
+//! License Manager (API reference, 2018-08-01): received licenses, checkouts, and tokens for containers outside of AWS.
+//! The calling account is the pod's, as for metering.
 
 mod checkout;
 mod create;
@@ -25,7 +25,7 @@ pub(super) fn decide(
     request: &Request<'_>,
     changes: &mut Vec<Change>,
 ) -> Decided {
-    // What has ended is noted first, so that the log has it in the order of time.
+    // Expired checkouts are noted first, so that the log is in the order of time.
     changes.extend(service.seats.lapses(request.now));
     match request.operation {
         Operation::CheckoutLicense => checkout::decide(service, pod, request, changes),
@@ -39,7 +39,7 @@ pub(super) fn decide(
     }
 }
 
-/// A value that the model allows, and that makes no sense.
+/// The error for a value that the model allows but that is not valid.
 fn invalid(message: impl Into<String>) -> ServiceError {
     ServiceError::new("InvalidParameterValueException", message)
 }
@@ -53,7 +53,7 @@ fn full(why: &str) -> ServiceError {
 }
 
 impl Service {
-    /// The answer to a caller without permission.
+    /// The error for a caller without permission.
     pub(super) fn unauthorized(&self, message: impl Into<String>) -> ServiceError {
         let code = if self.world.switches.second(Switch::AuthorizationCode) {
             "AccessDeniedException"
@@ -63,7 +63,7 @@ impl Service {
         ServiceError::new(code, message)
     }
 
-    /// A time as answers have it.
+    /// A time in the form of the answers.
     fn time(&self, at: Timestamp) -> String {
         let text = at.to_string();
         if self.world.switches.second(Switch::ExpirationFormat) {
@@ -77,7 +77,7 @@ impl Service {
         self.time(Timestamp::from_unix_millis(at))
     }
 
-    /// The checkout of the pod's account that a token stands for.
+    /// The checkout of the pod's account with this token.
     fn checkout(
         &self,
         pod: &PodView<'_>,
@@ -101,12 +101,12 @@ impl Service {
     }
 }
 
-/// When a checkout ends that begins or is extended now.
+/// The expiry of a checkout that begins or is extended now.
 fn expiry(contract: &Contract, now: Timestamp) -> i64 {
     now.unix_millis() + i64::from(contract.time_to_live_minutes) * 60_000
 }
 
-/// Extending notices nothing but that the checkout has ended: no smaller contract, no end of it.
+/// An extension fails only if the checkout has ended, not if the contract became smaller or ended.
 fn extend(service: &Service, pod: &PodView<'_>, request: &Request<'_>, changes: &mut Vec<Change>) -> Decided {
     let asked: ExtendLicenseConsumption = super::members(request)?;
     let (checkout, contract) = service.checkout(pod, &asked.license_consumption_token, request.now)?;
@@ -183,7 +183,7 @@ fn usage(service: &Service, pod: &PodView<'_>, request: &Request<'_>) -> Decided
     Ok(Answer::Document(json!({"LicenseUsage": {"EntitlementUsages": usages}})))
 }
 
-/// Of a refresh token an access token. The model has no error for a token that is no good but those of permission.
+/// Exchanges a refresh token for an access token. For a bad token the model has only errors of permission.
 fn access_token(service: &Service, request: &Request<'_>) -> Decided {
     let asked: GetAccessToken = super::members(request)?;
     let refused = |why: &str| {

@@ -12,7 +12,7 @@ use crate::world::switches::Switch;
 use crate::world::{Platform, PodView};
 use tollgate_time::Timestamp;
 
-/// How far back a record may lie, in seconds.
+/// How old a record may be, in seconds.
 const WINDOW_SECONDS: i64 = 6 * 3600;
 
 pub(super) fn decide(
@@ -58,7 +58,7 @@ pub(super) fn decide(
     Ok(Answer::Document(json!({"MeteringRecordId": record_id(id)})))
 }
 
-/// The documents give the answer to a granted dry run two forms.
+/// AWS's documents have two forms of the answer to a permitted dry run.
 fn dry_run_answer(service: &Service) -> Decided {
     if service.world.switches.second(Switch::DryRun) {
         let text = "Request would have succeeded, but DryRun flag is set.";
@@ -67,7 +67,7 @@ fn dry_run_answer(service: &Service) -> Decided {
     Ok(Answer::Document(json!({})))
 }
 
-/// AWS says that an error about entitlement comes on a pod's first call only.
+/// AWS documents that an error about entitlement comes only on a pod's first call.
 fn check_entitlement(
     service: &Service,
     pod: &PodView<'_>,
@@ -80,7 +80,7 @@ fn check_entitlement(
     if judged_once || service.world.subscribed(pod.account_id, &asked.product_code) {
         return Ok(());
     }
-    // Remembered once, so that asking for ever costs nothing.
+    // Stored once, so that repeated calls do not fill the memory.
     if before.is_none() && service.room(pod.name, &[]).is_ok() {
         changes.push(Change::Registered {
             pod: pod.name.to_owned(),
@@ -95,7 +95,8 @@ fn check_entitlement(
 }
 
 fn check_place(service: &Service, pod: &PodView<'_>, request: &Request<'_>) -> Result<(), ServiceError> {
-    // The model has no exception for platforms here; who is no instance, task or pod has no subscription either.
+    // The model has no exception for platforms here; a caller that is not an instance, task or pod has no subscription
+    // either.
     let unknown = matches!(pod.platform, Platform::NodeRole | Platform::Elsewhere);
     if unknown || service.refused_fargate(pod.platform) {
         let error = not_entitled();
@@ -140,7 +141,7 @@ fn check_time(
     Ok(())
 }
 
-/// The digest of the token in its scope, and of all that must be the same when it comes again.
+/// The digest of the token in its scope, and of everything that must be equal when the token comes again.
 fn client_token(
     service: &Service,
     pod: &PodView<'_>,
@@ -150,7 +151,7 @@ fn client_token(
 ) -> Result<Option<ClientToken>, ServiceError> {
     let Some(token) = asked.client_token.as_deref() else {
         if agent {
-            let text = "ClientToken is required on Amazon Bedrock AgentCore Runtime: nothing else tells its reports apart";
+            let text = "ClientToken is required on Amazon Bedrock AgentCore Runtime: only the token distinguishes its reports";
             return Err(ServiceError::validation(text));
         }
         return Ok(None);
@@ -170,7 +171,7 @@ fn client_token(
     }))
 }
 
-/// What a conflicting report has other than the record.
+/// The difference between a conflicting report and the record.
 fn difference(known: &Known<'_>, report: &Recorded) -> String {
     if known.quantity == report.quantity {
         return format!("{} is recorded with other allocations than came now", known.quantity);
@@ -178,7 +179,7 @@ fn difference(known: &Known<'_>, report: &Recorded) -> String {
     format!("{} is recorded, {} came now", known.quantity, report.quantity)
 }
 
-/// The record that answers, and what it changes.
+/// The record of a report, and the change that it makes.
 fn judge(service: &Service, report: Recorded) -> Result<(u64, Change), ServiceError> {
     let repeated = |id| Change::Repeated { record: id, call: report.call, client_token: report.client_token };
     if let Some(token) = report.client_token

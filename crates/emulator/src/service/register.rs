@@ -96,7 +96,7 @@ fn admit(
         Some(false) if service.world.switches.second(Switch::RefusedPod) => true,
         _ => service.world.subscribed(pod.account_id, &asked.product_code),
     };
-    // A refusal is remembered once, so that asking for ever costs nothing.
+    // A refusal is stored once, so that repeated calls do not fill the memory.
     if entitled || before.is_none() {
         changes.push(Change::Registered {
             pod: pod.name.to_owned(),

@@ -7,7 +7,7 @@ use crate::wire::ResolveCustomer;
 use crate::world::Agreements;
 use crate::world::switches::Switch;
 
-/// A registration token is good for so long, in seconds: about 4 hours (AWS's metering skill; the service model has no
+/// How long a registration token is valid, in seconds: about 4 hours (AWS's metering skill; the service model has no
 /// number).
 const TOKEN_AGE_SECONDS_MAX: i64 = 4 * 3600;
 
@@ -17,7 +17,7 @@ pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec
     let invalid = || ServiceError::new("InvalidTokenException", "Registration token is invalid.");
     let token = service.bill.registration_token(&asked.registration_token).ok_or_else(invalid)?;
     let product = service.world.products.get(&token.product_code).ok_or_else(invalid)?;
-    // A token that another seller's buyer brought along is as good as none.
+    // A token for another seller's product is invalid.
     if service.world.foreign(product) {
         return Err(invalid());
     }

@@ -1,4 +1,4 @@
-//! Decisions of the service, by tables of requests: AWS's documents, rule by rule.
+//! The services' decisions, by tables of requests: AWS's documents, rule by rule.
 
 #![expect(clippy::needless_pass_by_value, reason = "tables of bodies read better without ampersands")]
 
@@ -12,7 +12,7 @@ use crate::world::{Agreements, Pod};
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_509_000);
 const HOUR: i64 = 3600;
 
-/// The services, their clock, the number of their last call, who asks, and what was decided.
+/// The services, their clock, the number of the last call, the caller, and the journal.
 pub(super) struct Bench {
     pub(super) service: Service,
     pub(super) now: Timestamp,
@@ -60,7 +60,7 @@ impl Bench {
         };
         let decision = self.service.decide(&request);
         for change in &decision.changes {
-            // What the journal keeps is what was decided.
+            // The change is applied as the journal stores it.
             let line = serde_json::to_string(change).unwrap();
             self.service.apply(&serde_json::from_str(&line).unwrap());
             self.journal.push(line);
@@ -82,7 +82,7 @@ impl Bench {
         self.ask(operation, body).map_or_else(|error| error.code.into_owned(), |_| "ok".to_owned())
     }
 
-    /// The services as the journal alone makes them.
+    /// The services as replayed from the journal.
     pub(super) fn replayed(&self) -> Self {
         let mut again = Self { now: self.now, ..Self::new() };
         self.journal.iter().for_each(|line| again.service.apply(&serde_json::from_str(line).unwrap()));
@@ -135,7 +135,7 @@ impl Bench {
         token
     }
 
-    /// As the admin interface orders it.
+    /// As ordered through the admin interface.
     fn order_subscribed(&mut self, account_id: &str, subscribed: bool) {
         let order = json!({"account_id": account_id, "subscribed": subscribed});
         let order = serde_json::from_value(order).unwrap();
@@ -291,7 +291,7 @@ fn a_refused_pod_is_judged_again_or_not() {
         assert_eq!(bench.register(json!({})), code, "{answer}");
         bench.subscribe("111122223333", true);
         assert_eq!(bench.register(json!({})), "ok", "after the subscription came through");
-        // The same for a pod that reports.
+        // The same for a pod that reports usage.
         let mut bench = Bench::with("refused_pod", answer);
         bench.subscribe("111122223333", false);
         assert_eq!(bench.meter(json!({})), "CustomerNotEntitledException");
@@ -793,7 +793,7 @@ fn the_last_hour_of_a_deprovisioned_license_can_be_reported_or_not() {
         bench.order_subscribed("111122223333", false);
         bench.now = bench.now.plus(std::time::Duration::from_secs(3600));
         assert_eq!(bench.statuses(&[record(json!({}))]), [during], "{answer}");
-        // An order that changes nothing does not begin the hour again.
+        // An order that changes nothing does not restart the hour.
         bench.order_subscribed("111122223333", false);
         bench.now = bench.now.plus(std::time::Duration::from_secs(1));
         let gigabytes = || record(json!({"Dimension": "gigabytes"}));
@@ -909,7 +909,7 @@ fn a_record_on_the_bill_names_who_reported_it() {
 
 // === What AWS's documents leave open ===
 
-/// One and the same story, told by the answer that is in force.
+/// The same sequence of calls, with the answer that is in force; returns what differs.
 fn story(switch: &str, answer: &str) -> String {
     let mut bench = Bench::with(switch, answer);
     let register = json!({"ProductCode": "demohourly", "PublicKeyVersion": 1});

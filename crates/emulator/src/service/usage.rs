@@ -1,4 +1,5 @@
-//! What MeterUsage and BatchMeterUsage share: quantities, allocations and their tags, hours, and what repeats what.
+//! Shared by MeterUsage and BatchMeterUsage: quantities, allocations and their tags, hours, and which report repeats
+//! which record.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +11,7 @@ use crate::wire::{Tag, UsageAllocation, Written};
 use crate::world::switches::{Switch, Switches};
 use tollgate_time::Timestamp;
 
-/// A record may be so far ahead of the service's clock, for clocks differ. AWS tells no number; this is SigV4's.
+/// How far a record may be ahead of the service's clock, because clocks differ. AWS states no number; this is SigV4's.
 pub(super) const AHEAD_SECONDS_MAX: i64 = 300;
 
 const HOUR_SECONDS: i64 = 3600;
@@ -73,7 +74,7 @@ fn tags(tags: &[Tag<'_>]) -> Result<Vec<(String, String)>, ServiceError> {
     Ok(read)
 }
 
-/// Whether a report says the same as the record that is there: quantities by value, 17 is 17.00.
+/// Whether a report has the same content as the record: quantities by value, so 17 equals 17.00.
 pub(super) fn repeats(known: &Known<'_>, report: &Recorded, switches: Switches) -> bool {
     known.quantity == report.quantity
         && (known.allocations == report.allocations || switches.second(Switch::AllocationsDiffer))

@@ -1,4 +1,4 @@
-//! Signatures: AWS's own example, and each way in which one can be wrong.
+//! Signatures: one made by botocore, and each kind of bad one.
 
 use hyper::header::{HeaderName, HeaderValue};
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{CAMEL, Claims, PASCAL, message, sign};
 use crate::keys::SigningKey;
 
-/// What is wrong with a token on purpose.
+/// The deliberate flaw of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
     WrongNonce,
@@ -47,7 +47,7 @@ pub(crate) enum Flaw {
 }
 
 impl Flaw {
-    /// Every flaw, its name, and what it is.
+    /// Every flaw, with its name and its description.
     pub(crate) const ALL: [(Self, &'static str, &'static str); 32] = [
         (Self::WrongNonce, "wrong-nonce", "the nonce is another request's"),
         (Self::MissingNonce, "missing-nonce", "the nonce claim is left out"),
@@ -99,12 +99,12 @@ impl Flaw {
         Self::ALL.iter().find(|(flaw, _, _)| *flaw == self).map_or("", |(_, name, _)| name)
     }
 
-    /// Whether it takes a key that is not the product's.
+    /// Whether it needs a key that is not the product's.
     pub(crate) const fn needs_stranger(self) -> bool {
         matches!(self, Self::OtherKey | Self::EmbeddedKey)
     }
 
-    /// The bad token. `stranger` is a key that nobody trusts.
+    /// Makes the bad token. `stranger` is a key that no client trusts.
     pub(crate) fn token(self, claims: &Claims, key: &SigningKey, stranger: &SigningKey) -> String {
         match self {
             Self::Garbage => return "this is not a token".to_owned(),
@@ -224,7 +224,7 @@ impl Flaw {
 
 const DAY_SECONDS: i64 = 86_400;
 
-/// White space at the end of a JSON text changes nothing but its length: to one of which base64 needs padding.
+/// Pads a JSON text with white space, which does not change its meaning, to a length for which base64 needs padding.
 fn with_tail(payload: &str) -> String {
     let mut payload = payload.to_owned();
     while payload.len() % 3 != 1 {
@@ -233,7 +233,7 @@ fn with_tail(payload: &str) -> String {
     payload
 }
 
-/// The next character of the alphabet: of a last character whose low bits are zero, one of those bits is set.
+/// The next character of the alphabet: sets a bit that is zero in a last character whose low bits are unused.
 fn next_character(last: char) -> char {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let position = ALPHABET.iter().position(|known| char::from(*known) == last).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Tokens against an RSA implementation that did not sign them.
+//! Tokens, verified by another RSA implementation than the one that signed them.
 
 use ring::signature::{KeyPair as _, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey};
 use rsa::sha2::Sha256;
@@ -6,11 +6,11 @@ use rsa::sha2::Sha256;
 use super::*;
 use crate::keys::KeyFolder;
 
-/// For tests only; known to everybody.
+/// A public test key.
 pub(crate) const KEY: &str = include_str!("../../../../tests/fixtures/keys/rsa3072-test-only.pem");
 const OTHER_KEY: &str = include_str!("../../../../tests/fixtures/keys/other-rsa3072-test-only.pem");
 
-/// A key folder that holds the test keys, so that no test makes one.
+/// A key folder with the test keys, so that tests make none.
 pub(crate) fn key_folder() -> (tempfile::TempDir, KeyFolder) {
     let folder = tempfile::tempdir().unwrap();
     for (product, version, pem) in
@@ -38,7 +38,7 @@ fn claims() -> Claims {
     }
 }
 
-/// A strict client, as short as it can be: why it refuses a token.
+/// A minimal strict client; returns why it refuses a token.
 fn refused(token: &str, key: &SigningKey) -> Option<&'static str> {
     if token.len() > 8192 {
         return Some("size");

@@ -1,4 +1,4 @@
-//! Tokens as a cluster signs them, and each way in which one can be wrong.
+//! Tokens as a cluster signs them, and each kind of bad token.
 
 use std::sync::LazyLock;
 

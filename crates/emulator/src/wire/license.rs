@@ -1,4 +1,4 @@
-//! The members of License Manager's requests, and what of its answers no note shows.
+//! The members of License Manager's requests, and the secrets in its answers.
 
 use serde::{Deserialize, Serialize};
 
@@ -121,10 +121,10 @@ pub(crate) struct Provisional {
     pub(crate) max_time_to_live_in_minutes: i32,
 }
 
-/// How a request is noted whose token would be good for a year.
+/// How a request is noted whose token would be valid for a year.
 pub(super) const SHOWN_REFRESH: &str = "{\"Token\":\"…\"}";
 
-/// The parts of an answer that no note shows: `SignedToken` for its length, `AccessToken` for what it is good for.
+/// The parts of an answer that notes omit: `SignedToken` because it is long, `AccessToken` because it is a credential.
 pub(super) fn secrets(outcome: &Outcome) -> Vec<String> {
     let Ok(document) = outcome else { return Vec::new() };
     let named = ["SignedToken", "AccessToken"].into_iter().filter_map(|name| document.get(name)?.as_str());

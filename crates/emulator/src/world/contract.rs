@@ -1,5 +1,6 @@
 //! Contracts: licenses as License Manager shows them to the account that received them. What customers have of SaaS
-//! products is [`License`](super::License), by AWS's name of its ARN; License Manager does not serve it here.
+//! products is [`License`](super::License), named after the ARN in AWS's API; License Manager does not serve those
+//! here.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +15,9 @@ pub(crate) struct Contract {
     /// `ProductSKU`.
     pub(crate) product_id: String,
     pub(crate) product_name: String,
-    /// Who issued it (`aws:<account>:<name>:issuer-fingerprint`).
+    /// Its issuer (`aws:<account>:<name>:issuer-fingerprint`).
     pub(crate) key_fingerprint: String,
-    /// Whose it is.
+    /// The account that received it.
     pub(crate) account_id: String,
     pub(crate) received: Received,
     pub(crate) status: Status,
@@ -28,7 +29,7 @@ pub(crate) struct Contract {
     pub(crate) time_to_live_minutes: u32,
     pub(crate) home_region: String,
     pub(crate) entitlements: Vec<Entitlement>,
-    /// Licenses are numbered in the order in which they came.
+    /// Contracts are numbered in the order in which they were made.
     pub(crate) number: u64,
 }
 
@@ -37,15 +38,15 @@ pub(crate) struct Contract {
 pub(crate) struct Entitlement {
     pub(crate) name: String,
     pub(crate) unit: String,
-    /// How many; none or 0 is without limit.
+    /// The number of units; `None` or 0 means unlimited.
     pub(crate) max_count: Option<u64>,
-    /// Of a tier.
+    /// The value of a tier.
     pub(crate) value: Option<String>,
     pub(crate) overage: bool,
     pub(crate) allow_check_in: bool,
 }
 
-/// The unit of tiers: they are there or not, and nothing is counted.
+/// The unit of tiers, which a license has or has not; they are not counted.
 pub(crate) const TIER: &str = "None";
 
 impl Entitlement {
@@ -53,7 +54,7 @@ impl Entitlement {
         self.unit == TIER
     }
 
-    /// How many may be held at most.
+    /// The most units that may be held at once.
     pub(crate) fn limit(&self) -> Option<u64> {
         self.max_count.filter(|max| *max > 0 && !self.overage)
     }
@@ -66,7 +67,7 @@ pub(crate) enum Received {
     /// Accepted and activated.
     #[default]
     Active,
-    /// Accepted, and not activated, or no longer.
+    /// Accepted, but not activated, or deactivated again.
     Disabled,
     /// Not accepted yet.
     Pending,
@@ -83,7 +84,7 @@ impl Received {
     }
 }
 
-/// What its issuer says of it.
+/// Its issuer's status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Status {
@@ -112,10 +113,10 @@ impl Status {
     }
 }
 
-/// The fingerprint of licenses that were bought in AWS Marketplace.
+/// The issuer's fingerprint of licenses bought in AWS Marketplace.
 pub(crate) const AWS_MARKETPLACE: &str = "aws:294406891311:AWS/Marketplace:issuer-fingerprint";
 
-/// The fingerprint of what an account issues under a name.
+/// The issuer's fingerprint of licenses that an account issues under a name.
 pub(crate) fn fingerprint_of(account_id: &str, issuer: &str) -> String {
     format!("aws:{account_id}:{issuer}:issuer-fingerprint")
 }
@@ -129,7 +130,7 @@ pub(crate) fn issuer(key_fingerprint: &str) -> Option<(&str, &str)> {
     (digits && plain).then_some((account_id, name))
 }
 
-/// An ARN that is the same for the same texts.
+/// An ARN that depends only on these texts.
 pub(crate) fn arn(issuer_account_id: &str, texts: [&str; 2]) -> String {
     let digest = hash::of(&texts.map(str::as_bytes));
     let digits = hash::hex(digest.map(u64::to_be_bytes).concat());

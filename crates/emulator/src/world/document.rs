@@ -1,8 +1,9 @@
-//! Orders that change the world: the world file (TOML) and the bodies of the admin interface (JSON), in the same words.
+//! Orders that change the world: the world file (TOML) and the bodies of the admin interface (JSON), with the same
+//! member names.
 //!
-//! - An order names what it changes and only the members that change; what is new starts with defaults.
-//! - All faults of an order are reported at once, each with its place; in a file, with its line.
-//! - Nothing is changed by an order with a fault.
+//! - An order contains only the members that change; new things get defaults for the others.
+//! - All faults of an order are reported at once, each with its place, and in a file with its line.
+//! - An order with a fault changes nothing.
 
 mod contract;
 mod place;
@@ -20,7 +21,7 @@ use crate::model;
 use crate::operation::Operation;
 use tollgate_time::Timestamp;
 
-/// What is wrong with an order, one line for each fault.
+/// The faults of an order, one a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub(crate) struct OrderError(pub(crate) Vec<String>);
@@ -48,7 +49,7 @@ struct WorldDocument {
     pods: Vec<PodDocument>,
 }
 
-/// A product, as it is ordered.
+/// An order about a product.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProductDocument {
@@ -59,9 +60,9 @@ pub(crate) struct ProductDocument {
     dimensions: Option<Vec<String>>,
     keys: Option<Vec<KeyDocument>>,
     disabled: Option<Vec<String>>,
-    /// Adds the next key version; the newest so far is rotated.
+    /// Adds the next key version; the newest one so far becomes rotated.
     rotate: Option<bool>,
-    /// When the newest so far expires, from now; at once unless stated.
+    /// How long from now the newest version so far remains valid; by default it expires at once.
     rotate_after: Option<String>,
 }
 
@@ -72,13 +73,13 @@ struct KeyDocument {
     expires_at: Option<String>,
 }
 
-/// A customer, as it is ordered.
+/// An order about a customer.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CustomerDocument {
     account_id: String,
     identifier: Option<String>,
-    /// To every product, unless `product_code` names one.
+    /// Subscribed to every product, or to `product_code` if that is given.
     subscribed: Option<bool>,
     product_code: Option<String>,
     licenses: Option<Vec<LicenseDocument>>,
@@ -95,43 +96,43 @@ struct LicenseDocument {
     active_until: Option<String>,
 }
 
-/// A pod, as it is ordered.
+/// An order about a pod.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PodDocument {
-    /// One of the two names the pod.
+    /// `access_key` or `session` names the pod.
     access_key: Option<String>,
     session: Option<String>,
     account_id: Option<String>,
     region: Option<String>,
     platform: Option<String>,
     denied: Option<Vec<String>>,
-    /// All operations or none, in place of `denied`.
+    /// Allows all operations or none; replaces `denied`.
     allowed: Option<bool>,
     started_at: Option<String>,
     secret_key: Option<String>,
 }
 
-/// Dimensions of one product (AWS Marketplace Catalog quotas; the older guide says 24).
+/// Most dimensions of one product (AWS Marketplace Catalog quotas; the older guide says 24).
 const DIMENSIONS_MAX: usize = 200;
-/// Key versions of one product: each costs a private key in memory, and no product of AWS's is known to have two.
+/// Most key versions of one product: each needs a private key in memory, and no product of AWS's is known to have two.
 const KEY_VERSIONS_MAX: usize = 16;
-/// Products, customers, licenses and pods that can be declared: more than any test needs, and some megabytes.
+/// Most products, customers, licenses and pods that can be declared: more than any test needs, and some megabytes.
 pub(crate) const DECLARED_MAX: usize = 10_000;
-/// Licences of one customer.
+/// Most licenses of one customer.
 const LICENSES_MAX: usize = 100;
-/// Names that the model does not bound: of pods, identifiers, regions.
+/// Longest name of a kind that the model does not limit: of pods, identifiers, regions.
 const NAME_CHARS_MAX: usize = 255;
 
-/// The world that needs no file; printed by `--print-world`, so that it can be started from.
+/// The default world; `--print-world` prints it, as a file to start one's own from.
 pub(crate) const DEFAULT: &str = include_str!("default.toml");
 
 impl World {
-    /// The world of a file. Each fault tells its line.
+    /// Parses a world file. Each fault names its line.
     pub(crate) fn of_toml(text: &str) -> Result<Self, OrderError> {
         let document: WorldDocument = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| place::line(text, span.start));
-            // A value that is quoted in it may have lines of its own.
+            // A value that the message quotes may contain line ends.
             let message = error.message().replace(['\n', '\r'], " ");
             OrderError(vec![format!("line {line}: {message}")])
         })?;
@@ -151,12 +152,12 @@ impl World {
         Err(OrderError(told.collect()))
     }
 
-    /// The world that needs no file.
+    /// The default world.
     pub(crate) fn of_default() -> Self {
         Self::of_toml(DEFAULT).expect("the default world is valid, which a test checks")
     }
 
-    /// A product as the order leaves it. `now` is when a rotation takes place.
+    /// A product after an order; `now` is the time of a rotation.
     pub(crate) fn ordered_product(
         &self,
         now: Timestamp,
@@ -165,7 +166,7 @@ impl World {
         Faults::of(|faults| order.product(self, now, &Place::root(), faults))
     }
 
-    /// A customer as the order leaves it. `now` is when a subscription ends that it ends.
+    /// A customer after an order; `now` is when a subscription ends that the order ends.
     pub(crate) fn ordered_customer(
         &self,
         now: Timestamp,
@@ -176,12 +177,12 @@ impl World {
         Ok((account_id, customer))
     }
 
-    /// A contract as the order leaves it, and its ARN.
+    /// A contract after an order, with its ARN.
     pub(crate) fn ordered_contract(&self, order: ContractDocument) -> Result<(String, Contract), OrderError> {
         Faults::of(|faults| order.contract(self, &Place::root(), faults))
     }
 
-    /// A pod as the order leaves it.
+    /// A pod after an order.
     pub(crate) fn ordered_pod(&self, order: PodDocument) -> Result<(String, Pod), OrderError> {
         Faults::of(|faults| order.pod(self, &Place::root(), faults))
     }
@@ -215,7 +216,7 @@ impl Faults {
         }
     }
 
-    /// A text that the service's model accepts for the member of this name.
+    /// Checks that the service's model accepts a text for the member of this name.
     fn modelled(&mut self, place: Place, member: &str, text: &str) {
         if let Err(rule) = model::check_text(member, text) {
             self.add(place, format!("{text:?} is no {member}: {rule}"));
@@ -345,7 +346,7 @@ impl World {
         let root = Place::root();
         for (index, order) in products.into_iter().enumerate() {
             let place = root.member("products").item(index);
-            // A file has no present; a rotation in it happened before everything.
+            // A file has no current time: a rotation in it happened before everything else.
             let (code, product) = order.product(self, Timestamp::from_unix_seconds(0), &place, faults);
             if self.products.insert(code, product).is_some() {
                 faults.add(place.member("product_code"), "the product is declared twice");
@@ -448,7 +449,7 @@ impl CustomerDocument {
         faults.full(at, world.customers.len() + usize::from(known.is_none()), DECLARED_MAX, "customers");
         let fresh = || Customer {
             identifier: format!("customer-{}", self.account_id),
-            // A customer is somebody who bought, unless the order says otherwise or says what.
+            // A new customer is subscribed to everything unless the order says otherwise or names products.
             subscribed: self.licenses.is_none() && self.product_code.is_none(),
             unsubscribed_at: None,
             licenses: Vec::new(),

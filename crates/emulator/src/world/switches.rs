@@ -1,7 +1,7 @@
-//! Switches: where AWS's documents leave an answer open, the emulator can give either.
+//! Switches: where AWS's documents leave an answer open, the emulator can give each of the possible answers.
 //!
-//! Each has a name, two or three named answers and the question it settles. The first answer is the default: the one
-//! that the evidence favours, or, without evidence, the one that is harder on a client.
+//! Each switch has a name, two or three named answers and the question that it settles. The first answer is the
+//! default: the one that the evidence favours, or, without evidence, the one that is harder for a client.
 
 use std::collections::BTreeMap;
 
@@ -260,17 +260,17 @@ pub(crate) const TABLE: [Entry; 31] = [
     ),
 ];
 
-/// The answers in force. Kept by name, so that a journal outlives a new switch.
+/// The answers in force. They are stored by name, so that a journal remains readable after a switch was added.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Switches {
     /// Two bits for each switch: the number of its answer.
     answers: u64,
 }
 
-/// Bits of a switch's answer.
+/// Bits for a switch's answer.
 const ANSWER_BITS: usize = 2;
 
-/// Switches had other names before; a journal may hold them.
+/// Old names of switches, which a journal may contain.
 const RENAMED: [(&str, &str); 1] = [("refused_registration", "refused_pod")];
 
 impl Switches {
@@ -301,7 +301,7 @@ impl Switches {
         Ok(())
     }
 
-    /// Name and answer of every switch.
+    /// The name and answer of every switch.
     pub(crate) fn json(self) -> Value {
         let pairs = TABLE.iter().map(|entry| {
             let answer = entry.answers[self.answer(entry.switch)];
@@ -362,10 +362,10 @@ mod tests {
         let text = serde_json::to_string(&switches).unwrap();
         assert!(text.contains(r#""dry_run":"exception""#), "{text}");
         assert_eq!(serde_json::from_str::<Switches>(&text).unwrap(), switches);
-        // As a journal from before a switch was added has it.
+        // As in a journal from before a switch was added.
         assert_eq!(serde_json::from_str::<Switches>(r#"{"dry_run":"exception"}"#).unwrap(), switches);
         assert!(serde_json::from_str::<Switches>(r#"{"dry_run":"maybe"}"#).is_err());
-        // As a journal from before a switch was renamed has it.
+        // As in a journal from before a switch was renamed.
         let renamed = serde_json::from_str::<Switches>(r#"{"refused_registration":"accepted"}"#).unwrap();
         assert!(renamed.second(Switch::RefusedPod));
     }

@@ -1,5 +1,5 @@
-//! The bare loop: what SQLite alone takes for the statements by which the ledger counts events, and no others. The
-//! statements are the ledger's own, and a test holds that together they write what it writes.
+//! The bare loop: executes only the statements with which the ledger counts events, to measure what SQLite alone needs
+//! for them. The statements are the ledger's own; a test checks that they write as many rows and pages.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::{FILE_NAME, Ledger, LedgerError, keys, slots, totals};
 use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
 use tollgate_metering::event::Event;
 
-/// A ledger's file, with SQLite's own settings but for those that durability asks for.
+/// A ledger's file, with SQLite's default settings except those needed for durability.
 #[derive(Debug)]
 pub struct Bare {
     connection: Connection,
@@ -35,7 +35,7 @@ pub fn event(id: String) -> Event {
 }
 
 impl Bare {
-    /// Begins a ledger of [`settings`] in `folder`, counts one event, and opens its file.
+    /// Makes a ledger of [`settings`] in `folder`, counts one event, and opens its file.
     pub fn open(folder: &Path) -> Result<Self, LedgerError> {
         let mut ledger = Ledger::open(folder, settings("pod"))?;
         ledger.take(&[event("first".to_owned())], START)?;
@@ -54,7 +54,7 @@ impl Bare {
         open().map_err(|error| classify(&path, &error))
     }
 
-    /// Counts an event for each of these hashes of an `id`, in one transaction.
+    /// Counts one event for each of these hashes, in one transaction.
     pub fn commit(&mut self, hashes: &[[u8; 16]]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {

@@ -1,10 +1,10 @@
-//! How old usage grows that AWS does not accept, and what ends it.
+//! The age of usage that AWS does not accept, and what ends it.
 
 use super::*;
 use crate::claim::Settled;
 use crate::repair::{Note, Repair, Repaired};
 
-/// Lets running time pass in seconds, and the wall clock not at all.
+/// Advances running time, but not the wall clock.
 async fn run(bench: &mut Bench, time: Duration) {
     let mut left = time.as_secs();
     while left > 0 {
@@ -45,7 +45,7 @@ async fn usage_that_waits_grows_old_by_running_time_whatever_the_clock_says() {
     let mut bench = Bench::new();
     assert_eq!(bench.oldest(), Oldest::default());
     bench.take(event(None, 5, START), START.plus(50 * MINUTE));
-    // Its hour has ten minutes to go, and never closes: the clock stands still.
+    // Its hour has ten minutes left and never closes, because the clock stands still.
     run(&mut bench, 10 * MINUTE).await;
     assert!(bench.oldest().running <= MINUTE, "{:?}", bench.oldest());
     run(&mut bench, 3 * HOUR).await;
@@ -54,7 +54,8 @@ async fn usage_that_waits_grows_old_by_running_time_whatever_the_clock_says() {
     assert_eq!(oldest.hour, None, "AWS was not asked");
 }
 
-/// Who looks rests while nothing waits, until something is written: to miss it once is to miss it for ever.
+/// The caller pauses while nothing waits, until the ledger is written: usage that one call misses would be missed for
+/// ever.
 #[tokio::test(start_paused = true)]
 async fn usage_that_comes_soon_after_a_look_is_seen_by_the_next_one() {
     let mut bench = Bench::new();
@@ -154,7 +155,7 @@ async fn what_people_do_to_a_record_does_not_end_its_age() {
         let id = bench.answered(&Answered::Dead("in_doubt".to_owned()));
         assert_eq!(bench.ledger().repair(id, &repair, START).unwrap(), Repaired::Done);
         assert_eq!(bench.oldest().hour, Some(Hour::of(START)), "{repair:?}");
-        // Nor does time: a record that AWS has not accepted is not forgotten.
+        // Time does not end it either: a record that AWS has not accepted is not forgotten.
         for day in 1..=40 {
             bench.ledger().seal_closed(START.plus(24 * HOUR * day)).unwrap();
         }
@@ -262,7 +263,7 @@ async fn a_denial_begins_no_age_and_ends_none_that_another_answer_began() {
     }
 }
 
-/// Credentials of an account that never subscribed get a true denial for each report.
+/// Calls with credentials of an account that never subscribed are denied, correctly.
 #[tokio::test(start_paused = true)]
 async fn a_denial_ends_no_age_that_began_before_aws_was_asked() {
     for (waits, ends) in [(HOUR / 2, true), (3 * HOUR, false)] {

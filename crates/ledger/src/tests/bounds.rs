@@ -1,5 +1,5 @@
-//! Bounds: slots that stay small, sealing and forgetting in pieces with intake and kills in between, limits of the
-//! disk.
+//! Bounds: slots stay small, sealing and forgetting work in pieces with events and kills in between, and the size on
+//! disk is limited.
 
 use super::*;
 use crate::slots::{TAG_BYTES_MAX, TAGGED_SETS_MAX};
@@ -22,7 +22,7 @@ fn a_slot_keeps_its_tag_sets_up_to_awss_number_and_counts_the_rest_untagged() {
             (0..1000).map(|index| tagged(&format!("t{}", group * 1000 + index), 1, START)).collect();
         bench.ledger().take(&events, START).unwrap();
     }
-    // A set that is known grows; a new one does not come in.
+    // A known tag set grows; a new one is counted without its tags.
     bench.take(tagged("t7", 10, START), START);
     bench.take(tagged("new", 5, START), START);
     assert_eq!(bench.ledger().contents().unwrap().open, 1 + 2499);
@@ -52,7 +52,7 @@ fn a_slot_keeps_its_tags_below_awss_bytes_whoever_writes_into_it() {
         let events: Vec<Event> = (from..from + fitting).map(|index| long(index, at)).collect();
         bench.ledger().take(&events, at).unwrap();
     }
-    // What is carried meets a slot that is full.
+    // Carried usage is added to a full slot.
     let now = START.plus(HOUR + SETTLE);
     bench.ledger().seal_closed(now).unwrap();
     let id = bench.ledger().unsent(1).unwrap()[0].id;
@@ -161,7 +161,7 @@ fn settled_records_beyond_their_number_go_in_pieces_and_stay_in_the_balance() {
     }
     let all = bench.ledger().totals().unwrap();
     bench.ledger().check_balance().unwrap();
-    assert!(all.values().all(|totals| totals.billed == totals.accepted), "what went stays billed");
+    assert!(all.values().all(|totals| totals.billed == totals.accepted), "forgotten records stay billed");
 }
 
 #[test]
@@ -204,8 +204,8 @@ fn a_full_ledger_names_what_fills_it() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// Usage of many slots and tag sets, pieces of sealing between events, kills between pieces: what was acknowledged
-    /// is pending or sealed, to the millionth, and no slot is above its bounds.
+    /// Usage of many slots and tag sets, with events and kills between pieces of sealing: acknowledged usage is pending
+    /// or sealed, to the millionth, and no slot exceeds its bounds.
     #[test]
     fn pieces_between_events_keep_every_balance(steps in prop::collection::vec((0..300_usize, 0..60_usize, 0..6_u8), 1..40)) {
         let mut bench = Bench::new();

@@ -1,4 +1,4 @@
-//! Clocks that run away and come back: nothing is kept for a time that does not come, and no hour is reported twice.
+//! Clocks that jump ahead and back: no usage waits for a time that does not come, and no hour is reported twice.
 
 use super::*;
 
@@ -13,12 +13,13 @@ fn shown(ledger: &Ledger) -> Vec<(i64, u64)> {
 fn a_year_ahead_for_a_moment_strands_nothing() {
     let mut bench = Bench::new();
     bench.take(event(Some("a"), 1, START), START.plus(MINUTE));
-    // For a moment it is next year: the hour is closed early, and usage arrives.
+    // For a moment the clock shows next year: the hour is closed early, and usage arrives.
     let ahead = START.plus(YEAR);
     bench.ledger().seal_closed(ahead).unwrap();
     bench.take(event(None, 2, ahead), ahead);
     assert_eq!(shown(bench.ledger()), [(0, 1)]);
-    // And back: what came then counts now, the hour that was reported takes nothing more, and keys are remembered.
+    // After the clock is set back, that usage counts now, the reported hour takes no more usage, and keys are still
+    // known.
     let now = START.plus(2 * MINUTE);
     assert_eq!(bench.take(event(Some("a"), 1, START), now), Taken::Duplicate);
     bench.take(event(None, 4, now), now);
@@ -52,7 +53,7 @@ fn usage_that_was_sealed_a_year_ahead_is_asked_about_at_once_and_counts_now() {
     bench.ledger().seal_closed(ahead.plus(2 * HOUR)).unwrap();
     let record = bench.ledger().unsent(1).unwrap().remove(0);
     let now = START.plus(MINUTE);
-    // The sender asks, AWS knows better than to take it, and the policy carries it.
+    // The sender sends it, AWS refuses it, and the policy carries it.
     bench.ledger().attempt(&[record.id], None, now).unwrap();
     bench
         .ledger()

@@ -1,12 +1,12 @@
-//! What the sender's questions cost: the same, however many records wait; and what a commit of usage writes.
+//! The cost of the sender's queries, which does not depend on how many records wait, and the size of a commit of usage.
 
 use super::*;
 use crate::testing::bare::{self, Bare};
 
-/// Records that a question may read.
+/// Records that one query may read.
 const LIMIT: usize = 10;
 
-/// A ledger in which so many records wait, each due at a moment of its own, some of them in doubt.
+/// A ledger with this many waiting records, each due at another moment, some of them in doubt.
 fn waiting(records: usize) -> Bench {
     let mut bench = Bench::new();
     let sql = format!(
@@ -20,13 +20,13 @@ fn waiting(records: usize) -> Bench {
     bench
 }
 
-/// Which index SQLite takes does not show in an answer, and without statistics it takes the wrong one. With a name it takes
-/// that one or refuses the statement.
+/// The index that SQLite uses does not show in the result, and without statistics it uses the wrong one. If the
+/// statement names an index, SQLite uses that one or refuses the statement.
 #[test]
 fn every_question_of_the_sender_names_its_index_and_is_answered_by_it() {
     let source = include_str!("../sending.rs");
     let questions: Vec<&str> = source.split("FROM records").skip(1).collect();
-    assert!(questions.len() >= 4, "the search lost them");
+    assert!(questions.len() >= 4, "the search found too few");
     for question in questions {
         let text: String = question.chars().take(60).collect();
         assert!(question.starts_with(" INDEXED BY "), "FROM records{text}");
@@ -43,7 +43,7 @@ fn every_question_of_the_sender_names_its_index_and_is_answered_by_it() {
     assert_eq!(ledger.release(START, LIMIT).unwrap(), LIMIT);
 }
 
-/// The next process asks once, and reads one row for it.
+/// The next process reads one row for it, once.
 #[test]
 fn awss_latest_word_about_the_entitlement_outlives_the_process() {
     const NOT_ENTITLED: &str = "CustomerNotEntitledException";
@@ -55,7 +55,7 @@ fn awss_latest_word_about_the_entitlement_outlives_the_process() {
     };
     assert!(!say(Answered::Refused("ThrottlingException".into())));
     assert!(say(Answered::Refused(NOT_ENTITLED.into())));
-    assert!(say(Answered::Unknown("Timeout".into())), "it says nothing of the entitlement");
+    assert!(say(Answered::Unknown("Timeout".into())), "a timeout does not change the entitlement");
     assert!(!say(Answered::Accepted(None)));
 }
 
@@ -74,7 +74,7 @@ fn records_are_made_due_in_pieces_until_none_is_left() {
     assert!(pieces.iter().all(|piece| *piece <= 3000), "{pieces:?}");
 }
 
-/// `benches/usage.py` sets the sidecar beside the bare loop: it must be a loop of what the ledger does.
+/// `benches/usage.py` compares the sidecar with the bare loop, so that loop must do the same writes as the ledger.
 #[test]
 fn the_bare_loop_of_the_benchmark_writes_as_much_as_the_ledger() {
     let mut bench = Bench::new();
@@ -93,13 +93,13 @@ fn the_bare_loop_of_the_benchmark_writes_as_much_as_the_ledger() {
         let (of_ledger, of_bare) = (grown(after.0, before.0), grown(after.1, before.1));
         assert_eq!(of_ledger, of_bare, "pages and rows of commit {commit}");
         if commit == 0 {
-            // Keys, their number, the slot, the totals, the count for the mark: no index.
+            // Pages of: the keys, their number, the slot, the totals, and the count for the mark. No index changes.
             assert_eq!(of_ledger, (5, 69), "pages and rows");
         }
     }
 }
 
-/// Since when a slot waits is kept, and is written where it changes only.
+/// The time since when a slot waits is stored, and is written only when it changes.
 #[test]
 fn usage_that_was_late_before_makes_its_slot_as_late() {
     let mut bench = Bench::new();
@@ -117,7 +117,7 @@ fn usage_that_was_late_before_makes_its_slot_as_late() {
     assert_eq!(from(&mut bench), 3540, "the earliest stays");
 }
 
-/// Reads a listing to its end; returns its rows, and how many each piece had.
+/// Reads a whole listing; returns its rows, and how many each piece had.
 fn all<T, N: Copy + Default>(
     mut piece: impl FnMut(N) -> Result<view::Piece<T, N>, LedgerError>,
     first: N,
@@ -132,7 +132,7 @@ fn all<T, N: Copy + Default>(
     (rows, pieces)
 }
 
-/// Whatever a question asks for, it reads a bounded part of the ledger before the thread is given back.
+/// Each call reads a bounded part of the ledger, whatever it looks for.
 #[test]
 fn listings_are_read_in_pieces_whether_or_not_they_find_anything() {
     const SLOTS: usize = 50_000;

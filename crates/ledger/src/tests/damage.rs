@@ -1,11 +1,11 @@
-//! What disks do to the file: bits that change, ends that are missing, and files that are gone. Whatever it is, a start
-//! has the whole truth, or says so and keeps what was there.
+//! Damage on disk: changed bits, truncated and missing files. In each case a start has all acknowledged usage, or
+//! reports the damage and keeps the old file.
 
 use std::fs;
 
 use super::*;
 
-/// What lies in the folder, by the ends of the names behind the ledger's own.
+/// The ledger's files in a folder, by the suffix after the ledger's name.
 type Files = BTreeMap<String, Vec<u8>>;
 
 fn files(folder: &Path) -> Files {
@@ -25,7 +25,7 @@ fn restore(files: &Files) -> tempfile::TempDir {
     folder
 }
 
-/// A ledger with something in every table, as a kill leaves it: its WAL is not folded back.
+/// A ledger with rows in every table, as after a kill: its WAL is not checkpointed.
 fn killed() -> (Files, BTreeMap<String, Totals>) {
     let mut bench = Bench::new();
     for index in 0..40_u32 {
@@ -44,11 +44,12 @@ fn killed() -> (Files, BTreeMap<String, Totals>) {
     (files(bench.folder.path()), totals)
 }
 
-/// What may be said of a damaged folder: the whole truth, or an error now and a file that is set aside.
+/// Checks that a damaged folder still yields all usage (returns `false`), or that the damaged file is reported and
+/// renamed (returns `true`).
 fn is_told(damaged: &Files, truth: &BTreeMap<String, Totals>, what: &str) -> bool {
     let folder = restore(damaged);
     let mut seen = None;
-    // What is stumbled over at once is set aside at once, what is found in use by the next start.
+    // Damage that a start sees is set aside at once, damage that is seen later by the next start.
     for _ in 0..2 {
         let opened = Ledger::open(folder.path(), settings("pod-1"));
         let mut ledger = match opened {
@@ -149,7 +150,7 @@ fn a_letter_of_the_schema_that_changed_is_told() {
     let (mut files, truth) = KILLED.clone();
     let bytes = files.get_mut("").unwrap();
     let column = b"last_at INTEGER";
-    // Pages that were split hold it twice; one of them is read.
+    // The text is there twice if a page was split; only one copy is read.
     let found: Vec<usize> =
         (0..bytes.len() - column.len()).filter(|at| bytes[*at..].starts_with(column)).collect();
     assert!(!found.is_empty());
@@ -159,7 +160,7 @@ fn a_letter_of_the_schema_that_changed_is_told() {
     assert!(is_told(&files, &truth, "a column of another name"));
 }
 
-/// A bit of a row's head makes a number a text: the first statement that writes the row is refused.
+/// One changed bit in a row's header makes a number a text: the first statement that writes the row is refused.
 #[test]
 fn a_value_of_another_kind_is_told() {
     let mut bench = Bench::new();
@@ -170,7 +171,7 @@ fn a_value_of_another_kind_is_told() {
     let id = bench.ledger().unsent(1).unwrap()[0].id;
     bench.ledger().attempt(&[id], None, now).unwrap();
     let folder = restore(&files(bench.folder.path()));
-    // The schema lets it pass for a moment.
+    // Without STRICT the schema accepts the value.
     let open = || Connection::open(folder.path().join(FILE_NAME)).unwrap();
     let schema = "SELECT sql FROM sqlite_master WHERE name = 'records'";
     let strict: String = open().query_row(schema, [], |row| row.get(0)).unwrap();
@@ -186,7 +187,7 @@ fn a_value_of_another_kind_is_told() {
     assert!(is_told(&damaged, &truth, "a text for a number"));
 }
 
-/// Garbage in a row's head is a length of gigabytes.
+/// Garbage in a row's header can be a length of gigabytes.
 #[test]
 fn what_only_damage_makes_sqlite_say_is_damage() {
     use rusqlite::ffi;

@@ -22,8 +22,8 @@ fn row(hour: i64, dimension: &str, micros: u64, late_from: Option<i64>) -> (i64,
     (hour, dimension.to_owned(), micros, late_from)
 }
 
-/// After a stop in `hour` nothing is open but what that hour cannot take: each slot that is left has a record in it.
-/// For ledgers whose clock was always right.
+/// After a stop in `hour`, a slot is open only if it has a record in that hour. Valid for ledgers whose clock was
+/// always right.
 pub(super) fn assert_nothing_unreported(ledger: &Ledger, hour: Hour) {
     let unreported = "SELECT count(*) FROM slots WHERE NOT EXISTS (SELECT 1 FROM records
         WHERE records.pod = slots.pod AND records.customer = slots.customer
@@ -40,7 +40,7 @@ fn a_stop_closes_the_hour_for_what_it_reports_and_for_nothing_else() {
     assert_eq!(bench.ledger().seal_now(now).unwrap().made, 1);
     bench.restart("pod-1");
     let later = now.plus(MINUTE);
-    // Of the same customer, of another dimension of it, of another customer.
+    // The same slot, another dimension of its customer, and another customer.
     let events = [of(1, "requests", 2, later), of(1, "gigabytes", 4, later), of(2, "requests", 8, later)];
     bench.ledger().take(&events, later).unwrap();
     let stop = later.plus(MINUTE);
@@ -59,7 +59,7 @@ fn a_stop_closes_the_hour_for_what_it_reports_and_for_nothing_else() {
     assert_eq!((bench.total("requests").pending, bench.total("gigabytes").pending), (11, 4));
 }
 
-/// By a clock that is far behind, the present hour is older than any record is kept.
+/// The clock is so far behind that records of the present hour count as older than `RECORDS_KEPT`.
 #[test]
 fn a_record_is_kept_until_its_hour_is_closed_for_everybody() {
     let folder = folder();
@@ -145,7 +145,7 @@ fn a_stop_bills_what_an_earlier_pod_left_and_what_settles() {
     let mut bench = Bench::new();
     bench.take(event(None, 1, START), START);
     bench.restart("pod-2");
-    // The hour before settles, and takes its own late event.
+    // The hour before still settles and takes its own late event.
     let now = START.plus(HOUR + MINUTE);
     bench.take(Event { dimension: "late".into(), ..event(None, 2, START.plus(59 * MINUTE)) }, now);
     assert_eq!(bench.ledger().seal_now(now).unwrap().made, 2);
@@ -154,7 +154,7 @@ fn a_stop_bills_what_an_earlier_pod_left_and_what_settles() {
         bench.ledger().unsent(10).unwrap().into_iter().map(|record| (record.pod, record.hour)).collect();
     assert_eq!(records, [("pod-2".to_owned(), Hour::of(START)), ("pod-2".to_owned(), Hour::of(now))]);
     assert_eq!(shown(bench.ledger()), [row(0, "late", 2, None), row(1, "requests", 1, Some(0))]);
-    // Another pod has records of its own.
+    // Another pod has its own records.
     bench.restart("pod-3");
     bench.take(event(None, 4, now), now);
     assert_eq!(bench.ledger().seal_now(now.plus(MINUTE)).unwrap().made, 1);
@@ -173,7 +173,7 @@ fn a_replay_counts_to_the_hour_where_it_was_not_reported_and_else_to_the_next() 
     assert_eq!(
         bench.ledger().seal_now(now.plus(MINUTE)).unwrap().made,
         0,
-        "AWS may know the hour of the letter"
+        "AWS may have a value for its hour"
     );
     let mut redirected = event(None, 9, now);
     redirected.dimension = "wrong".into();
@@ -237,7 +237,7 @@ fn a_clock_that_goes_back_over_two_hours_that_were_sealed_early_strands_nothing(
     let mut bench = Bench::new();
     let turn = START.plus(HOUR);
     bench.take(event(None, 1, turn.minus(2 * MINUTE)), turn.minus(2 * MINUTE));
-    // Both hours are sealed, and the clock goes back into the first of them.
+    // Both hours are sealed; then the clock goes back into the first one.
     bench.take(event(None, 2, turn.plus(MINUTE)), turn.plus(MINUTE));
     assert_eq!(bench.ledger().seal_now(turn.plus(MINUTE)).unwrap().made, 2);
     bench.restart("pod-1");
@@ -246,7 +246,7 @@ fn a_clock_that_goes_back_over_two_hours_that_were_sealed_early_strands_nothing(
     bench.take(Event { dimension: "gigabytes".into(), ..event(None, 8, now) }, now);
     bench.restart("pod-1");
     bench.take(event(None, 4, now), now);
-    // What waits for the third hour holds up nothing of another pod.
+    // A slot that waits for the third hour does not delay another pod's usage.
     assert_eq!(bench.ledger().seal_now(now).unwrap().made, 1);
     assert_nothing_unreported(bench.ledger(), Hour::of(now));
     bench.ledger().seal_closed(turn.plus(2 * HOUR + SETTLE)).unwrap();
@@ -262,7 +262,7 @@ fn a_clock_that_goes_back_over_two_hours_that_were_sealed_early_strands_nothing(
 
 #[test]
 fn a_ledger_that_closed_the_whole_hour_keeps_it_closed() {
-    // As a version before wrote it at a stop, and as this one does after damage.
+    // An earlier version wrote this at a stop, and this version writes it after damage.
     let mut bench = Bench::new();
     let close =
         |transaction: &Transaction<'_>, _: &Settings| closing::close_whole(transaction, Hour::of(START));

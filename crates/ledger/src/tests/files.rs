@@ -1,4 +1,5 @@
-//! Odd files under the ledger's names: refused with a sentence, nothing written through them.
+//! Files under the ledger's names that are not regular: refused with a clear error, and nothing is written through
+//! them.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

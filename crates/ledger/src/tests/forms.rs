@@ -1,4 +1,4 @@
-//! One form, legacy or by a license, for one account and hour.
+//! One form for each account and hour.
 
 use super::*;
 use crate::repair::{Repair, Repaired};
@@ -29,7 +29,7 @@ fn an_hour_of_an_account_takes_the_form_that_came_first() {
     assert_eq!(bench.take(refused.clone(), START), Taken::OtherForm);
     bench.restart("pod-1");
     assert_eq!(bench.take(refused.clone(), START), Taken::OtherForm, "its key is free, its form is not");
-    assert_eq!(bench.take(of(identified(), 2, START), START), Taken::Accepted, "nobody knows who that is");
+    assert_eq!(bench.take(of(identified(), 2, START), START), Taken::Accepted, "its account is not known");
     let other = Customer::Account { account_id: "444455556666".into(), license_arn: None };
     assert_eq!(bench.take(of(other, 4, START), START), Taken::Accepted);
     let next = START.plus(HOUR);
@@ -63,7 +63,7 @@ fn an_identifier_counts_as_its_account_where_that_is_known() {
     assert_eq!(bench.take(of(identified(), 8, next), next), Taken::OtherForm);
 }
 
-/// AWS counts characters, and so does what reads events.
+/// AWS counts characters, and so does the parser of events.
 #[test]
 fn an_identifier_of_any_length_that_aws_takes_is_remembered() {
     for identifier in ["i".repeat(255), "ü".repeat(255)] {
@@ -145,8 +145,8 @@ fn an_account_and_its_identifier_are_one_customer_of_which_aws_keeps_one_report(
     assert_eq!(bench.take(of(legacy(), 4, later), later), Taken::OtherForm);
 }
 
-/// The clock was hours ahead, and one slot of then cannot move back: every hour before it is the other form's. It waits
-/// for its own hour, and nobody waits for it.
+/// The clock was hours ahead. One slot from then cannot move back, because every earlier hour has another form. It
+/// waits for its own hour, and no other slot waits for it.
 #[test]
 fn a_slot_that_must_wait_for_its_hour_holds_up_no_other() {
     let other = |number: u64| Customer::Account { account_id: format!("{number:012}"), license_arn: None };
@@ -168,7 +168,7 @@ fn a_slot_that_must_wait_for_its_hour_holds_up_no_other() {
     let of_others = sealed.iter().filter(|record| record.quantity.micros() == 100).count();
     assert_eq!(of_others, 40, "{sealed:?}");
     assert!(sealed.iter().all(|record| record.hour == Hour::of(START)), "{sealed:?}");
-    // It is looked at again with each hour that begins, and is sealed in its own.
+    // It is examined again with each new hour, and is sealed in its own.
     let now = START.plus(4 * HOUR + SETTLE);
     while bench.ledger().seal_closed(now).unwrap().more {}
     let last = bench.ledger().unsent(100).unwrap().pop().unwrap();

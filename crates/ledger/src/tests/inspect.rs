@@ -1,4 +1,5 @@
-//! A look at a ledger, whatever state it is in: the truth or the true reason, and nothing in the folder changes.
+//! Inspections of ledgers in every state: the result is the truth or the true reason, and nothing in the folder
+//! changes.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -6,7 +7,7 @@ use std::os::unix::fs::symlink;
 use super::versions::released;
 use super::*;
 
-/// Names, contents and times of what lies in a folder.
+/// Names, contents and modification times of the files in a folder.
 fn snapshot(folder: &Path) -> BTreeMap<String, (Vec<u8>, std::time::SystemTime)> {
     let read = |entry: std::io::Result<fs::DirEntry>| {
         let entry = entry.unwrap();
@@ -16,7 +17,7 @@ fn snapshot(folder: &Path) -> BTreeMap<String, (Vec<u8>, std::time::SystemTime)>
     fs::read_dir(folder).unwrap().map(read).collect()
 }
 
-/// Looks at it in every way, and compares what is in the folder with what was.
+/// Inspects the folder in every way, and checks that its files did not change.
 fn look(folder: &Path) -> Result<BTreeMap<String, Totals>, LedgerError> {
     let before = snapshot(folder);
     let looked = Database::inspect(folder).and_then(|ledger| {
@@ -43,7 +44,7 @@ fn a_ledger_is_read_whole_with_what_its_log_holds_and_without_one() {
     bench.ledger().seal_now(START).unwrap();
     bench.take(event(Some("b"), 7, START), START);
     let truth = bench.ledger().totals().unwrap();
-    // As a kill leaves it, under a name that a URI would cut.
+    // As after a kill, and under a name that a URI would cut.
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("50% of it? #1");
     fs::create_dir(&folder).unwrap();
@@ -52,7 +53,7 @@ fn a_ledger_is_read_whole_with_what_its_log_holds_and_without_one() {
     }
     assert!(fs::metadata(folder.join(format!("{FILE_NAME}-wal"))).unwrap().len() > 0);
     assert_eq!(look(&folder).unwrap(), truth);
-    // As a stop leaves it.
+    // As after a stop.
     bench.ledger = None;
     assert!(!bench.folder.path().join(format!("{FILE_NAME}-wal")).exists());
     assert_eq!(look(bench.folder.path()).unwrap(), truth);
@@ -69,7 +70,7 @@ fn what_cannot_be_read_says_why() {
         let error = look(folder.path()).unwrap_err().to_string();
         assert!(error.contains(text), "{text}: {error}");
         assert!(error.contains(FILE_NAME), "{error}");
-        // Who wants to repair something reads the same, and has changed nothing either.
+        // Opening for a repair gives the same error, and changes nothing either.
         if !text.contains("older version") {
             assert_eq!(Database::open_existing(folder.path()).unwrap_err().to_string(), error);
             assert!(snapshot(folder.path()) == before, "{text}");

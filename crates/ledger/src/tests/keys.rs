@@ -4,7 +4,7 @@ use super::*;
 
 const WINDOW: Duration = Duration::from_secs(48 * 3600);
 
-/// An hour later by both clocks.
+/// Advances both clocks by an hour.
 async fn hour(bench: &mut Bench, hour: u32) -> Timestamp {
     tokio::time::advance(HOUR).await;
     let now = START.plus(hour * HOUR + MINUTE);
@@ -14,7 +14,7 @@ async fn hour(bench: &mut Bench, hour: u32) -> Timestamp {
     now
 }
 
-/// Whatever the ring does: a key is known for a window, and gone after two.
+/// A key is known for a window and gone after two, wherever the ring is.
 #[tokio::test(start_paused = true)]
 async fn every_key_is_known_for_a_window_and_none_for_more_than_two() {
     let mut bench = Bench::new();
@@ -58,7 +58,7 @@ async fn a_shorter_window_forgets_sooner() {
     assert_eq!(ledger.contents().unwrap().keys, 0);
 }
 
-/// The clock shows next year for a moment, twice, with usage under it: nothing stays for a year, and nothing is
+/// The clock shows next year for a moment, twice, and usage arrives meanwhile: no key stays for a year, and none is
 /// forgotten.
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_was_ahead_neither_keeps_keys_nor_forgets_them() {
@@ -79,11 +79,11 @@ async fn a_clock_that_was_ahead_neither_keeps_keys_nor_forgets_them() {
         }
     }
     let keys = bench.ledger().contents().unwrap().keys;
-    assert!(keys <= 17, "{keys} keys: a table was kept for the year that did not come");
+    assert!(keys <= 17, "{keys} keys: a table was kept for a year");
 }
 
-/// The clock is days behind for hours and then right, or days ahead and then right: once it is right, no hour passes
-/// faster than it is long.
+/// The clock is days behind or ahead for hours, and then right: from then on an hour of the ring's time is never
+/// shorter than a real hour.
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_was_wrong_for_long_makes_no_key_old() {
     for behind in [true, false] {
@@ -160,7 +160,7 @@ fn a_key_takes_no_more_than_forty_bytes() {
     assert!((after - before) / 60_000 <= 40, "{} bytes a key", (after - before) / 60_000);
 }
 
-/// What a clock shows beside the time that passes, for some minutes each.
+/// How many hours the clock is wrong, and for how many minutes.
 fn flap() -> impl Strategy<Value = (i64, u32)> {
     let off = prop_oneof![Just(0), -5..=5_i64, Just(-30), Just(30), Just(8784)];
     (off, 1..40_u32)
@@ -169,8 +169,8 @@ fn flap() -> impl Strategy<Value = (i64, u32)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// The clock goes ahead and back every few minutes. No key is forgotten before its window has passed in truth, over
-    /// restarts too: an event would be counted twice.
+    /// The clock goes ahead and back every few minutes. No key is forgotten before its window has really passed, also
+    /// with restarts: an event would be counted twice.
     #[test]
     fn a_clock_that_goes_ahead_and_back_makes_no_key_old(
         flaps in prop::collection::vec(flap(), 60..240),
@@ -180,7 +180,7 @@ proptest! {
         runtime.block_on(async {
             let mut bench = Bench::new();
             let mut truth = START;
-            // Of the window, what a restart may take at most.
+            // A restart may shorten the window by at most this much.
             let known_for = WINDOW.saturating_sub(if restart_at.is_some() { 6 * HOUR } else { Duration::ZERO });
             let mut keys: Vec<(Timestamp, String)> = Vec::new();
             for (index, (off, minutes)) in flaps.into_iter().enumerate() {
@@ -208,7 +208,7 @@ proptest! {
     }
 }
 
-/// A node that starts with a clock of long ago, and is right a moment later, each time that it starts.
+/// A node that starts with a clock of long ago and is right a moment later, at every start.
 #[test]
 fn restarts_with_a_clock_that_goes_ahead_make_no_key_old() {
     let mut bench = Bench::new();
@@ -224,7 +224,7 @@ fn restarts_with_a_clock_that_goes_ahead_make_no_key_old() {
     }
 }
 
-/// An event of 0 costs nothing: keys of such events would fill a ledger for nothing.
+/// An event of 0 costs nothing: its keys would fill the ledger for free.
 #[test]
 fn an_event_of_zero_keeps_no_key() {
     let mut bench = Bench::new();
@@ -232,7 +232,7 @@ fn an_event_of_zero_keeps_no_key() {
         assert_eq!(bench.take(event(Some(&format!("key-{key}")), 0, START), START), Taken::Accepted);
     }
     assert_eq!(bench.ledger().contents().unwrap().keys, 0);
-    // One that changed an amount keeps it, whatever comes under it afterwards.
+    // A key whose event changed an amount is kept, whatever event repeats it.
     assert_eq!(bench.take(event(Some("key-1"), 7, START), START), Taken::Accepted);
     assert_eq!(bench.take(event(Some("key-1"), 7, START), START), Taken::Duplicate);
     assert_eq!(bench.ledger().contents().unwrap().keys, 1);

@@ -1,4 +1,4 @@
-//! Repairs against the balance, the audit and the links.
+//! Repairs and the balance, the audit and the links.
 
 use super::*;
 use crate::repair::{Note, Repair, Repaired};
@@ -23,7 +23,7 @@ pub(super) fn discard() -> Repair {
     Repair::Discard(note())
 }
 
-/// A dead letter of 7; in doubt after a call without an answer.
+/// A dead letter of 7 millionths; with `in_doubt`, after a call without an answer.
 fn dead(bench: &mut Bench, at: Timestamp, in_doubt: bool, code: &str) -> i64 {
     bench.take(event(None, 7, at), at);
     bench.ledger().seal_closed(at.plus(HOUR + SETTLE)).unwrap();
@@ -140,7 +140,7 @@ fn what_counts_to_a_later_hour_and_what_it_became_name_each_other() {
         bench.ledger().repair(id, &replay(false), LATER).unwrap();
     }
     assert_eq!(bench.ledger().links(first).unwrap().counts_in, Some(None), "its hour is open");
-    // The next pod reports it, in its own hour: the link follows.
+    // The next pod reports it, in its own hour: the link points there.
     bench.restart("pod-2");
     bench.ledger().seal_closed(LATER).unwrap();
     bench.ledger().seal_closed(LATER.plus(HOUR + SETTLE)).unwrap();
@@ -150,7 +150,7 @@ fn what_counts_to_a_later_hour_and_what_it_became_name_each_other() {
         bench.ledger().links(became).unwrap(),
         Links { counts_in: None, includes: vec![first, second] }
     );
-    // Carried by the policy as by a person.
+    // The policy's carrying makes the same link as a person's replay.
     let late = LATER.plus(8 * HOUR);
     bench.ledger().answered(became, &Answered::Carry("expired".into()), late).unwrap();
     bench.ledger().seal_closed(late.plus(HOUR + SETTLE)).unwrap();
@@ -218,7 +218,7 @@ fn a_replay_counts_to_the_same_hour_whoever_makes_it() {
     for by_sidecar in [true, false] {
         let mut bench = Bench::new();
         let id = dead(&mut bench, START, false, "InvalidTagException");
-        // The application reported the current hour itself, and the option that lets it was switched off since.
+        // The application reported the current hour itself; `aws_door` was switched off since.
         let Claimed::Granted(claim) = bench.ledger().claim(&claim(5, LATER), None, LATER).unwrap() else {
             panic!("not granted")
         };

@@ -1,4 +1,4 @@
-//! Upgrades from schema 1: in steps, with a kill after any of them; old keys; the copy of the old ledger.
+//! Upgrades from schema 1: in steps, with a kill after any step; old keys; the copy of the old ledger.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -45,7 +45,7 @@ fn an_upgrade_that_is_killed_after_any_step_goes_on_and_is_in_balance_all_the_ti
     let path = folder.path().join(FILE_NAME);
     let mut steps = 0;
     loop {
-        // Each step in a process of its own, which is killed after it.
+        // Each step runs in its own process, which is killed afterwards.
         let mut ledger = Database::connect(&path, CHECKPOINT_PAGES_MAX).unwrap();
         ledger.check_schema().unwrap();
         if !ledger.upgrade_step().unwrap() {
@@ -103,7 +103,7 @@ async fn keys_of_the_old_ledger_are_known_until_their_window_has_passed_and_then
     ledger.check().unwrap();
 }
 
-/// The time of its keys begins with the clock's, in which the hours of the upgrade have passed already.
+/// The ring's time begins with the clock's, which includes the hours before the upgrade.
 #[test]
 fn hours_in_which_an_old_ledger_waited_for_its_upgrade_make_its_keys_old_once() {
     let folder = large();
@@ -128,7 +128,7 @@ fn the_old_ledger_stays_beside_it_without_its_keys_until_the_next_start() {
     let folder = large();
     let copy = folder.path().join(format!("{FILE_NAME}.schema-1"));
     let part = folder.path().join(format!("{FILE_NAME}.schema-1.part"));
-    // What a copy that was interrupted left.
+    // The rest of an interrupted copy.
     fs::write(&part, "half").unwrap();
     drop(Ledger::open(folder.path(), settings("pod-1")).unwrap());
     assert!(!part.exists());

@@ -1,8 +1,8 @@
-//! Older ledgers: each schema that was ever released is frozen here as text, and is opened by this program.
+//! Older ledgers: a ledger of each released schema is kept here as SQL, and this program opens it.
 
 use super::*;
 
-/// A ledger of each schema, from the first on. Whoever adds a migration adds the ledger that it starts from.
+/// A ledger of each schema, from the first on. A new migration needs the ledger that it starts from here.
 const RELEASED: [&str; 2] =
     [include_str!("../testdata/schema-1.sql"), include_str!("../testdata/schema-2.sql")];
 
@@ -15,7 +15,7 @@ pub(super) fn released(sql: &str) -> tempfile::TempDir {
     folder
 }
 
-/// The text of every table and index, without what does not matter.
+/// The SQL of every table and index, with white space normalised.
 fn tables(connection: &Connection) -> Vec<String> {
     let mut statement =
         connection.prepare("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name").unwrap();
@@ -112,7 +112,7 @@ fn no_seller_uses_a_ledger_up() {
         let taken = bench.ledger().take(&events, START).unwrap();
         assert!(taken.iter().all(|taken| *taken == Taken::Accepted));
     }
-    // More than 64 bits hold: 15 million million units.
+    // More than 64 bits can hold: 15 million million units.
     let all = i128::from(most) * 1500;
     assert!(all > i128::from(i64::MAX));
     assert_eq!(bench.total("requests").accepted, all);

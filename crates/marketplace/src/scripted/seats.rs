@@ -1,8 +1,8 @@
-//! The double of License Manager: licenses, and seats of them, which come back when they are given back or their time
-//! is over.
+//! The double of License Manager: licenses and their seats, which are free again when they are given back or have
+//! expired.
 //!
-//! [`Seats`] answers at a time that it is told; [`ScriptedSeats`] is the same behind the service's trait, and does with
-//! each call what its script says.
+//! [`Seats`] takes the time as an argument; [`ScriptedSeats`] is the same behind the service's trait, and treats each
+//! call as its script says.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tollgate_time::Timestamp;
 /// The product of [`license`].
 pub const PRODUCT_ID: &str = "prod-seats";
 
-/// A license without an end, with these counted entitlements (0 is without limit) and tiers.
+/// A license without an end, with these counted entitlements (0 means without a limit) and tiers.
 #[must_use]
 pub fn license(arn: &str, counted: &[(&str, u64)], tiers: &[&str]) -> ReceivedLicense {
     let counted = counted.iter().map(|(name, max)| entitlement(name, Unit::COUNT, Some(*max)));
@@ -65,9 +65,9 @@ struct Checkout {
 /// Licenses and their seats.
 #[derive(Debug, Clone)]
 pub struct Seats {
-    /// What the account has received.
+    /// The licenses that the account has received.
     pub licenses: Vec<ReceivedLicense>,
-    /// How long a client token is known; after that it makes a checkout of its own.
+    /// How long a client token is recognised; after that the same one makes a new checkout.
     pub client_token_life: Duration,
     /// How long a checkout lasts unless it is extended.
     pub time_to_live: Duration,
@@ -76,7 +76,7 @@ pub struct Seats {
 }
 
 impl Seats {
-    /// Of these licenses, with AWS's times.
+    /// With these licenses and AWS's times.
     #[must_use]
     pub fn new(licenses: Vec<ReceivedLicense>) -> Self {
         Self {
@@ -221,7 +221,7 @@ pub fn fault(class: FaultClass, code: &'static str) -> Fault {
 
 type Script = Box<dyn FnMut(&'static str) -> Act + Send>;
 
-/// The same behind the service's trait.
+/// [`Seats`] behind the service's trait.
 #[derive(Clone)]
 pub struct ScriptedSeats {
     clock: WallClock,
@@ -231,7 +231,7 @@ pub struct ScriptedSeats {
 }
 
 impl ScriptedSeats {
-    /// Does what `script` says of each operation; `clock` says when seats end.
+    /// A service that treats each operation as `script` says; seats expire by `clock`.
     pub fn new(
         seats: Seats,
         clock: WallClock,
@@ -250,7 +250,7 @@ impl ScriptedSeats {
         lock(&self.seats)
     }
 
-    /// Does this with each call from now on.
+    /// Treats each call like this from now on.
     pub fn turns_to(&self, act: Act) {
         *lock(&self.script) = Box::new(move |_| act);
     }

@@ -1,7 +1,7 @@
-//! How an event is written: its members, the limits of AWS's service model, and a list that ends at a limit.
+//! The JSON form of events: their members, and a list that is read only up to its limit.
 //!
-//! An optional member that is `null` is absent. A member or a tag that is given twice is refused: two readers would
-//! understand it differently.
+//! An optional member that is `null` counts as absent. A member or a tag key that is given twice is rejected, because
+//! two parsers might use different ones.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +25,7 @@ pub(super) struct Document<'a> {
     pub(super) customer: Option<CustomerDocument>,
 }
 
-/// Who used it.
+/// The customer.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a customer, an object with account_id or identifier")]
 pub(super) struct CustomerDocument {
@@ -34,7 +34,7 @@ pub(super) struct CustomerDocument {
     pub(super) identifier: Option<String>,
 }
 
-/// Tags by key, each key once.
+/// Tags; a repeated key is an error.
 #[derive(Default)]
 pub(super) struct Tags(pub(super) BTreeMap<String, String>);
 
@@ -64,20 +64,20 @@ impl<'de> Deserialize<'de> for Tags {
     }
 }
 
-/// What is known about an event that cannot be read as a whole.
+/// The members by which a rejection names an event that cannot be read as a whole.
 #[derive(Default, Deserialize)]
 pub(super) struct Named {
     pub(super) id: Option<String>,
     pub(super) dimension: Option<String>,
 }
 
-/// The texts of a request's events. Reading stops at the first event too many: a list of a million zeros must not cost
-/// more memory than its text.
+/// The texts of a request's events. Reading stops at the first event above the limit: a list of a million zeros must
+/// not cost more memory than its text.
 pub fn split(body: &[u8]) -> Result<Vec<&RawValue>, BadRequest> {
     match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'[') => match serde_json::from_slice::<Items<'_>>(body) {
             Ok(items) => Ok(items.0),
-            // A raw value takes whatever is JSON, so this is the list's own refusal.
+            // A raw value accepts any JSON, so only the list's own limit causes a data error.
             Err(error) if error.is_data() => Err(BadRequest::TooMany),
             Err(_) => Err(BadRequest::NotEvents),
         },
@@ -124,7 +124,7 @@ mod tests {
         let list = |count: usize| format!("[{}]", vec!["0"; count].join(","));
         assert_eq!(split(list(EVENTS_MAX).as_bytes()).unwrap().len(), EVENTS_MAX);
         assert_eq!(split(list(EVENTS_MAX + 1).as_bytes()).unwrap_err(), BadRequest::TooMany);
-        // It is refused at the limit, before what follows is looked at.
+        // It is rejected at the limit, before the rest is read.
         let broken = format!("{} and no JSON", list(400_000).trim_end_matches(']'));
         assert_eq!(split(broken.as_bytes()).unwrap_err(), BadRequest::TooMany);
         for bad in ["", "3", "{", "[", "[1", "[1]]", "[1,]"] {

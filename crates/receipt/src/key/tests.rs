@@ -1,4 +1,4 @@
-//! Every wrong file that somebody could give us as a key, and the bounds of the right ones.
+//! Every wrong file that may be given as a key, and the limits of the right ones.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! What holds for every token: noise, one change of a good one, and claims put together at random, judged beside a
-//! second opinion that never saw the token's text.
+//! Properties of every token: noise, one change of a valid token, and claims put together at random, compared with a
+//! second implementation that does not read the token's text.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::*;
 
 static GOOD: LazyLock<String> = LazyLock::new(|| token_of(HEADER, &claims().to_string()));
 
-/// There is one spelling of a token: no changed, missing, doubled or added character leaves it good, wherever it is.
+/// A token has only one spelling: after any change, deletion, doubling or insertion of a character it is not valid.
 #[test]
 fn no_change_of_one_character_is_accepted() {
     let good = GOOD.as_str();
@@ -23,7 +23,7 @@ fn no_change_of_one_character_is_accepted() {
     for at in 0..good.len() {
         let (before, after) = (&good[..at], &good[at + 1..]);
         let byte = good.as_bytes()[at];
-        // Every flip of one bit that leaves text; the eighth is tried by the two-byte letter below.
+        // Every flip of one bit that leaves the text ASCII; the two-byte letter below covers the eighth bit.
         for bit in 0..7 {
             refused(format!("{before}{}{after}", char::from(byte ^ (1 << bit))));
         }
@@ -36,7 +36,7 @@ fn no_change_of_one_character_is_accepted() {
     assert_eq!(tried as usize, 12 * good.len(), "twelve changes at each place");
 }
 
-/// What a claim's value is, beside how it is spelt.
+/// A claim's text and its value.
 #[derive(Debug, Clone, Copy)]
 struct Spelt {
     text: &'static str,
@@ -88,7 +88,7 @@ const VALUES: [Spelt; 20] = [
     other(r#"{"nonce":"the-nonce"}"#),
 ];
 
-/// A claim's name, beside how it is spelt, and its value.
+/// A claim's name with its spelling, and its value.
 type Claim = ((&'static str, &'static str), Spelt);
 
 const fn plain(name: &'static str) -> (&'static str, &'static str) {
@@ -116,7 +116,7 @@ const NAMES: [(&str, &str); 18] = [
     plain(""),
 ];
 
-/// One thing done to good claims; positions are taken modulo what is there.
+/// One change of valid claims; positions are taken modulo the number of claims.
 #[derive(Debug, Clone)]
 enum Edit {
     Add(Index, usize, usize),
@@ -154,7 +154,7 @@ fn edited(casing: usize, edits: &[Edit]) -> Vec<Claim> {
     claims
 }
 
-/// The second opinion: the design's sentence on claims, read off their meaning.
+/// The second implementation: the rule of the design for claims, applied to their values.
 fn acceptable(claims: &[Claim]) -> bool {
     let value = |name: &str| claims.iter().find(|claim| claim.0.1 == name).map(|claim| claim.1);
     let names: BTreeSet<&str> = claims.iter().map(|claim| claim.0.1).collect();
@@ -193,7 +193,8 @@ fn payload_of(claims: &[Claim], space: &str) -> String {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// Good claims with some edits: our verdict is that of the second opinion, and what is accepted is shown unchanged.
+    /// For valid claims with some changes, the verdict is the second implementation's, and accepted claims are shown
+    /// unchanged.
     #[test]
     fn claims_are_judged_as_the_design_says(
         casing in 0..2_usize,
@@ -212,7 +213,7 @@ proptest! {
     }
 }
 
-/// The property above says something only if its claims are good and bad in fair parts.
+/// The property above is only meaningful if a fair part of its claims is valid and a fair part is not.
 #[test]
 fn the_edits_make_good_claims_and_bad_ones() {
     use proptest::strategy::ValueTree as _;
@@ -227,7 +228,7 @@ fn the_edits_make_good_claims_and_bad_ones() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// Whatever bytes come: an answer, never a panic, never a receipt.
+    /// Any bytes give an error, never a panic or a receipt.
     #[test]
     fn noise_is_refused(token in prop_oneof![".{0,200}", "[.A-Za-z0-9_=+/ \n-]{0,9000}"]) {
         prop_assert!(judge(&token).is_err());
@@ -243,14 +244,14 @@ proptest! {
         prop_assert!(judge(&token).is_err());
     }
 
-    /// A stranger's signature under our own header and claims.
+    /// A random signature of a valid header and payload.
     #[test]
     fn a_signature_of_noise_is_refused(signature in prop::collection::vec(any::<u8>(), 384)) {
         let message = GOOD.rsplit_once('.').unwrap().0;
         prop_assert_eq!(refusal(&format!("{message}.{}", encode(signature))), VerifyError::SignatureInvalid);
     }
 
-    /// Bytes that the seller's key did sign, as header and as payload: still an answer, never a panic.
+    /// Random bytes as header and payload, signed by the seller's key: an error, never a panic.
     #[test]
     fn signed_noise_is_refused(bytes in prop::collection::vec(any::<u8>(), 1..200), text in ".{1,100}") {
         for noise in [&bytes[..], text.as_bytes()] {
@@ -269,7 +270,7 @@ proptest! {
         }
     }
 
-    /// A good token stays good whatever nonce and product code AWS's patterns allow.
+    /// A token is valid with every nonce and product code that AWS's patterns allow.
     #[test]
     fn every_nonce_comes_back(nonce in "\\PC{1,100}", product in "[-a-zA-Z0-9/=:_.@]{1,80}") {
         let payload = json!({"productCode": product, "nonce": nonce, "publicKeyVersion": 1}).to_string();

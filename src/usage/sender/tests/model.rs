@@ -1,6 +1,6 @@
-//! The model: events, repeats, late and early times, restarts in the middle of a call, other pods, faults of every kind
-//! and clocks that run away, in any order, against a service that bills as AWS does and has a clock of its own. In the
-//! end its bill is what was acknowledged, to the millionth, and every record says truly what became of it.
+//! The model: events, repetitions, late and early times, restarts in the middle of a call, other pods, faults of
+//! every kind and wrong clocks, in any order, against a service that bills as AWS does and has its own clock. At the
+//! end its bill equals what was acknowledged, to the millionth, and every record's state is true.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Mutex;
@@ -23,17 +23,17 @@ enum Fate {
     Throttled,
     NotEntitled,
     AccessDenied,
-    /// An answer of 500 to a call that was not processed.
+    /// Answered with 500 and not processed.
     Failed,
     /// The connection breaks before the call arrives.
     Lost,
-    /// It is processed, and the answer is lost.
+    /// Processed, and the answer is lost.
     Unheard,
-    /// The process dies before the call arrives.
+    /// The process is killed before the call arrives.
     Dies,
-    /// It is processed, and the process dies before the answer.
+    /// Processed, and the process is killed before the answer.
     DiesUnheard,
-    /// A batch of which only a part is processed.
+    /// Only a part of a batch is processed.
     Partly,
 }
 
@@ -56,30 +56,30 @@ type Key = (String, String, String, Hour);
 struct World {
     fates: VecDeque<Fate>,
     bill: BTreeMap<Key, Row>,
-    /// Of each pod's dimension and hour, all that was sent, `ClientToken` and all.
+    /// The first request for each pod, dimension and hour, with its `ClientToken`.
     sent: BTreeMap<Key, String>,
     /// No call is processed.
     out: bool,
-    /// What no sidecar may do.
+    /// What the sidecar must never do, and did.
     violations: Vec<String>,
-    /// Whom AWS sees calling.
+    /// The pod that calls.
     pod: String,
-    /// AWS's clock, which nobody sets.
+    /// AWS's clock.
     now: Option<Timestamp>,
     strangers: BTreeSet<String>,
-    /// A record of a batch that AWS has already is answered with `DuplicateRecord`.
+    /// AWS answers a record of a batch that it has already with `DuplicateRecord`.
     repeats_are_duplicates: bool,
 }
 
-/// The service. Not the scripted one, since what becomes of a record is decided here by AWS's rules, its clock among
-/// them, whatever the fate of the call.
+/// The service. Not the scripted one, since here AWS's rules and AWS's clock decide about a record, whatever happens
+/// to the call.
 #[derive(Default)]
 struct Aws {
     world: Mutex<World>,
     died: Notify,
 }
 
-/// What the fate of a call leaves of it.
+/// What happens to a call that has arrived.
 enum Arrived {
     Heard,
     Unheard,
@@ -153,12 +153,12 @@ impl World {
         }
     }
 
-    /// Whether a record of a batch that is there already is called a duplicate.
+    /// Whether AWS answers this record with `DuplicateRecord`.
     fn is_duplicate(&self, key: &Key) -> bool {
         self.repeats_are_duplicates && self.bill.contains_key(key)
     }
 
-    /// Whether it is billed now or was, the same.
+    /// Whether AWS bills this row, or has billed the same row before.
     fn record(&mut self, key: Key, row: &Row) -> bool {
         self.bill.entry(key).or_insert_with(|| row.clone()) == row
     }
@@ -273,7 +273,7 @@ fn pod_key(pod: &str, request: &MeterUsage) -> Key {
     (pod.to_owned(), String::new(), request.dimension.clone(), Hour::of(request.usage.timestamp))
 }
 
-/// The customers of the model, each named in another form.
+/// The model's customers, each named in another form.
 fn customers() -> [Customer; 4] {
     let account = |id: &str, license: Option<&str>| Customer::Account {
         account_id: id.into(),
@@ -300,14 +300,14 @@ enum Step {
     Pass {
         minutes: u16,
     },
-    /// The sidecar's clock is off by so many minutes, for a while.
+    /// The sidecar's clock is wrong by this many minutes, for a while.
     Jump {
         minutes: i32,
     },
-    /// And right again.
+    /// The sidecar's clock is right again.
     Right,
     Happens(Vec<Fate>),
-    /// For longer than AWS's window no call is processed, after the next one.
+    /// After the next call no call is processed for longer than AWS's window.
     Outage {
         first: Fate,
     },
@@ -315,11 +315,11 @@ enum Step {
         customer: u8,
         is: bool,
     },
-    /// Which of its two answers AWS gives to a repeated record of a batch.
+    /// Which of its two possible answers AWS gives to a repeated record of a batch.
     Repeats {
         are_duplicates: bool,
     },
-    /// A shutdown, whether it seals or not, and the next process.
+    /// A shutdown, with or without sealing the open hour, and the next process.
     Shutdown {
         seal: bool,
     },
@@ -383,10 +383,10 @@ struct Bench {
     /// By customer and dimension.
     acknowledged: BTreeMap<(String, String), u64>,
     keys: BTreeMap<String, [u8; 32]>,
-    /// Looks at hours by a clock that was wrong, of which each may close some. Keys are remembered for a day of right time,
-    /// and a few of these.
+    /// How many checks of hours used a wrong clock; each may have closed some hours. Keys are remembered for a day of
+    /// right time, and for a few of these.
     wrong: u32,
-    /// The latest time that the sidecar's clock ever showed.
+    /// The latest time that the sidecar's clock has shown.
     farthest: Timestamp,
 }
 
@@ -410,7 +410,7 @@ impl Bench {
         bench
     }
 
-    /// The process before, if there was one, has died.
+    /// Starts a process; the one before is killed.
     fn start(&mut self) {
         self.process = None;
         self.aws.world().pod.clone_from(&self.pod);
@@ -440,7 +440,7 @@ impl Bench {
         self.writer().with(|ledger| ledger.records(100_000)).await.unwrap()
     }
 
-    /// Whose usage of which dimension is open while the hour of now has no record of it.
+    /// The customers and dimensions with open usage and no record for the current hour.
     async fn unreported(&self) -> BTreeSet<(String, String)> {
         let hour = Hour::of(self.clock.now());
         let open = self.writer().with(|ledger| ledger.all_open()).await.unwrap();
@@ -518,7 +518,7 @@ impl Bench {
             2 if saas => POISON.to_owned(),
             dimension => format!("d{dimension}"),
         };
-        // A key is used again on the same day only: after two it may be forgotten.
+        // A key is repeated only on the same day: after two days it may be forgotten.
         let day = self.aws.world().now.unwrap().unix_seconds() / 86_400;
         let mut content = [0; 32];
         content[..8].copy_from_slice(&micros.to_be_bytes());
@@ -599,7 +599,7 @@ impl Bench {
         assert!(totals.values().all(|totals| totals.balances()), "{totals:?}");
     }
 
-    /// Nothing happens any more, the clock is right, and hours pass until all is sent.
+    /// Without further faults and with the right clock, hours pass until everything is sent.
     async fn settle(&mut self) {
         self.aws.world().fates.clear();
         self.aws.world().strangers.clear();
@@ -625,7 +625,7 @@ impl Bench {
                 (record.pod.clone(), record.customer.canonical(), record.dimension.clone(), record.hour);
             let billed = world.bill.get(&key).map(|row| row.micros);
             match record.state {
-                // Unconfirmed or not.
+                // Confirmed or not.
                 State::Accepted { .. } => assert_eq!(billed, Some(record.quantity.micros()), "{record:?}"),
                 State::Carried { .. } | State::Dead { in_doubt: false } => {
                     assert_eq!(billed, None, "{record:?}");
@@ -637,8 +637,8 @@ impl Bench {
                 State::Sealed { .. } | State::Claimed | State::Discarded => panic!("pending: {record:?}"),
             }
             if matches!(record.state, State::Dead { .. }) {
-                // What AWS did not take is carried; dead is only what nobody knows, what AWS never takes, and usage of
-                // a customer who is not subscribed.
+                // Usage that AWS did not accept is carried. Dead are only records in doubt, records that AWS never
+                // accepts, and usage of a customer who is not subscribed.
                 let code = record.code.as_deref().unwrap_or_default();
                 let never = record.dimension == POISON && code == "InvalidUsageDimensionException";
                 let unsubscribed = [NOT_ENTITLED, NOT_SUBSCRIBED].contains(&code);
@@ -650,7 +650,7 @@ impl Bench {
             }
             known.insert(key);
         }
-        // Settled records are forgotten after 35 days, by the sidecar's clock at its farthest.
+        // Settled records are deleted after 35 days by the latest time of the sidecar's clock.
         let forgotten = |key: &Key| self.farthest.since(key.3.start()) >= 34 * 24 * HOUR;
         let all_known = world.bill.keys().all(|key| known.contains(key) || forgotten(key));
         assert!(all_known, "billed and not known: {:?}", world.bill);
@@ -687,7 +687,7 @@ fn run(outlet: Outlet, steps: Vec<Step>) {
     });
 }
 
-/// A quarter of proptest's number, which `PROPTEST_CASES` sets: each case is a day or more.
+/// A quarter of the usual number of cases (`PROPTEST_CASES`): each case covers a day or more.
 fn config() -> ProptestConfig {
     let all = ProptestConfig::default();
     ProptestConfig { cases: all.cases / 4, max_shrink_iters: 400, ..all }

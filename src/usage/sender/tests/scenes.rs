@@ -1,11 +1,11 @@
-//! What one record, customer or outage costs the others, against a service that takes its time to answer.
+//! What one record, customer or outage costs the others, against a service that takes time to answer.
 
 use std::collections::BTreeSet;
 
 use super::*;
 use tollgate_marketplace::scripted::{Call, TIMEOUT};
 
-/// A bench whose sender can be waited for.
+/// A bench that can wait for its sender.
 struct Stage {
     bench: Bench,
     sender: tokio::task::JoinHandle<LedgerError>,
@@ -20,7 +20,7 @@ impl std::ops::Deref for Stage {
 }
 
 impl Stage {
-    /// A sender that runs, and a wall clock that runs with it.
+    /// Starts a sender.
     fn start(outlet: Outlet, service: Scripted) -> Self {
         let (bench, sender) = Bench::with_sender(service, outlet);
         Self { bench, sender: tokio::spawn(sender.run()) }
@@ -43,13 +43,13 @@ impl Stage {
         self.writer.take(slots.into_iter().map(event).collect(), ()).await.unwrap();
     }
 
-    /// Closes the hour; returns when that was.
+    /// Closes the hour, and returns when that was.
     fn close(&self) -> Duration {
         self.clock.advance(HOUR + SETTLE);
         self.service.age()
     }
 
-    /// The same for hours, in longer steps.
+    /// The same in longer steps, for hours.
     async fn pass_hours(&self, time: Duration) {
         const STEP: Duration = Duration::from_secs(60);
         for _ in 0..time.as_secs() / STEP.as_secs() {
@@ -58,12 +58,12 @@ impl Stage {
         }
     }
 
-    /// Lets time pass, for clocks of both kinds.
+    /// Lets time pass by both clocks.
     async fn pass(&self, time: Duration) {
         let _ = tokio::time::timeout(time, run(&self.clock)).await;
     }
 
-    /// Ends as a shutdown does that has so much time; returns how long it took.
+    /// Ends the sender as a shutdown with this grace does, and returns how long it took.
     async fn end(&self, grace: Duration) -> Duration {
         let (done, flushed) = oneshot::channel();
         let began = clock::monotonic();
@@ -99,7 +99,7 @@ fn customers(count: usize) -> Vec<(String, String)> {
 const FAULTS: [Act; 3] = [
     Act::Timeout,
     Act::Fail(FaultClass::Transient, "InternalServiceErrorException"),
-    // A proxy's page.
+    // The error page of a proxy.
     Act::Fail(FaultClass::Transient, "InvalidAnswer"),
 ];
 
@@ -144,7 +144,7 @@ async fn one_failing_customer_of_60_delays_no_other_by_more_than_its_first_time_
                 let billed = stage.service.billed_at(|customer, _| customer != failing);
                 assert_eq!(billed.len(), 59 * 4 * (hour + 1), "{fault:?} {failing}, hour {hour}");
                 let last = *billed.iter().max().unwrap() - closed;
-                // The calls that it was in, two at most, are taken apart at ten a second.
+                // The calls that contained it, two at most, are sent one record at a time, at ten a second.
                 assert!(
                     last < TIMEOUT + Duration::from_secs(7),
                     "{fault:?} {failing}, hour {hour}: {last:?}"
@@ -168,7 +168,7 @@ async fn hours_of_outage_put_no_more_records_in_doubt_than_one_in_30_minutes_and
         stage.pass_hours(HOUR).await;
     }
     let in_doubt = stage.in_doubt().await;
-    // Three of its detection, then one in half an hour.
+    // Three until it is detected, then one every half hour.
     assert!(in_doubt <= 2 * HOURS as usize + 3, "{in_doubt}");
     let asked = stage.service.calls().len();
     assert!(asked < HOURS as usize * 300, "{asked} calls into an outage");
@@ -207,7 +207,7 @@ async fn a_throttle_slows_every_record_and_puts_none_in_doubt() {
     stage.take(dimensions(50)).await;
     stage.close();
     stage.pass(Duration::from_secs(10)).await;
-    // What is asked about at the moment has no answer yet; a few moments later it has.
+    // A call in flight has no answer yet; a few moments later it has.
     let mut moments = 0;
     while stage.in_doubt().await > 0 {
         moments += 1;
@@ -267,7 +267,7 @@ async fn saas_sends_at_the_quota_whatever_a_call_takes() {
     stage.pass(Duration::from_secs(30)).await;
     let calls = stage.service.calls();
     assert_eq!(stage.service.billed_at(|_, _| true).len(), 5000);
-    // Without the first, alone, which shows that AWS answers.
+    // Without the first call, which has one record, to show that AWS answers.
     let (first, last) = (calls[1].at, calls[calls.len() - 1].at);
     let rate = (calls.len() - 2) as f64 / (last - first).as_secs_f64();
     assert!(rate >= 9.7, "{rate} calls a second");
@@ -304,7 +304,7 @@ async fn a_shutdown_sends_200_dimensions_within_25_seconds_beside_one_that_fails
 async fn two_seconds_between_sigterm_and_sigkill_bill_ten_records() {
     let stage = Stage::start(Outlet::MeterUsage, Scripted::always(Act::Accept).taking(CALL));
     stage.take(dimensions(10)).await;
-    // The process does not know that it has two seconds of its twenty.
+    // The process is killed after two of its twenty seconds.
     let (done, _flushed) = oneshot::channel();
     let until = clock::monotonic() + Duration::from_secs(20);
     stage.flushes.send(FlushOrder { flush: Flush::Final, until, done }).await.unwrap();
@@ -362,7 +362,7 @@ async fn a_customer_of_30_dimensions_that_is_never_answered_leaves_calls_to_the_
     let (first, others) = ("00000".to_owned(), customers(200).into_iter().skip(1));
     stage.take((0..30).map(|index| (first.clone(), format!("d{index:03}")))).await;
     stage.close();
-    // By then each of them is in doubt, and asks alone every minute, for ten seconds.
+    // By then each of them is in doubt, and is sent alone every minute, for ten seconds.
     stage.pass(5 * MINUTE).await;
     stage.take(others).await;
     let closed = stage.close();
@@ -373,7 +373,7 @@ async fn a_customer_of_30_dimensions_that_is_never_answered_leaves_calls_to_the_
     assert!(last < TIMEOUT, "{last:?}");
 }
 
-/// Refused until `end`, by AWS, for who calls.
+/// A service that answers until `end` that the caller is not entitled.
 fn refusing(end: Duration) -> Scripted {
     let denied = Act::Fail(FaultClass::Denied, "CustomerNotEntitledException");
     Scripted::new(move |call| if call.at < end { denied } else { Act::Accept }).taking(CALL)
@@ -382,8 +382,8 @@ fn refusing(end: Duration) -> Scripted {
 #[tokio::test(start_paused = true)]
 async fn a_pause_of_the_whole_sender_does_not_cost_the_window() {
     const MARGIN: Duration = Duration::from_secs(60);
-    // The usage is of 08:00, so that its window closes at 14:00. AWS takes calls again two minutes before, when a pause
-    // of four to six minutes is under way.
+    // The usage is of 08:00, so its window closes at 14:00. AWS accepts calls again two minutes before that, during a
+    // pause of four to six minutes.
     let end = 5 * HOUR - SETTLE - 2 * MINUTE - Duration::from_secs(5);
     let stage = Stage::start(Outlet::MeterUsage, refusing(end));
     stage.take(dimensions(3)).await;
@@ -403,7 +403,7 @@ async fn a_pause_is_over_when_the_machine_slept_over_it() {
     stage.close();
     stage.pass(end).await;
     let calls = stage.service.calls().len();
-    // The monotonic clock stood; a pause of 4 minutes at least was under way.
+    // The machine slept during a pause of at least 4 minutes.
     stage.clock.advance(10 * MINUTE);
     stage.pass(Duration::from_secs(3)).await;
     assert!(stage.service.calls().len() > calls);
@@ -412,8 +412,8 @@ async fn a_pause_is_over_when_the_machine_slept_over_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_disk_costs_the_pace_nothing() {
-    // What work on the ledger takes is no part of paused time, so it is the order that is looked at: the next call is on
-    // disk before its turn.
+    // Work on the ledger takes no paused time, so the test checks the order: the next attempt is on disk before its
+    // turn.
     let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::always(Act::Accept).taking(CALL));
     stage.take(customers(1000)).await;
     stage.close();
@@ -428,7 +428,7 @@ async fn a_slow_disk_costs_the_pace_nothing() {
     assert_eq!(attempted, sent + batch::RECORDS_MAX);
 }
 
-/// One dimension never gets an answer, whoever's it is. It costs the others one time-out, and not one each hour.
+/// One dimension never gets an answer, for any customer. It costs the others one time-out in all, not one each hour.
 #[tokio::test(start_paused = true)]
 async fn a_silent_dimension_of_60_customers_costs_the_others_its_first_time_out_only() {
     for fault in FAULTS {
@@ -447,7 +447,7 @@ async fn a_silent_dimension_of_60_customers_costs_the_others_its_first_time_out_
             let billed = stage.service.billed_at(|_, dimension| dimension != "silent");
             assert_eq!(billed.len(), 180 * (hour + 1), "{fault:?}, hour {hour}");
             let last = *billed.iter().max().unwrap() - closed;
-            // The first hour's records are taken apart at ten a second.
+            // The first hour's records are sent one at a time, at ten a second.
             let most = if hour == 0 { TIMEOUT + Duration::from_secs(25) } else { Duration::from_secs(15) };
             assert!(last < most, "{fault:?}, hour {hour}: {last:?}");
             let others = |record: &&Record| record.state.in_doubt() && record.dimension != "silent";
@@ -456,7 +456,7 @@ async fn a_silent_dimension_of_60_customers_costs_the_others_its_first_time_out_
     }
 }
 
-/// Two customers of a product with one dimension are no reason to doubt the dimension for long.
+/// Two silent customers of a product with one dimension must not make the whole dimension suspect for long.
 #[tokio::test(start_paused = true)]
 async fn two_silent_customers_of_60_delay_no_other_by_more_than_their_time_outs() {
     let rule = |call: &Call| {
@@ -472,13 +472,13 @@ async fn two_silent_customers_of_60_delay_no_other_by_more_than_their_time_outs(
         let billed = stage.service.billed_at(|customer, _| customer != "00000" && customer != "00001");
         assert_eq!(billed.len(), 58 * (hour + 1), "hour {hour}");
         let last = *billed.iter().max().unwrap() - closed;
-        // At first nobody knows whether AWS answers, and both are asked about before the others.
+        // At first it is unknown whether AWS answers, and both are sent before the others.
         let most = if hour == 0 { 2 * TIMEOUT } else { TIMEOUT };
         assert!(last < most + Duration::from_secs(7), "hour {hour}: {last:?}");
     }
 }
 
-/// More of them than fit into the line.
+/// More of them than fit into the queue.
 #[tokio::test(start_paused = true)]
 async fn hundreds_of_customers_that_never_get_an_answer_leave_the_line_to_the_others() {
     let rule = |call: &Call| {
@@ -499,7 +499,7 @@ async fn hundreds_of_customers_that_never_get_an_answer_leave_the_line_to_the_ot
     assert!(last < TIMEOUT + Duration::from_secs(10), "{last:?}");
 }
 
-/// What waited through an outage becomes due in pieces, and calls begin between them.
+/// Records that waited through an outage become due in pieces, and calls start between them.
 #[tokio::test(start_paused = true)]
 async fn calls_begin_before_all_that_waits_is_due() {
     let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::always(Act::Accept).taking(CALL));
@@ -541,12 +541,12 @@ async fn calls_begin_before_all_that_waits_is_due() {
     assert!(next.len() < 6000, "{} were released at once", next.len());
 }
 
-/// An idle pod cost 23 CPU-seconds a day.
+/// Otherwise an idle pod would cost 23 CPU-seconds a day.
 #[tokio::test(start_paused = true)]
 async fn a_sender_at_rest_looks_once_a_minute_until_somebody_uses_the_ledger() {
     let stage = Stage::start(Outlet::MeterUsage, Scripted::new(|_| Act::Accept));
     stage.take(dimensions(1)).await;
-    // The wall clock stands: its jumps would wake the sender.
+    // The wall clock does not move, since its jumps would wake the sender.
     tokio::time::sleep(Duration::from_secs(630)).await;
     let now = stage.clock.now();
     stage.writer.clone().unnoticed().with(move |ledger| ledger.seal_now(now)).await.unwrap();
@@ -556,7 +556,7 @@ async fn a_sender_at_rest_looks_once_a_minute_until_somebody_uses_the_ledger() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(stage.service.calls().len(), 1, "a repair, or a report, wakes it");
 
-    // Of another dimension: the hour of the first one is closed.
+    // Another dimension, because the first one's hour is closed.
     stage.take(dimensions(2).into_iter().skip(1)).await;
     tokio::time::sleep(Duration::from_secs(630)).await;
     stage.writer.clone().unnoticed().with(move |ledger| ledger.seal_now(now)).await.unwrap();
@@ -564,7 +564,7 @@ async fn a_sender_at_rest_looks_once_a_minute_until_somebody_uses_the_ledger() {
     assert_eq!(stage.service.calls().len(), 2, "nobody needs to wake it");
 }
 
-/// Each look costs a tenth of a millisecond of CPU, 1,440 times a day for each idle pod.
+/// Otherwise each idle pod would spend a tenth of a millisecond of CPU time 1,440 times a day.
 #[tokio::test(start_paused = true)]
 async fn a_sender_at_rest_leaves_the_ledger_alone_until_it_is_written_or_an_hour_closes() {
     let stage = Stage::start(Outlet::MeterUsage, Scripted::new(|_| Act::Accept));

@@ -1,4 +1,4 @@
-//! `CheckoutLicense`: part of a contract is taken, once for each client token.
+//! `CheckoutLicense`: takes part of a contract, once for each client token.
 
 use std::collections::BTreeSet;
 
@@ -16,10 +16,10 @@ use crate::world::contract::{Contract, TIER};
 use crate::world::switches::Switch;
 use crate::world::{PodView, Wanted};
 
-/// How long a client token is known when it is not known for ever.
+/// How long a client token is known, unless the switch says forever.
 const CLIENT_TOKEN_LIFE_MILLIS: i64 = 10 * 60 * 1000;
 
-/// What does not come back by itself.
+/// The type of a checkout that never expires.
 const PERPETUAL: &str = "PERPETUAL";
 
 pub(super) fn decide(
@@ -61,7 +61,7 @@ pub(super) fn decide(
     Ok(Answer::Document(document))
 }
 
-/// An entitlement as it is asked for; a tier has no quantity.
+/// A requested entitlement; a tier has no quantity.
 struct Asked<'a> {
     data: &'a EntitlementData,
     quantity: Option<u64>,
@@ -88,13 +88,13 @@ fn wanted(entitlements: &[EntitlementData]) -> Result<Vec<Asked<'_>>, ServiceErr
     read.collect()
 }
 
-/// As much as the model's `MaxCount` can hold.
+/// A quantity within the limits of the model's `MaxCount`.
 fn quantity(value: &str) -> Option<u64> {
     let digits = value.bytes().all(|byte| byte.is_ascii_digit());
     value.parse().ok().filter(|quantity| digits && (1..=i64::MAX as u64).contains(quantity))
 }
 
-/// A client token is one of the account, and stands for everything that was asked.
+/// A client token belongs to the account; a repeated one must come with the same request.
 fn client_token(pod: &PodView<'_>, asked: &CheckoutLicense) -> ClientToken {
     let request = serde_json::to_vec(asked).unwrap_or_default();
     ClientToken {
@@ -140,7 +140,7 @@ fn contract<'a>(
     Err(ServiceError { location: Some(location), ..ServiceError::new("RedirectException", message) })
 }
 
-/// AWS has one text for all of it; the cause is the emulator's.
+/// AWS has one text for all causes; the emulator adds the cause.
 fn no_entitlements(why: &str) -> ServiceError {
     ServiceError::new(
         "NoEntitlementsAllowedException",
@@ -151,7 +151,7 @@ fn no_entitlements(why: &str) -> ServiceError {
     )
 }
 
-/// All that is counted, or nothing; of tiers, those that the license has.
+/// Takes all of the counted entitlements or fails; of the tiers, takes those that the license has.
 fn take(
     service: &Service,
     license_arn: &str,
@@ -234,8 +234,8 @@ fn answer(service: &Service, checkout_type: &str, checkout: &Checkout) -> Value 
     document
 }
 
-/// AWS documents neither format nor key, only that it has 4096 characters or more. This one has the form of an unsigned
-/// JWT and says that it is emulated.
+/// AWS documents neither format nor key, only that the token has at least 4096 characters. This one has the form of an
+/// unsigned JWT with the claim `emulated`.
 fn signed_token(checkout: &Checkout) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let header = part(&json!({"alg": "none", "typ": "JWT", "emulated": true}));
@@ -248,5 +248,5 @@ fn signed_token(checkout: &Checkout) -> String {
     format!("{header}.{claims}.")
 }
 
-/// Base64 makes four characters of three.
+/// Base64 makes four characters of three bytes.
 const SIGNED_TOKEN_PADDING: usize = 4096 * 3 / 4;

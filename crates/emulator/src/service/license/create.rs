@@ -1,5 +1,5 @@
-//! `CreateLicense`, with which a contract can be rehearsed at AWS, too. There it needs a grant, and that the other
-//! account accepts and activates it; here the account that `Beneficiary` names has it at once.
+//! `CreateLicense`, with which a contract can be rehearsed at AWS too. At AWS the license also needs a grant that the
+//! other account accepts and activates; here the account in `Beneficiary` has it at once.
 
 use serde_json::json;
 
@@ -55,7 +55,7 @@ fn contract(pod: &PodView<'_>, asked: &CreateLicense, number: u64) -> Result<Con
     let beneficiary = &asked.beneficiary;
     if beneficiary.len() != 12 || !beneficiary.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(invalid(
-            "Beneficiary must be an account. (emulator: who has the license is known by it)",
+            "Beneficiary must be an account. (emulator: it names the account that gets the license)",
         ));
     }
     let time = |text: &str, name: &str| {
@@ -71,7 +71,7 @@ fn contract(pod: &PodView<'_>, asked: &CreateLicense, number: u64) -> Result<Con
         u32::try_from(provisional.max_time_to_live_in_minutes).ok().filter(|minutes| *minutes > 0)
     });
     let minutes = minutes.ok_or_else(|| {
-        invalid("ConsumptionConfiguration needs ProvisionalConfiguration. (emulator: it lends nothing out)")
+        invalid("ConsumptionConfiguration needs ProvisionalConfiguration. (emulator: it has no borrowing)")
     })?;
     let needed = [
         ("ProductSKU", &asked.product_sku),

@@ -1,4 +1,4 @@
-//! `ListReceivedLicenses`, page by page, and how a license is shown.
+//! `ListReceivedLicenses`, page by page, and a license's JSON.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::world::PodView;
 use crate::world::contract::{Contract, Entitlement};
 use tollgate_time::Timestamp;
 
-/// Licenses of a page unless the caller wants fewer.
+/// Licenses of a page, unless the caller wants fewer.
 const PAGE: usize = 100;
 
 /// The emulator keeps one version of each license.
@@ -36,7 +36,7 @@ pub(super) fn decide(service: &Service, pod: &PodView<'_>, request: &Request<'_>
     fitting.sort_by_key(|(_, contract)| contract.number);
     let start = asked.next_token.as_deref().map_or(Ok(0), start_of)?;
     let size = match request.pages {
-        // The licenses come again and again, so that no client gets what it could stop at.
+        // The same licenses come on every page, so that no client gets a page at which it could stop.
         Some(Pages::Endless) => PAGE,
         _ => asked.max_results.unwrap_or(PAGE),
     };
@@ -96,7 +96,7 @@ fn fits(filter: &Filter, contract: &Contract, now: Timestamp) -> bool {
     filter.values.iter().flatten().any(|wanted| wanted == found)
 }
 
-/// A license with what the account that received it has made of it.
+/// A license with the status that the receiving account gave it.
 fn granted(service: &Service, arn: &str, contract: &Contract, request: &Request<'_>) -> Value {
     let mut license = license_json(service, arn, contract, request.now);
     license["ReceivedMetadata"] = json!({

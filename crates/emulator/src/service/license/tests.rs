@@ -53,7 +53,7 @@ impl Bench {
         self.service.world.showpiece_contract().unwrap().0.to_owned()
     }
 
-    /// How many users are held, and the most that were.
+    /// How many users are held, and the most that were held at once.
     fn held(&self) -> (Value, Value) {
         let users = &self.shown()["licenses"][0]["entitlements"][0];
         (users["held"].clone(), users["held_max"].clone())
@@ -529,7 +529,7 @@ fn an_access_token_is_made_of_a_refresh_token() {
     assert_eq!(bench.service.bill.pods().count(), 0, "whoever brings a token is no pod yet");
 }
 
-/// Three pods take, extend, give back, repeat themselves and let time pass, in an order without sense.
+/// Three pods take, extend, return and repeat in random order while time passes.
 #[test]
 fn whatever_happens_no_more_is_held_than_was_sold_and_the_journal_tells_the_same() {
     let mut bench = Bench::new();
@@ -546,7 +546,7 @@ fn whatever_happens_no_more_is_held_than_was_sold_and_the_journal_tells_the_same
         };
         match draw(6) {
             0 | 1 => {
-                // Now and then a client token that was used before.
+                // Sometimes a client token that was used before.
                 let name = format!("token-{}", step + 3 - draw(3));
                 match bench.take(&name, &users(1 + draw(4))) {
                     Ok(answer) => tokens.push(answer["LicenseConsumptionToken"].clone()),
@@ -582,7 +582,7 @@ fn whatever_happens_no_more_is_held_than_was_sold_and_the_journal_tells_the_same
     assert_eq!(bench.replayed().shown(), bench.shown());
 }
 
-/// One and the same story about License Manager, told by the answer that is in force.
+/// The same sequence of calls of License Manager, with the answer that is in force; returns what differs.
 pub(crate) fn story(switch: &str, answer: &str) -> String {
     let mut bench = Bench::with(switch, answer);
     match switch {

@@ -12,11 +12,11 @@ use crate::world::contract::{
 };
 use tollgate_time::Timestamp;
 
-/// A contract, as it is ordered.
+/// An order about a contract.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ContractDocument {
-    /// Needed where the account has two contracts of one product.
+    /// Required if the account has two contracts of one product.
     license_arn: Option<String>,
     product_id: Option<String>,
     product_name: Option<String>,
@@ -43,19 +43,19 @@ struct EntitlementDocument {
     allow_check_in: Option<bool>,
 }
 
-/// 2024-01-01T00:00:00Z: before anything that is rehearsed.
+/// 2024-01-01T00:00:00Z: before every test and rehearsal.
 const BEGIN: Timestamp = Timestamp::from_unix_seconds(1_704_067_200);
 
-/// What AWS's guides state for checkouts of container products.
+/// The time in AWS's guides for checkouts of container products.
 const TIME_TO_LIVE_MINUTES: u32 = 60;
 
 /// A year: longer than any rehearsal.
 const TIME_TO_LIVE_MINUTES_MAX: u32 = 366 * 24 * 60;
 
-/// Of one entitlement: the model's integer has 64 bits with a sign.
+/// Most units of one entitlement: the model's integer has 64 bits with a sign.
 const COUNT_MAX: u64 = i64::MAX as u64;
 
-/// The end of a contract without end, in an order.
+/// The value of `end` for a contract without end.
 const NEVER: &str = "never";
 
 impl ContractDocument {
@@ -103,7 +103,8 @@ impl ContractDocument {
         (arn, contract)
     }
 
-    /// Which one is meant: the one that is named, else the only one of the account and product, else a new one.
+    /// The ARN of the contract: the given one, else that of the only contract of the account and product, else a new
+    /// one.
     fn arn(&self, world: &World, at: &Place, faults: &mut Faults) -> String {
         if let Some(arn) = &self.license_arn {
             faults.modelled(at.member("license_arn"), "LicenseArn", arn);

@@ -1,4 +1,4 @@
-//! Where in an order a member stands, as it is written (`products[1].dimensions[0]`), and on which line of a file.
+//! The place of a member in an order, as it is written (`products[1].dimensions[0]`), and its line in a file.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ enum Step {
     Item(usize),
 }
 
-/// A way from the top of a document.
+/// A path from the top of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place(Vec<Step>);
 
@@ -38,7 +38,7 @@ impl Place {
         Self(steps)
     }
 
-    /// The line where it stands, or, of a member that is not there, the line of what should hold it.
+    /// The line of the member, or, if it is absent, of the table that should contain it.
     pub(super) fn line(&self, text: &str) -> usize {
         let Ok(table) = DeTable::parse(text) else { return 1 };
         let mut start = 0;
@@ -59,7 +59,7 @@ impl Place {
     }
 }
 
-/// Where a member's name stands, and its value.
+/// The position of a member's name, and its value.
 fn entry<'a, 'i>(table: &'a DeTable<'i>, name: &str) -> Option<(usize, &'a DeValue<'i>)> {
     let (key, value): (_, &Spanned<DeValue<'i>>) = table.iter().find(|(key, _)| key.get_ref() == name)?;
     Some((key.span().start, value.get_ref()))

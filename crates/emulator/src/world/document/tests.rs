@@ -1,4 +1,4 @@
-//! World files: what is read, and what each mistake is told as.
+//! World files: what is read, and the error for each mistake.
 
 use super::*;
 
