@@ -11,7 +11,7 @@
 #
 # SELECTOR names the product's pods, such as app=shop; PRODUCT_ID is for contract pricing. Everything happens in the namespace
 # NAMESPACE, else in that of kubectl's context. PATIENCE: seconds to wait for something, and for each answer; 180 by default.
-# A rehearsal that fails or is interrupted subscribes the buyer again and takes its faults back.
+# A rehearsal that fails or is interrupted subscribes the buyer again and removes its faults.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 patience=${PATIENCE:-180}
@@ -19,7 +19,7 @@ kubectl=(kubectl)
 [ -z "${NAMESPACE:-}" ] || kubectl+=(--namespace "$NAMESPACE")
 scratch=$(mktemp -d)
 forward=
-# The command that takes back what a rehearsal changed in the emulator.
+# The command that undoes what a rehearsal changed in the emulator.
 undo=()
 
 main() {
@@ -115,7 +115,7 @@ remove() {
 # One connection to the emulator's pod for the whole run; kubectl prints the port that it chose.
 connect() {
     touch "$scratch/forward"
-    # In a process group of its own: Ctrl-C must not end it before `undo` has run.
+    # It gets a process group of its own, because Ctrl-C must not end it before `undo` has run.
     set -m
     "${kubectl[@]}" port-forward service/tollgate-emulator :8090 >"$scratch/forward" 2>&1 &
     forward=$!
@@ -138,7 +138,7 @@ end() {
     rm -rf "$scratch"
 }
 trap end EXIT
-# Without these a Ctrl-C that hits a command inside a condition is lost.
+# Without these traps bash ignores a Ctrl-C that ends a command inside a condition.
 trap 'exit 130' INT
 trap 'exit 143' TERM
 

@@ -95,11 +95,11 @@ class Eks:
             self.kubectl("delete", "pod", name, "--ignore-not-found", "--wait=false", check=False)
 
     def wait_for_the_end(self, name):
-        """Until the pod has ended, well or not, or was deleted. `kubectl wait` waits for one phase alone."""
+        """Waits until the pod succeeded, failed or was deleted. `kubectl wait` waits for one phase only."""
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
             looked = self.kubectl("get", "pod", name, "--ignore-not-found", "--output=jsonpath={.status.phase}", check=False)
-            # A look that failed is repeated: the pod costs the same.
+            # A failed call is repeated, because a run that is given up costs money too.
             if looked.returncode == 0 and looked.stdout not in ("Pending", "Running", "Unknown"):
                 return
             time.sleep(POD_STEP_SECONDS)
@@ -162,7 +162,7 @@ class Ecs:
             "assignPublicIp": "ENABLED" if self.settings.get("public_ip") else "DISABLED",
         }
         try:
-            # boto3 adds a client token: where it has to call again, AWS starts no second task.
+            # boto3 adds a client token, so AWS starts no second task if boto3 repeats the call.
             started = self.ecs.run_task(
                 cluster=self.settings["cluster"], taskDefinition=registered, launchType="FARGATE", count=1, startedBy=f"{LABEL}-{self.run}"[:36],
                 networkConfiguration={"awsvpcConfiguration": network},

@@ -13,7 +13,7 @@ import uuid
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TREE = ["cargo", "tree", "--locked", "--package", "tollgate", "--no-default-features", "--edges", "normal,build", "--prefix", "none"]
-# The image is for both, whichever this machine is.
+# The image is for both architectures, whichever this machine has.
 TREE += ["--target", "x86_64-unknown-linux-gnu", "--target", "aarch64-unknown-linux-gnu", "--format"]
 
 

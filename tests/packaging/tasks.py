@@ -138,7 +138,7 @@ class Tasks(unittest.TestCase):
         shape = client.meta.service_model.operation_model("RunTask").input_shape.members["overrides"]
         self.assertFalse(botocore.validate.ParamValidator().validate(overrides, shape).has_errors())
         (sidecars,), in_app = overrides["containerOverrides"], json.loads(re.search(r"the override is `(.*?)`", text)[1])
-        # The container is there, its end ends the task, and only the command differs from the one that it has.
+        # The container exists, the task ends with it, and only its command is replaced.
         for name, task in self.tasks().items():
             override = in_app if name.startswith("task-exec") else sidecars
             (container,) = [container for container in task["containerDefinitions"] if container["name"] == override["name"]]
@@ -146,7 +146,7 @@ class Tasks(unittest.TestCase):
             self.assertNotIn("entryPoint", container)
             self.assertEqual(override["command"], ["/tollgate", "doctor"] if container["command"][0] == "/tollgate" else ["doctor"])
             self.assertEqual(container["command"][:len(override["command"])][:-1], override["command"][:-1])
-            # ECS Exec would need this to be off.
+            # ECS Exec would need a writable file system.
             self.assertTrue(container["readonlyRootFilesystem"], name)
 
     def test_the_template_holds_the_same_task(self):

@@ -11,7 +11,7 @@ import unittest
 import yaml
 
 WORKFLOWS = pathlib.Path(__file__).resolve().parents[2] / ".github/workflows"
-# Commands that run the code of others, or compile it.
+# Commands that compile or run third-party code.
 COMPILES = r"\b(cargo|just|make|go (install|build|run|test)|npm|npx|pip3? install|docker build)\b"
 SOUND = """
 on: push

@@ -57,7 +57,7 @@ class Registry:
             "-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", self.ca,
         )
         settings = {
-            # Among what it tells is the port that it took.
+            # At this level it logs the port that it chose.
             "version": "0.1", "log": {"level": "info", "accesslog": {"disabled": True}},
             "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
             "http": {"addr": "127.0.0.1:0", "tls": {"certificate": str(self.ca), "key": str(key)}},

@@ -96,7 +96,7 @@ def offered(script, words):
 
 
 def differences(program, text_of_script):
-    """Commands for which bash offers anything else than the program's help lists; how many were compared."""
+    """The commands for which bash and the help of the program differ, and how many commands were compared."""
     wrong, compared, left = [], 0, [()]
     with tempfile.NamedTemporaryFile("w") as script:
         script.write(text_of_script)

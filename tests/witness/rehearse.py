@@ -42,7 +42,7 @@ class Rehearse(unittest.TestCase):
 
     def start(self, *arguments, patience):
         environment = {"PATH": f"{self.folder}:{os.environ['PATH']}", "PATIENCE": str(patience)}
-        # In a group of its own, as from a terminal: Ctrl-C goes to all of it.
+        # In a process group of its own, as from a terminal: Ctrl-C goes to the whole group.
         return subprocess.Popen([SCRIPT, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
 
     def fails(self, *arguments):
@@ -76,7 +76,7 @@ class Rehearse(unittest.TestCase):
                 while self.subscribed() == before:
                     self.assertLess(time.monotonic(), until)
                 os.killpg(script.pid, number)
-                # Not by its own patience.
+                # It ended by the signal, and not because PATIENCE was over.
                 self.assertEqual(script.wait(LIMIT), 128 + number)
                 self.assertEqual(self.subscribed(), before)
 

@@ -295,7 +295,7 @@ class Faults(unittest.TestCase):
 
 class Start(unittest.TestCase):
     def test_nobody_has_to_read_the_lines_that_it_starts_with(self):
-        # A loopback address that no other process has, by the number of this one: nobody can take its port.
+        # A loopback address made from this process's ID: no other process uses it, so its port is free.
         number = os.getpid()
         address = f"127.{1 + number // 65536 % 254}.{number // 256 % 256}.{number % 256}:8090"
         read, write = os.pipe()

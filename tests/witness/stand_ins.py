@@ -25,7 +25,7 @@ import jwt
 ISSUER = "https://oidc.eks.us-east-1.amazonaws.com/id/EXAMPLE"
 # The actions that a role without a policy may not do.
 NOTHING = ["RegisterUsage", "MeterUsage", "ListReceivedLicenses", "CheckoutLicense"]
-# How long a look at a task waits: boto3 takes a call for lost after 60 s.
+# How long DescribeTasks waits for the end of a task; boto3 gives a call up after 60 s.
 LOOK_SECONDS = 30
 
 
@@ -82,7 +82,7 @@ def environment_of(container, uid):
 
 
 def apply(folder, facts, pod):
-    """Runs a pod: this kubectl waits for its end. `broken` in facts is why no pod can run."""
+    """Runs a pod: this kubectl waits for its end. With `broken` in facts, the reason, no pod can run."""
     name, uid = pod["metadata"]["name"], str(uuid.uuid4())
     if "broken" in facts:
         (folder / f"{name}.log").write_text("")
@@ -167,7 +167,7 @@ class Account(http.server.ThreadingHTTPServer):
     def __init__(self, facts):
         super().__init__(("127.0.0.1", 0), Ecs)
         self.facts, self.definitions, self.tasks, self.streams, self.log_reads = facts, {}, {}, {}, 0
-        # The task that each client token has started; operations whose next answer is lost on its way.
+        # The task that each client token has started; operations whose next answer is lost.
         self.started, self.lost = {}, set()
         self.pool = concurrent.futures.ThreadPoolExecutor()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -181,7 +181,7 @@ class Account(http.server.ThreadingHTTPServer):
         return {"taskDefinition": {"taskDefinitionArn": arn, "status": "ACTIVE"}}
 
     def RunTask(self, asked):
-        """Starts a task; with a client token that it knows, none."""
+        """Starts a task, unless a task was started with the same client token."""
         token = asked["clientToken"]
         if token not in self.started:
             task = self.started[token] = self.arn(f"task/live/{uuid.uuid4().hex}")
@@ -189,7 +189,7 @@ class Account(http.server.ThreadingHTTPServer):
         return {"tasks": [{"taskArn": self.started[token], "lastStatus": "PENDING"}], "failures": []}
 
     def run_task(self, definition, name):
-        """What DescribeTasks tells of the task when it has ended."""
+        """What DescribeTasks returns of the task after its end."""
         sidecar, client = definition["containerDefinitions"]
         assert client["dependsOn"] == [{"containerName": "tollgate", "condition": "START"}] and client["essential"], client
         if "broken" in self.facts:
