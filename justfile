@@ -44,9 +44,9 @@ site:
 pictures:
     python3 site/pictures.py
 
-# Takes the documents' screenshots of the emulator's page again, by the browser test.
+# Takes the documents' screenshots of the emulator's page again, and draws the dashboard again, by the browser tests.
 screenshots:
-    PICTURES="$PWD/docs/images" tests/witness/run target/debug/tollgate page
+    PICTURES="$PWD/docs/images" tests/witness/run target/debug/tollgate page dashboard
 
 # All tests and documentation tests: the README's command.
 test:
