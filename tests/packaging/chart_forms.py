@@ -186,7 +186,9 @@ class Writers(ChartCase):
         self.assertIn("set its concurrencyPolicy to Forbid", error)
         hourly = {"state": CLAIM["state"]}
         self.refused({"replicas": 2, "tollgate": hourly}, "one pod at a time")
-        self.refused({"tollgate": {**METERED, "state": {"type": "persistentVolumeClaim"}}}, "tollgate.state.claimName")
+        # The second form is the one that `tollgate config init` writes.
+        for name in ({}, {"claimName": ""}, {"claimName": None}):
+            self.refused({"tollgate": {**METERED, "state": {"type": "persistentVolumeClaim", **name}}}, "tollgate: set tollgate.state.claimName")
         self.refused({"tollgate": {**CLAIM, "products": named("a", "b")}}, "the claim usage is used by Deployment shop, product a and by")
 
     def test_a_stateful_set_makes_a_volume_for_each_replica(self):
@@ -524,14 +526,17 @@ spec:
         _, error = self.of(simple(pod="serviceAccountName: theirs,"), {"serviceAccount": {"create": True}})
         self.assertIn("Deployment x has the account theirs", error)
 
-    def test_kubernetes_token_is_withheld_only_where_asked(self):
+    def test_kubernetes_token_is_withheld_unless_asked_for(self):
         def automount(values, pod=""):
             (deployment,), _ = self.of(simple(pod=pod), {"serviceAccount": values})
             return pod_spec(deployment).get("automountServiceAccountToken")
 
+        for default in ({}, {"automountToken": False}, {"automountToken": None}):
+            self.assertEqual(automount(default), False)
+            self.assertEqual(automount(default, "automountServiceAccountToken: true,"), True)
         self.assertEqual(automount({"automountToken": True}), None)
-        self.assertEqual(automount({"automountToken": False}), False)
-        self.assertEqual(automount({"automountToken": False}, "automountServiceAccountToken: true,"), True)
+        (account,) = [document for document in self.documents({"tollgate": {"serviceAccount": {"create": True}}}) if document["kind"] == "ServiceAccount"]
+        self.assertEqual(account["automountServiceAccountToken"], False)
 
     def test_eks_gives_the_role_to_those_that_need_it(self):
         def skipped(values):

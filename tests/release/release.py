@@ -12,8 +12,6 @@ import os
 import pathlib
 import re
 import shutil
-import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -54,36 +52,28 @@ class Registry:
     """Debian's docker-registry with TLS, as real registries have it, so that no tool needs an option for plain HTTP."""
 
     def __init__(self, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
         self.ca, key = folder / "ca.pem", folder / "ca.key"
         run(
             "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
             "-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", self.ca,
         )
         settings = {
-            "version": "0.1", "log": {"level": "error", "accesslog": {"disabled": True}},
+            # At this level it logs the port that it chose.
+            "version": "0.1", "log": {"level": "info", "accesslog": {"disabled": True}},
             "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
-            "http": {"addr": self.address, "tls": {"certificate": str(self.ca), "key": str(key)}},
+            "http": {"addr": "127.0.0.1:0", "tls": {"certificate": str(self.ca), "key": str(key)}},
         }
         # Every JSON text is YAML, too.
         (folder / "registry.yml").write_text(json.dumps(settings))
-        self.log = (folder / "registry.log").open("w+")
+        self.log = (folder / "registry.log").open("w")
         self.process = subprocess.Popen(["docker-registry", "serve", folder / "registry.yml"], stdout=self.log, stderr=self.log)
         until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", port), timeout=1):
-                    return
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > until:
-                    self.log.seek(0)
-                    said = self.log.read()
-                    self.close()
-                    raise AssertionError(f"no registry: {said}") from None
-                time.sleep(0.05)
+        while not (found := re.search(r"listening on (127\.0\.0\.1:\d+)", said := (folder / "registry.log").read_text())):
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.close()
+                raise AssertionError(f"no registry: {said}")
+            time.sleep(0.05)
+        self.address = found[1]
 
     def close(self):
         self.process.terminate()
