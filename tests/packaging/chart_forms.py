@@ -526,17 +526,14 @@ spec:
         _, error = self.of(simple(pod="serviceAccountName: theirs,"), {"serviceAccount": {"create": True}})
         self.assertIn("Deployment x has the account theirs", error)
 
-    def test_kubernetes_token_is_withheld_unless_asked_for(self):
+    def test_kubernetes_token_is_withheld_only_where_asked(self):
         def automount(values, pod=""):
             (deployment,), _ = self.of(simple(pod=pod), {"serviceAccount": values})
             return pod_spec(deployment).get("automountServiceAccountToken")
 
-        for default in ({}, {"automountToken": False}, {"automountToken": None}):
-            self.assertEqual(automount(default), False)
-            self.assertEqual(automount(default, "automountServiceAccountToken: true,"), True)
         self.assertEqual(automount({"automountToken": True}), None)
-        (account,) = [document for document in self.documents({"tollgate": {"serviceAccount": {"create": True}}}) if document["kind"] == "ServiceAccount"]
-        self.assertEqual(account["automountServiceAccountToken"], False)
+        self.assertEqual(automount({"automountToken": False}), False)
+        self.assertEqual(automount({"automountToken": False}, "automountServiceAccountToken: true,"), True)
 
     def test_eks_gives_the_role_to_those_that_need_it(self):
         def skipped(values):

@@ -16,7 +16,7 @@ licenseModel: check
 region: ""
 settings: {}
 products: []
-serviceAccount: { create: false, name: "", roleArn: "", automountToken: false, onlyTollgate: false }
+serviceAccount: { create: false, name: "", roleArn: "", automountToken: true, onlyTollgate: false }
 state: { type: "", claimName: "", storageClassName: "", sizeLimit: "" }
 ports: { probe: 19180, app: 19181 }
 probes: { sidecarReadiness: false }
