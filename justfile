@@ -44,9 +44,9 @@ site:
 pictures:
     python3 site/pictures.py
 
-# Takes the documents' screenshots of the emulator's page again, by the browser test.
+# Takes the documents' screenshots of the emulator's page again, and draws the dashboard again, by the browser tests.
 screenshots:
-    PICTURES="$PWD/docs/images" tests/witness/run target/debug/tollgate page
+    PICTURES="$PWD/docs/images" tests/witness/run target/debug/tollgate page dashboard
 
 # All tests and documentation tests: the README's command.
 test:
@@ -211,7 +211,12 @@ version := `sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1`
 revision := `git rev-parse --short=12 HEAD 2>/dev/null || echo unknown`
 
 # Builds the release image of each architecture whose binary was built, as one manifest and OCI archive in dist/; twice, to compare.
-image: image-context
+image: (_archive "tollgate" "" "deploy/Dockerfile")
+
+# Builds the development image in the same way. Beside `image` in one call, it comes after `dev-binary`.
+image-dev-archive: dev-binary (_archive "tollgate-dev" "dev-" "deploy/Dockerfile.dev")
+
+_archive name tree dockerfile: image-context
     #!/usr/bin/env bash
     set -euo pipefail
     # Each build has a storage of its own: nothing of an earlier build can leak into it.
@@ -219,20 +224,20 @@ image: image-context
     build() {
         local in_store=(buildah --root "$store/$1/root" --runroot "$store/$1/run" --storage-driver vfs) built=()
         for arch in amd64 arm64; do
-            [ -d "dist/image/$arch" ] || continue
+            [ -d "dist/image/{{ tree }}$arch" ] || continue
             "${in_store[@]}" bud --quiet --format docker --timestamp 0 --platform "linux/$arch" --build-arg "TARGETARCH=$arch" \
-                --build-arg "VERSION={{ version }}" --build-arg "REVISION={{ revision }}" --tag "tollgate:$arch" \
-                --file deploy/Dockerfile dist/image >/dev/null
-            "${in_store[@]}" push --quiet "tollgate:$arch" "dir:$store/$1/$arch"
+                --build-arg "VERSION={{ version }}" --build-arg "REVISION={{ revision }}" --tag "{{ name }}:$arch" \
+                --file {{ dockerfile }} dist/image >/dev/null
+            "${in_store[@]}" push --quiet "{{ name }}:$arch" "dir:$store/$1/$arch"
             built+=("$arch=$store/$1/$arch")
         done
-        [ ${#built[@]} -gt 0 ] || { echo "image: no release binary; run \`just release-binary\`" >&2; return 1; }
+        [ ${#built[@]} -gt 0 ] || { echo "image: no binary for {{ name }}; run \`just release-binary dev-binary\`" >&2; return 1; }
         python3 deploy/image.py "$store/$1.tar" {{ version }} "${built[@]}"
     }
     build first
     build second >/dev/null
     cmp "$store/first.tar" "$store/second.tar" || { echo "image: two builds differ" >&2; exit 1; }
-    archive=dist/tollgate-{{ version }}-image.tar
+    archive=dist/{{ name }}-{{ version }}-image.tar
     mv "$store/first.tar" "$archive"
     echo "image: the same bytes twice; $archive"
 
@@ -290,7 +295,7 @@ completions:
 chart-rules:
     python3 tests/packaging/chart_rules.py
 
-# Builds all files of a release into dist/, without a network (run `cargo fetch` before): binaries, image, charts, SBOM, provenance, checksums.
+# Builds all files of a release into dist/, without a network (run `cargo fetch` before): binaries, images, charts, SBOM, provenance, checksums.
 release:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -302,7 +307,7 @@ release:
     esac
     rm -rf dist
     export CARGO_NET_OFFLINE=true TOLLGATE_REVISION={{ revision }}
-    just release-binary release-binary-arm64 image sbom provenance completions release-files
+    just release-binary release-binary-arm64 dev-binary image image-dev-archive sbom provenance completions release-files
     rm -rf dist/image
 
 # Makes the files of a release from what is built: names with the version, archives that are the same each time, checksums.
@@ -312,9 +317,11 @@ release-files:
     install -m 0755 {{ static_binary }} dist/tollgate-{{ version }}-linux-amd64
     # The test of publishing has one architecture; `just release` has built both.
     [ ! -x {{ arm64_binary }} ] || install -m 0755 {{ arm64_binary }} dist/tollgate-{{ version }}-linux-arm64
+    # With the emulator: what a seller writes a gate's files with, and rehearses by.
+    install -m 0755 dist/image/dev-amd64/tollgate dist/tollgate-dev-{{ version }}-linux-amd64
     install -m 0644 deploy/tollgate.openvex.json dist/tollgate-{{ version }}.openvex.json
     awk '/^## / { part++ } part == 1' CHANGELOG.md > dist/tollgate-{{ version }}-changes.md
-    pack() { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -czf "dist/$1-{{ version }}.tgz" -C "$2" "$3" && touch --date=@0 "dist/$1-{{ version }}.tgz"; }
+    pack() { tar --exclude=__pycache__ --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -czf "dist/$1-{{ version }}.tgz" -C "$2" "$3" && touch --date=@0 "dist/$1-{{ version }}.tgz"; }
     pack tollgate-chart helm tollgate
     # AWS accepts a chart only with its dependencies inside.
     stage=$(mktemp -d) && trap 'rm -rf "$stage"' EXIT
@@ -339,7 +346,7 @@ provenance:
     python3 deploy/provenance.py {{ version }} > dist/tollgate-{{ version }}-provenance.json
 
 # Publishes what is built into a registry on loopback with a key made for it, and verifies all of it by the commands of docs/VERIFY.md.
-release-test: release-binary image sbom
+release-test: release-binary dev-binary image image-dev-archive sbom
     #!/usr/bin/env bash
     set -euo pipefail
     # Provenance names a commit; a checkout without its repository gets one for this test.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Publishes what `just release` made: pushes image and charts into a registry, signs each, attaches provenance, bill of
-# materials and VEX, and signs the checksums. The workflow release.yml runs this script; you can run it by hand.
+# Publishes what `just release` made: pushes images and charts into a registry, signs each, attaches provenance, and to the
+# released image bill of materials and VEX, and signs the checksums. The workflow release.yml runs this script; you can run
+# it by hand.
 #
 # Usage: deploy/release.sh FOLDER REGISTRY KEY
 #   FOLDER    what `just release` filled: dist
@@ -28,7 +29,7 @@ cd "$folder"
 
 # Every file is there and is the one that was built, and the changelog names this version and its last day of fixes.
 sha256sum --quiet --strict --check SHA256SUMS || fail "the files are not those of SHA256SUMS: run \`just release\` again"
-image=$(ls tollgate-*-image.tar) && version=${image#tollgate-} && version=${version%-image.tar}
+image=$(ls tollgate-[0-9]*-image.tar) && version=${image#tollgate-} && version=${version%-image.tar}
 head -1 "tollgate-$version-changes.md" | grep -Eqx "## $version \(released [0-9-]{10}, security fixes until [0-9-]{10}\)" ||
     fail "the first heading of CHANGELOG.md is not of the form \"## $version (released YYYY-MM-DD, security fixes until YYYY-MM-DD)\""
 pass=(); [ -z "${RELEASE_KEY_PASSWORD+set}" ] || pass=(-passin env:RELEASE_KEY_PASSWORD)
@@ -47,7 +48,7 @@ has() {
 # A version is published once: users must not get other bytes under the same version later. Publishing the same
 # bytes again is allowed.
 push_image() {
-    local repository=$registry/tollgate there
+    local repository=$registry/$1 image=$1-$version-image.tar there
     if has skopeo inspect --raw "docker://$repository:$version"; then
         there=$(skopeo inspect --raw "docker://$repository:$version" | sha256sum)
         [ "sha256:${there%% *}" = "$(skopeo inspect --raw "oci-archive:$image" | sha256sum | sed 's/^/sha256:/; s/ .*//')" ] ||
@@ -77,8 +78,11 @@ sign() {
 }
 
 provenance=https://slsa.dev/provenance/v1=tollgate-$version-provenance.json
-push_image
+push_image tollgate
 sign "$registry/tollgate" "$provenance" "https://cyclonedx.org/bom=tollgate-$version.cdx.json" "https://openvex.dev/ns=tollgate-$version.openvex.json"
+# With the emulator, for rehearsals: under a name of its own, which says so in every state.
+push_image tollgate-dev
+sign "$registry/tollgate-dev" "$provenance"
 push_chart tollgate "tollgate-chart-$version.tgz"
 sign "$registry/charts/tollgate" "$provenance"
 push_chart example "tollgate-example-chart-$version.tgz"

@@ -136,9 +136,10 @@ impl First {
 /// The signals that end the process.
 #[derive(Debug)]
 pub struct Signals {
-    terminate: unix::Signal,
-    interrupt: unix::Signal,
-    /// `None` if the parent process set SIGHUP to be ignored, as `nohup` does.
+    /// `None` in unit tests.
+    terminate: Option<unix::Signal>,
+    interrupt: Option<unix::Signal>,
+    /// `None` in unit tests, and if the parent process set SIGHUP to be ignored, as `nohup` does.
     hang_up: Option<unix::Signal>,
 }
 
@@ -148,15 +149,21 @@ impl Signals {
         let ignored = Ignored::read().has(Signal::HUP);
         let hang_up = if ignored { None } else { Some(signal(SignalKind::hangup())?) };
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Self { terminate, interrupt, hang_up })
+        Ok(Self { terminate: Some(terminate), interrupt: Some(interrupt), hang_up })
+    }
+
+    /// Receives no signal. A handler belongs to the whole process, and unit tests share one process.
+    #[cfg(test)]
+    const fn none() -> Self {
+        Self { terminate: None, interrupt: None, hang_up: None }
     }
 
     /// Waits for the next signal.
     pub async fn next(&mut self) -> Ending {
         tokio::select! {
-            _ = self.terminate.recv() => Ending::Terminate,
-            _ = self.interrupt.recv() => Ending::Interrupt,
-            _ = hung_up(self.hang_up.as_mut()) => Ending::HangUp,
+            () = received(self.terminate.as_mut()) => Ending::Terminate,
+            () = received(self.interrupt.as_mut()) => Ending::Interrupt,
+            () = received(self.hang_up.as_mut()) => Ending::HangUp,
         }
     }
 
@@ -196,7 +203,7 @@ const fn known_as(signal: u8) -> &'static str {
     }
 }
 
-async fn hung_up(signal: Option<&mut unix::Signal>) {
+async fn received(signal: Option<&mut unix::Signal>) {
     match signal {
         Some(signal) => {
             signal.recv().await;
@@ -360,7 +367,7 @@ mod tests {
     /// For example, seats must be given back so that other pods can take them.
     #[tokio::test]
     async fn what_is_held_is_given_back_although_a_part_has_failed() {
-        let (mut parts, mut signals) = (Parts::new(), Signals::new().unwrap());
+        let (mut parts, mut signals) = (Parts::new(), Signals::none());
         let mut stop = parts.stop();
         parts.spawn("sound", async move { stopped(&mut stop).await });
         parts.spawn("broken", async {});
@@ -374,5 +381,11 @@ mod tests {
         assert!(drained, "before the parts are told to stop");
         assert_eq!(ended.exit, Exit::Internal);
         assert!(ended.cause.is_some_and(|cause| cause.contains("broken")));
+        // `cargo test` runs all unit tests in one process: a handler would outlive this test, and Ctrl-C would not end the others.
+        let caught = ProcessStatus::of("self").map(|status| status.value("SigCgt").to_owned()).unwrap();
+        let caught = u64::from_str_radix(&caught, 16).unwrap();
+        for ending in [Ending::Terminate, Ending::Interrupt, Ending::HangUp] {
+            assert_eq!(caught >> (ending.signal().as_raw() - 1) & 1, 0, "{}", ending.as_str());
+        }
     }
 }

@@ -10,7 +10,8 @@
 #   rehearse.sh remove                              deletes the emulator and the ConfigMaps
 #
 # SELECTOR names the product's pods, such as app=shop; PRODUCT_ID is for contract pricing. Everything happens in the namespace
-# NAMESPACE, else in that of kubectl's context. PATIENCE: seconds to wait for something, 180 by default.
+# NAMESPACE, else in that of kubectl's context. PATIENCE: seconds to wait for something, and for each answer; 180 by default.
+# A rehearsal that fails or is interrupted subscribes the buyer again and removes its faults.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 patience=${PATIENCE:-180}
@@ -18,6 +19,8 @@ kubectl=(kubectl)
 [ -z "${NAMESPACE:-}" ] || kubectl+=(--namespace "$NAMESPACE")
 scratch=$(mktemp -d)
 forward=
+# The command that undoes what a rehearsal changed in the emulator.
+undo=()
 
 main() {
     local command=${1:-help}
@@ -40,28 +43,34 @@ prepare() {
     mkdir "$folder"
     cp "$seller" "$folder/seller.toml"
     config_map tollgate-emulator --from-file=world.toml="$world"
-    "${kubectl[@]}" apply -f "$here/emulator.yaml"
+    "${kubectl[@]}" apply --request-timeout="${patience}s" -f "$here/emulator.yaml"
     "${kubectl[@]}" rollout status deployment/tollgate-emulator --timeout="${patience}s"
     connect
     # An emulator that ran already takes the world as it is now.
-    curl --silent --show-error --fail-with-body --data-binary "@$world" --output /dev/null "$endpoint/_emulator/world"
+    ask --show-error --fail-with-body --data-binary "@$world" --output /dev/null "$endpoint/_emulator/world"
     code=$(sed -n 's/^product_code *= *"\([^"]*\)".*/\1/p' "$seller")
     for version in 1 2 3; do
         # Only a product that registers has keys, and few have more than one.
-        [ -z "$code" ] || curl --silent --fail --output "$folder/$version.pem" "$endpoint/_emulator/public-keys/$code/$version.pem" || break
+        [ -z "$code" ] || ask --fail --output "$folder/$version.pem" "$endpoint/_emulator/public-keys/$code/$version.pem" || break
     done
     config_map tollgate-rehearsal --from-file="$folder"
     say "prepared: install the chart with values-rehearsal.yaml"
 }
 
 not_entitled() {
-    local selector=$1 product=${2:-}
+    local selector=$1 product=${2:-} seller
+    seller=$("${kubectl[@]}" get configmap tollgate-rehearsal --output 'jsonpath={.data.seller\.toml}')
+    if grep -q '^mode *= *"metered"' <<<"$seller" && ! grep -q '^entitlement_dimension *=' <<<"$seller"; then
+        fail "seller.toml has no entitlement_dimension: in mode metered AWS then refuses no pod, only its first report"
+    fi
+    undo=(entitle true "$product")
     entitle false "$product"
     renew "$selector"
     await "refusal of every pod of $selector" all_refused "$selector"
     [ -z "$(ready "$selector")" ] || fail "a pod of $selector is ready although AWS has refused it"
     say "refused: $(pods "$selector" '{.items[0].status.initContainerStatuses[*].lastState.terminated.message}')"
     entitle true "$product"
+    undo=()
     # The emulator does not change its answer to a pod; whether AWS answers a refused pod anew is
     # not documented.
     renew "$selector"
@@ -72,12 +81,14 @@ not_entitled() {
 throttled() {
     local selector=$1 hits
     admin DELETE faults >/dev/null
+    undo=(admin DELETE faults)
     admin POST faults '{"fault": "throttle", "count": 3}' >/dev/null
     renew "$selector"
     await "ready pods of $selector" all_ready "$selector"
     hits=$(admin GET faults | sed -n 's/.*"hits":\([0-9]*\).*/\1/p')
     [ "$hits" = 3 ] || fail "$hits calls were throttled, not 3"
     admin DELETE faults >/dev/null
+    undo=()
     say "throttled: three calls were throttled; the pods waited, and started"
 }
 
@@ -99,8 +110,8 @@ day() {
 ledger() { admin GET 'ledger?format=csv'; }
 
 remove() {
-    "${kubectl[@]}" delete --ignore-not-found -f "$here/emulator.yaml"
-    "${kubectl[@]}" delete --ignore-not-found configmap tollgate-emulator tollgate-rehearsal
+    "${kubectl[@]}" delete --ignore-not-found --timeout="${patience}s" -f "$here/emulator.yaml"
+    "${kubectl[@]}" delete --ignore-not-found --timeout="${patience}s" configmap tollgate-emulator tollgate-rehearsal
 }
 
 # === the emulator ===
@@ -108,8 +119,11 @@ remove() {
 # One connection to the emulator's pod for the whole run; kubectl prints the port that it chose.
 connect() {
     touch "$scratch/forward"
+    # It gets a process group of its own, because Ctrl-C must not end it before `undo` has run.
+    set -m
     "${kubectl[@]}" port-forward service/tollgate-emulator :8090 >"$scratch/forward" 2>&1 &
     forward=$!
+    set +m
     await "way to the emulator: run rehearse.sh prepare in this namespace" forwards
     endpoint=http://$(sed -n 's/^Forwarding from \(127[^ ]*\) .*/\1/p' "$scratch/forward")
 }
@@ -119,14 +133,23 @@ forwards() {
     grep -q '^Forwarding' "$scratch/forward"
 }
 
-disconnect() {
+end() {
+    if [ ${#undo[@]} -gt 0 ]; then
+        "${undo[@]}" >/dev/null ||
+            printf 'rehearse: the emulator is not as it was before: run rehearse.sh remove, then rehearse.sh prepare\n' >&2
+    fi
     [ -z "$forward" ] || kill "$forward" 2>/dev/null || true
     rm -rf "$scratch"
 }
-trap disconnect EXIT
+trap end EXIT
+# Without these traps bash ignores a Ctrl-C that ends a command inside a condition.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+ask() { curl --silent --max-time "$patience" "$@"; }
 
 admin() {
-    curl --silent --show-error --fail-with-body --request "$1" ${3:+--data "$3"} "$endpoint/_emulator/$2"
+    ask --show-error --fail-with-body --request "$1" ${3:+--data "$3"} "$endpoint/_emulator/$2"
 }
 
 entitle() {
@@ -143,7 +166,7 @@ billed_at_least() { [ "$(billed_hours)" -ge "$1" ]; }
 
 # === the pods ===
 
-pods() { "${kubectl[@]}" get pods --selector "$1" --output "jsonpath=$2"; }
+pods() { "${kubectl[@]}" get pods --request-timeout="${patience}s" --selector "$1" --output "jsonpath=$2"; }
 count() { pods "$1" '{range .items[*]}{.metadata.name}{"\n"}{end}' | grep -c . || true; }
 ready() { pods "$1" '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}' | grep True || true; }
 all_ready() { [ "$(count "$1")" -gt 0 ] && [ "$(ready "$1" | grep -c .)" = "$(count "$1")" ]; }
@@ -155,7 +178,7 @@ all_refused() { [ "$(count "$1")" -gt 0 ] && [ "$(refusals "$1")" = "$(count "$1
 renew() { "${kubectl[@]}" delete pods --selector "$1" --wait --timeout="${patience}s" >/dev/null; }
 
 config_map() {
-    "${kubectl[@]}" create configmap "$@" --dry-run=client --output yaml | "${kubectl[@]}" apply -f -
+    "${kubectl[@]}" create configmap "$@" --dry-run=client --output yaml | "${kubectl[@]}" apply --request-timeout="${patience}s" -f -
 }
 
 await() {

@@ -54,12 +54,15 @@ type Entitlement struct {
 }
 
 // NewEmulator starts an emulator without earlier calls, which ends with the test. An emulator that
-// already runs is reset.
+// already runs is reset before the test and after it.
 func NewEmulator(t *testing.T) *Emulator {
 	t.Helper()
 	if endpoint := os.Getenv("TOLLGATE_EMULATOR"); endpoint != "" {
 		running := &Emulator{strings.TrimSuffix(endpoint, "/"), t}
-		running.Order("reset", map[string]any{})
+		reset := func() { running.Order("reset", map[string]any{}) }
+		reset()
+		// A test that failed may have left a buyer who is not subscribed.
+		t.Cleanup(reset)
 		return running
 	}
 	command := exec.Command(program(), "emulator", "--addr", "127.0.0.1:0", "--json")

@@ -138,11 +138,13 @@ def tollgate_keys(tmp_path_factory):
 
 @pytest.fixture
 def emulator(tollgate_keys):
-    """An emulator without earlier calls. An emulator that already runs is reset."""
+    """An emulator without earlier calls. An emulator that already runs is reset before each test and after it."""
     if endpoint := os.environ.get("TOLLGATE_EMULATOR"):
         running = Emulator(endpoint.rstrip("/"))
         running.admin("reset", {})
         yield running
+        # A test that failed may have left a buyer who is not subscribed.
+        running.admin("reset", {})
         return
     command = [PROGRAM, "emulator", "--addr", "127.0.0.1:0", "--keys", str(tollgate_keys), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

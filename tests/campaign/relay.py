@@ -112,6 +112,9 @@ class Handler(BaseHTTPRequestHandler):
             relay.statuses[answer.status] += 1
         self.answer(answer.status, answer.read(), headers=kept)
 
+    # A sidecar of mode saas asks by a GET whether the endpoint is the emulator.
+    do_GET = do_POST
+
     def answer(self, status, body, kind="application/x-amz-json-1.1", headers=None):
         self.send_response_only(status)
         for name, value in headers if headers is not None else [("content-type", kind)]:

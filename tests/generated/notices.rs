@@ -111,24 +111,15 @@ fn cargo(root: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("cargo writes UTF-8")
 }
 
-/// Name and version of each third-party crate of the release build.
+/// The platforms of the release image.
+const PLATFORMS: [&str; 2] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
+
+/// Name and version of each third-party crate of the release build, for any of the platforms.
 fn crates(root: &Path) -> BTreeSet<(String, String)> {
-    let tree = cargo(
-        root,
-        &[
-            "tree",
-            "--locked",
-            "--package",
-            "tollgate",
-            "--no-default-features",
-            "--edges",
-            "normal,build",
-            "--prefix",
-            "none",
-            "--format",
-            "{p}",
-        ],
-    );
+    let mut asked = vec!["tree", "--locked", "--package", "tollgate", "--no-default-features"];
+    asked.extend(["--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
+    asked.extend(PLATFORMS.iter().flat_map(|platform| ["--target", platform]));
+    let tree = cargo(root, &asked);
     // tollgate's own crates have a path in place of a registry.
     let others = tree.lines().filter(|line| !line.contains("(/"));
     let named = others.filter_map(|line| line.split(' ').next().zip(line.split(' ').nth(1)));
@@ -156,8 +147,8 @@ fn licence_files(folder: &Path, files: &mut Vec<PathBuf>) {
 /// The whole file but for its last line.
 pub(crate) fn notices(root: &Path) -> String {
     // Only for the platforms of the release, because the crates of others are not fetched.
-    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let asked = ["metadata", "--locked", "--format-version", "1", "--filter-platform", &platform];
+    let mut asked = vec!["metadata", "--locked", "--format-version", "1"];
+    asked.extend(PLATFORMS.iter().flat_map(|platform| ["--filter-platform", platform]));
     let metadata = cargo(root, &asked);
     let metadata: Value = serde_json::from_str(&metadata).expect("cargo writes JSON");
     let packages = metadata["packages"].as_array().expect("cargo lists packages");
@@ -192,6 +183,13 @@ pub(crate) fn notices(root: &Path) -> String {
         made += &format!("{RULE}Text {number}, of {}\n\n{text}\n", owners.join(", "));
     }
     made + RULE
+}
+
+#[test]
+fn the_platforms_are_those_that_deny_toml_ships_for() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deny.toml")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("targets = ")).unwrap();
+    assert_eq!(line, format!("{PLATFORMS:?}"));
 }
 
 #[test]

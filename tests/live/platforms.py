@@ -18,6 +18,7 @@ STEPS = (pathlib.Path(__file__).parent / "steps.py").read_text()
 LABEL = "tollgate-live"
 # A container that needs longer has no image or no node.
 PATIENCE_SECONDS = 600
+POD_STEP_SECONDS = 2
 # CloudWatch shows the last lines of a container some seconds after its end.
 LOG_TRIES = 12
 LOG_STEP_SECONDS = 5
@@ -85,18 +86,31 @@ class Eks:
         name = f"{LABEL}-{self.run}-{part}"
         try:
             self.kubectl("apply", "--filename", "-", given=json.dumps(self.manifest(name, role, gate, environment)))
-            waited = self.kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", f"--timeout={PATIENCE_SECONDS}s", check=False)
+            self.wait_for_the_end(name)
             said, ended = lines(self.kubectl("logs", name, "--container", "client", check=False).stdout)
             if not ended:
-                raise Failed(f"pod {name}: {waited.stderr.strip()}; {self.state(name)}")
+                raise Failed(f"pod {name}: {self.state(name)}")
             return said
         finally:
             self.kubectl("delete", "pod", name, "--ignore-not-found", "--wait=false", check=False)
 
+    def wait_for_the_end(self, name):
+        """Waits until the pod succeeded, failed or was deleted. `kubectl wait` waits for one phase only."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            looked = self.kubectl("get", "pod", name, "--ignore-not-found", "--output=jsonpath={.status.phase}", check=False)
+            # A failed call is repeated, because a run that is given up costs money too.
+            if looked.returncode == 0 and looked.stdout not in ("Pending", "Running", "Unknown"):
+                return
+            time.sleep(POD_STEP_SECONDS)
+
     def state(self, name):
         """The reason why a pod has not ended. A transcript shows it, so it contains no nodes, addresses, roles and variables."""
-        status = json.loads(self.kubectl("get", "pod", name, "--output", "json").stdout)["status"]
-        said = [status.get("phase", "")]
+        looked = self.kubectl("get", "pod", name, "--ignore-not-found", "--output", "json").stdout
+        if not looked:
+            return "somebody deleted it"
+        status = json.loads(looked)["status"]
+        said = [status[member] for member in ("phase", "reason", "message") if member in status]
         said += [one["message"] for one in status.get("conditions", []) if one["status"] != "True" and "message" in one]
         for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
             said.append(f"{container['name']}: {json.dumps(container.get('state'))}, before {json.dumps(container.get('lastState'))}")
@@ -148,6 +162,7 @@ class Ecs:
             "assignPublicIp": "ENABLED" if self.settings.get("public_ip") else "DISABLED",
         }
         try:
+            # boto3 adds a client token, so AWS starts no second task if boto3 repeats the call.
             started = self.ecs.run_task(
                 cluster=self.settings["cluster"], taskDefinition=registered, launchType="FARGATE", count=1, startedBy=f"{LABEL}-{self.run}"[:36],
                 networkConfiguration={"awsvpcConfiguration": network},
@@ -168,6 +183,13 @@ class Ecs:
             self.ecs.delete_task_definitions(taskDefinitions=[registered])
 
     def said(self, family, task):
+        (stopped,) = self.ecs.describe_tasks(cluster=self.settings["cluster"], tasks=[task])["tasks"]
+        containers = stopped.get("containers", [])
+        reasons = [stopped.get("stoppedReason"), *(f"{one['name']}: {one['reason']}" for one in containers if "reason" in one)]
+        failed = Failed(f"task {family}: {'; '.join(filter(None, reasons))}")
+        # A container that never ran has no exit code, and no log will come.
+        if not any(one["name"] == "client" and "exitCode" in one for one in containers):
+            raise failed
         stream = f"{family}/client/{task.rsplit('/', 1)[1]}"
         for attempt in range(LOG_TRIES):
             with contextlib.suppress(self.logs.exceptions.ResourceNotFoundException):
@@ -177,8 +199,7 @@ class Ecs:
                     return said
             if attempt + 1 < LOG_TRIES:
                 time.sleep(LOG_STEP_SECONDS)
-        stopped = self.ecs.describe_tasks(cluster=self.settings["cluster"], tasks=[task])["tasks"]
-        raise Failed(f"task {family}: {[one.get('stoppedReason') for one in stopped]}")
+        raise failed
 
     def clean(self):
         """Stops the tasks of every run, and removes their definitions."""

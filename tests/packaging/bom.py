@@ -24,8 +24,11 @@ def main():
     assert validator.validate_str(made[0].replace('"library"', '"libary"')) is not None
     bom = json.loads(made[0])
     tree = ["cargo", "tree", "--locked", "--package", "tollgate", "--no-default-features"]
-    tree += ["--edges", "normal,build", "--prefix", "none", "--format", "{p}"]
-    lines = subprocess.run(tree, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    tree += ["--edges", "normal,build", "--prefix", "none", "--format", "{p}", "--target"]
+    lines = []
+    for architecture in ("x86_64", "aarch64"):
+        asked = [*tree, f"{architecture}-unknown-linux-gnu"]
+        lines += subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     # A path in place of a registry: tollgate's own crates.
     linked = {tuple(line.split()[:2]) for line in lines if line.startswith("tollgate v") or "(/" not in line}
     named = {(component["name"], f"v{component['version']}") for component in bom["components"]}

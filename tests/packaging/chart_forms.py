@@ -186,7 +186,9 @@ class Writers(ChartCase):
         self.assertIn("set its concurrencyPolicy to Forbid", error)
         hourly = {"state": CLAIM["state"]}
         self.refused({"replicas": 2, "tollgate": hourly}, "one pod at a time")
-        self.refused({"tollgate": {**METERED, "state": {"type": "persistentVolumeClaim"}}}, "tollgate.state.claimName")
+        # The second form is the one that `tollgate config init` writes.
+        for name in ({}, {"claimName": ""}, {"claimName": None}):
+            self.refused({"tollgate": {**METERED, "state": {"type": "persistentVolumeClaim", **name}}}, "tollgate: set tollgate.state.claimName")
         self.refused({"tollgate": {**CLAIM, "products": named("a", "b")}}, "the claim usage is used by Deployment shop, product a and by")
 
     def test_a_stateful_set_makes_a_volume_for_each_replica(self):

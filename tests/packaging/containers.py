@@ -27,6 +27,8 @@ import unittest
 import urllib.error
 import urllib.request
 
+import yaml
+
 if os.getpid() != 1:
     separate = ["--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
     os.execvp("unshare", ["unshare", *separate, "--", sys.executable, *sys.argv])
@@ -164,6 +166,17 @@ class Containers(unittest.TestCase):
                 document = json.loads(self.docker("exec", f"says-{image}", "/tollgate", "probe", "ready", "--json", check=False).stdout)
                 self.assertEqual(document["build"], image)
 
+    def test_the_emulator_starts_as_the_recipes_for_ci_start_it(self):
+        github, gitlab = (yaml.safe_load((ROOT / f"deploy/rehearsal/{name}.yaml").read_text()) for name in ("github", "gitlab"))
+        (service,) = github["jobs"]["tests"]["services"].values()
+        (other,) = gitlab["rehearsal-tests"]["services"]
+        for name, options, command in (
+            ("github", service["options"].split(), service["command"].split()), ("gitlab", [], other["command"])
+        ):
+            self.run_container(f"emulator-{name}", *options, "tollgate-dev", *command)
+            ready = ("exec", f"emulator-{name}", "/tollgate", "emulator", "--ready", "--addr", "127.0.0.1:8090")
+            wait(f"the emulator of {name}", lambda: self.docker(*ready, check=False).returncode == 0)
+
     def test_the_release_image_is_small_bare_and_labelled(self):
         image = json.loads(self.docker("image", "inspect", "tollgate").stdout)[0]
         config = image["Config"]
@@ -194,7 +207,7 @@ class Containers(unittest.TestCase):
         })
 
     def test_the_archive_holds_the_same_image_for_each_architecture_and_nothing_else(self):
-        (path,) = (ROOT / "dist").glob("tollgate-*-image.tar")
+        (path,) = (ROOT / "dist").glob("tollgate-[0-9]*-image.tar")
         ours = json.loads(self.docker("image", "inspect", "tollgate").stdout)[0]["Config"]
         with tarfile.open(path) as archive:
             def blob(descriptor):

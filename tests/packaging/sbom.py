@@ -1,4 +1,5 @@
-"""Prints the software bill of materials of the release build as CycloneDX 1.5 JSON: the crates that `cargo tree` links.
+"""Prints the software bill of materials of the release build as CycloneDX 1.5 JSON: the crates that `cargo tree` links for
+either architecture of the image.
 
 Usage: sbom.py
 """
@@ -11,7 +12,9 @@ import sys
 import uuid
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TREE = ["cargo", "tree", "--locked", "--package", "tollgate", "--no-default-features", "--edges", "normal,build", "--prefix", "none", "--format"]
+TREE = ["cargo", "tree", "--locked", "--package", "tollgate", "--no-default-features", "--edges", "normal,build", "--prefix", "none"]
+# The image is for both architectures, whichever this machine has.
+TREE += ["--target", "x86_64-unknown-linux-gnu", "--target", "aarch64-unknown-linux-gnu", "--format"]
 
 
 def crates():
@@ -19,7 +22,7 @@ def crates():
     of a registry, count as the program."""
     text = subprocess.run([*TREE, "{p}|{l}"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     found = {}
-    for line in text.splitlines():
+    for line in filter(None, text.splitlines()):
         package, _, licence = line.removesuffix(" (*)").partition("|")
         name, version, *rest = package.split()
         if found and any(word.startswith("(/") for word in rest):

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -127,6 +128,26 @@ class Tasks(unittest.TestCase):
         self.assertEqual((lock["essential"], lock["command"]), (False, ["await"]), name)
         self.assertEqual(lock["dependsOn"], [{"containerName": "tollgate", "condition": "START"}], name)
         self.assertEqual(lock["image"], containers["tollgate"]["image"], name)
+
+    def test_the_runbooks_task_for_doctor_is_one_that_ecs_takes(self):
+        text = (ROOT / "docs/RUNBOOK.md").read_text()
+        (command,) = re.findall(r"^(aws ecs run-task .*?[^\\])\n", text, re.M | re.S)
+        words = shlex.split(command.replace("\\\n", ""))
+        overrides = json.loads(words[words.index("--overrides") + 1])
+        client = boto3.client("ecs", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+        shape = client.meta.service_model.operation_model("RunTask").input_shape.members["overrides"]
+        self.assertFalse(botocore.validate.ParamValidator().validate(overrides, shape).has_errors())
+        (sidecars,), in_app = overrides["containerOverrides"], json.loads(re.search(r"the override is `(.*?)`", text)[1])
+        # The container exists, the task ends with it, and only its command is replaced.
+        for name, task in self.tasks().items():
+            override = in_app if name.startswith("task-exec") else sidecars
+            (container,) = [container for container in task["containerDefinitions"] if container["name"] == override["name"]]
+            self.assertTrue(container["essential"], name)
+            self.assertNotIn("entryPoint", container)
+            self.assertEqual(override["command"], ["/tollgate", "doctor"] if container["command"][0] == "/tollgate" else ["doctor"])
+            self.assertEqual(container["command"][:len(override["command"])][:-1], override["command"][:-1])
+            # ECS Exec would need a writable file system.
+            self.assertTrue(container["readonlyRootFilesystem"], name)
 
     def test_the_template_holds_the_same_task(self):
         class Loader(yaml.SafeLoader):

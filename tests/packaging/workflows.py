@@ -11,6 +11,8 @@ import unittest
 import yaml
 
 WORKFLOWS = pathlib.Path(__file__).resolve().parents[2] / ".github/workflows"
+# Commands that compile or run third-party code.
+COMPILES = r"\b(cargo|just|make|go (install|build|run|test)|npm|npx|pip3? install|docker build)\b"
 SOUND = """
 on: push
 permissions: {}
@@ -42,7 +44,7 @@ def findings(text):
             found.append(f"{name}: {image} is not pinned by digest")
         writes = "write" in str(job.get("permissions"))
         commands = " ".join(step.get("run", "") for step in job["steps"])
-        if (writes or "secrets." in str(job)) and re.search(r"\b(cargo|just|make)\b", commands):
+        if (writes or "secrets." in str(job)) and re.search(COMPILES, commands):
             found.append(f"{name}: builds where it may write or has secrets")
         for step in job["steps"]:
             checkout = step.get("uses", "").startswith("actions/checkout@")
@@ -66,6 +68,7 @@ class Workflows(unittest.TestCase):
             ("permissions: {}\n", ""), ("b" * 40 + " # v1.2.3", "v7"), ("@sha256:" + "a" * 64, ""), ("contents: read", "contents: write"),
             ("    permissions: { contents: read }\n", ""), ("false", "true"), ("cargo build", "echo ${{ github.ref }}"),
             ("run: cargo build", "run: cargo build\n        env: { KEY: '${{ secrets.KEY }}' }"),
+            ("run: cargo build", "run: go install example@v1\n        env: { KEY: '${{ secrets.KEY }}' }"),
         ):
             self.assertIn(sound, SOUND)
             self.assertEqual(len(findings(SOUND.replace(sound, broken, 1))), 1, broken)

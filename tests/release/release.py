@@ -12,8 +12,6 @@ import os
 import pathlib
 import re
 import shutil
-import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -33,6 +31,7 @@ from securesystemslib.signer import SSlibKey
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
 COSIGN = sys.argv.pop(1)
+PUBLISHED = ("tollgate", "tollgate-dev", "charts/tollgate", "charts/example")
 # A registry that has not answered by then is considered broken.
 PATIENCE = 30
 
@@ -53,36 +52,28 @@ class Registry:
     """Debian's docker-registry with TLS, as real registries have it, so that no tool needs an option for plain HTTP."""
 
     def __init__(self, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
         self.ca, key = folder / "ca.pem", folder / "ca.key"
         run(
             "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
             "-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", self.ca,
         )
         settings = {
-            "version": "0.1", "log": {"level": "error", "accesslog": {"disabled": True}},
+            # At this level it logs the port that it chose.
+            "version": "0.1", "log": {"level": "info", "accesslog": {"disabled": True}},
             "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
-            "http": {"addr": self.address, "tls": {"certificate": str(self.ca), "key": str(key)}},
+            "http": {"addr": "127.0.0.1:0", "tls": {"certificate": str(self.ca), "key": str(key)}},
         }
         # Every JSON text is YAML, too.
         (folder / "registry.yml").write_text(json.dumps(settings))
-        self.log = (folder / "registry.log").open("w+")
+        self.log = (folder / "registry.log").open("w")
         self.process = subprocess.Popen(["docker-registry", "serve", folder / "registry.yml"], stdout=self.log, stderr=self.log)
         until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", port), timeout=1):
-                    return
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > until:
-                    self.log.seek(0)
-                    said = self.log.read()
-                    self.close()
-                    raise AssertionError(f"no registry: {said}") from None
-                time.sleep(0.05)
+        while not (found := re.search(r"listening on (127\.0\.0\.1:\d+)", said := (folder / "registry.log").read_text())):
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.close()
+                raise AssertionError(f"no registry: {said}")
+            time.sleep(0.05)
+        self.address = found[1]
 
     def close(self):
         self.process.terminate()
@@ -114,8 +105,9 @@ class Release(unittest.TestCase):
         folder.mkdir()
         for file in (ROOT / "dist").glob(f"tollgate-{VERSION}*"):
             shutil.copy2(file, folder)
-        for file in (ROOT / "dist").glob(f"tollgate-*-{VERSION}.tgz"):
-            shutil.copy2(file, folder)
+        for form in (f"tollgate-*-{VERSION}.tgz", f"tollgate-dev-{VERSION}*"):
+            for file in (ROOT / "dist").glob(form):
+                shutil.copy2(file, folder)
         today = datetime.date.today()
         heading = heading or f"## {VERSION} (released {today}, security fixes until {today + datetime.timedelta(days=365)})"
         changes = folder / f"tollgate-{VERSION}-changes.md"
@@ -133,9 +125,9 @@ class Release(unittest.TestCase):
         return [ROOT / "deploy/release.sh", folder, registry or cls.registry, key or cls.key]
 
     def published(self, said):
-        """The repositories of image and charts, with their digests."""
+        """The repositories of images and charts, with their digests."""
         found = re.findall(r"^published: (\S+@sha256:[0-9a-f]{64})$", said, re.M)
-        self.assertEqual(len(found), 3, said)
+        self.assertEqual(len(found), len(PUBLISHED), said)
         return found
 
     def refused(self, sentence, *arguments, **more):
@@ -154,7 +146,7 @@ class Release(unittest.TestCase):
         """The `sh` blocks of VERIFY.md as one script, for this registry and this version."""
         blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/VERIFY.md").read_text(), re.M | re.S)
         self.assertGreater(len(blocks), 6)
-        self.assertIn("REGISTRY=registry.example/your-org\n", blocks[0])
+        self.assertIn("REGISTRY=registry.example\n", blocks[0])
         blocks[0] = f"REGISTRY={self.registry}\nVERSION={VERSION}\n"
         return "set -euo pipefail\n" + "".join(blocks)
 
@@ -175,8 +167,8 @@ class Release(unittest.TestCase):
         self.push_product()
         folder = self.buyers_folder("buyer")
         done = run("bash", "-c", self.page(), cwd=folder, env=self.environment)
-        # The checksums, the image, three attestations and two charts.
-        self.assertEqual(done.stdout.count("Verified OK"), 7, done.stdout)
+        # The checksums, two images, three attestations and two charts.
+        self.assertEqual(done.stdout.count("Verified OK"), 8, done.stdout)
         for kind in ("https://slsa.dev/provenance/v1", "https://cyclonedx.org/bom", "https://openvex.dev/ns"):
             self.assertIn(f"attested: {kind}\n", done.stdout)
         self.assertTrue(done.stdout.endswith("true\n"), done.stdout)
@@ -190,7 +182,7 @@ class Release(unittest.TestCase):
         self.assertNotEqual(run("bash", "-c", script, cwd=folder, check=False, env=self.environment).returncode, 0)
         # Each signature separately, because the first refusal hides the others.
         functions = script[script.index("verify() {"):script.index("\nDIGEST=")]
-        for name in ("tollgate", "charts/tollgate", "charts/example"):
+        for name in PUBLISHED:
             digest, _ = self.digest(name)
             call = f"set -euo pipefail\n{functions}\nverify {self.registry}/{name} {digest}"
             done = run("bash", "-c", call, cwd=folder, check=False, env=self.environment)
@@ -249,7 +241,7 @@ class Release(unittest.TestCase):
             for path in (self.dist / "tollgate-release.pub", self.folder / "third.pub")
         )
         predicates = {}
-        for name in ("tollgate", "charts/tollgate", "charts/example"):
+        for name in PUBLISHED:
             digest, _ = self.digest(name)
             for layer, content in self.attached(name, "att"):
                 self.assertEqual(layer["mediaType"], "application/vnd.dsse.envelope.v1+json")
@@ -266,7 +258,7 @@ class Release(unittest.TestCase):
         slsa = "https://slsa.dev/provenance/v1"
         self.assertEqual(set(predicates), {
             ("tollgate", slsa), ("tollgate", "https://cyclonedx.org/bom"), ("tollgate", "https://openvex.dev/ns"),
-            ("charts/tollgate", slsa), ("charts/example", slsa),
+            ("tollgate-dev", slsa), ("charts/tollgate", slsa), ("charts/example", slsa),
         })
         for kind, file in ((slsa, "-provenance.json"), ("https://cyclonedx.org/bom", ".cdx.json"), ("https://openvex.dev/ns", ".openvex.json")):
             self.assertEqual(predicates["tollgate", kind], json.loads((self.dist / f"tollgate-{VERSION}{file}").read_text()))
@@ -279,13 +271,12 @@ class Release(unittest.TestCase):
             self.assertTrue(built["internalParameters"]["tools"][tool], tool)
 
     def test_cosigns_own_code_accepts_what_was_signed_and_nothing_else(self):
-        names = ("tollgate", "charts/tollgate", "charts/example")
-        images = [f"{self.registry}/{name}@sha256:{self.digest(name)[0]}" for name in names]
+        images = [f"{self.registry}/{name}@sha256:{self.digest(name)[0]}" for name in PUBLISHED]
         lines = run(COSIGN, self.dist / "tollgate-release.pub", *images, env=self.environment).stdout.splitlines()
         slsa = "https://slsa.dev/provenance/v1"
         self.assertEqual(lines, [
             f"signatures: 1, attestations: {slsa} https://cyclonedx.org/bom https://openvex.dev/ns",
-            f"signatures: 1, attestations: {slsa}", f"signatures: 1, attestations: {slsa}",
+            *[f"signatures: 1, attestations: {slsa}"] * 3,
         ])
         other = make_key(self.folder / "fourth.key")
         run("openssl", "pkey", "-in", other, "-pubout", "-out", self.folder / "fourth.pub")

@@ -7,15 +7,13 @@ import base64
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
-import urllib.request
 
 import boto3
+from moto.server import ThreadedMotoServer
 
 from processes import Emulator
 
@@ -115,22 +113,10 @@ class Clients(unittest.TestCase):
         self.assertTrue(answer["record"])
 
     def test_moto_answers_a_batch_in_the_same_shape(self):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        server = os.path.join(os.path.dirname(sys.executable), "moto_server")
-        moto = subprocess.Popen([server, "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.addCleanup(moto.wait)
-        self.addCleanup(moto.terminate)
-        endpoint = f"http://127.0.0.1:{port}"
-        until = time.monotonic() + 30
-        while True:
-            try:
-                urllib.request.urlopen(endpoint + "/moto-api/").close()
-                break
-            except OSError:
-                self.assertLess(time.monotonic(), until, "moto did not start")
-                time.sleep(0.05)
+        moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        moto.start()
+        self.addCleanup(moto.stop)
+        endpoint = "http://{}:{}".format(*moto.get_host_and_port())
         request = {
             "ProductCode": "demosaas",
             "UsageRecords": [

@@ -28,10 +28,16 @@ def run(command, folder, promise, **environment):
     return done.returncode == 0 and promise in done.stdout, done.stdout + done.stderr
 
 
+def state(emulator):
+    """What a test may have changed for the next user of the emulator."""
+    return emulator.admin("world")["customers"], emulator.admin("faults")["rules"], emulator.admin("ledger")["totals"]
+
+
 def failures(other, name, command):
     """The faults of one command: with an emulator of its own, with one that already runs, and with another program."""
     found = []
     with Emulator(PROGRAM) as emulator:
+        before = state(emulator)
         for what, environment, good in (
             ("an emulator of its own", {"TOLLGATE": PROGRAM}, True),
             ("one that runs", {"TOLLGATE": PROGRAM, "TOLLGATE_EMULATOR": emulator.endpoint}, True),
@@ -40,6 +46,8 @@ def failures(other, name, command):
             passed, said = run(*command, **environment)
             if passed != good:
                 found.append(f"FAILED: {name}, {what}:\n{said[-4000:]}")
+        if (after := state(emulator)) != before:
+            found.append(f"FAILED: {name}: it left {after} in the emulator, not {before}")
     return found
 
 

@@ -270,6 +270,19 @@ class Live(unittest.TestCase):
         self.assertEqual(list(self.account.definitions), ["arn:aws:ecs:us-east-1:111122223333:task-definition/somebody-elses:1"])
         self.assertEqual(list(self.cluster.glob("*.log")), [])
 
+    def test_containers_that_cannot_run_end_their_part_at_once_with_the_platforms_message(self):
+        self.facts["broken"] = "the node has no memory left"
+        # boto3 calls again, with the same client token.
+        self.account.lost.add("RunTask")
+        code, text, error = self.live("hourly")
+        self.assertEqual(code, 1, error)
+        self.assertIn("eks hourly: FAILED: pod tollgate-live-", text)
+        self.assertIn(": Failed; Evicted; the node has no memory left\n", text)
+        self.assertRegex(text, r"ecs-fargate hourly: FAILED: task tollgate-live-\w+-hourly: Task failed to start; client: the node has no memory left\n")
+        # A container that never ran writes no log: nothing waits for one.
+        self.assertEqual((self.account.log_reads, self.account.lost, len(self.account.tasks)), (0, set(), 1))
+        self.nothing_is_left()
+
     def test_a_transcript_hides_what_it_knows_and_what_looks_like_a_secret(self):
         path = self.folder / "redacted"
         shown = transcript.Transcript(path)

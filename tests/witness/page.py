@@ -5,20 +5,17 @@ With PICTURES set it writes the page's pictures, light and dark, into that folde
 """
 
 import os
-import shutil
 import struct
 import sys
-import tempfile
 import unittest
 import zlib
 
 import boto3
 import botocore.config
 import botocore.exceptions
-from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
+from browser import Browser
 from processes import Emulator
 
 FOLDER = sys.argv.pop(2)
@@ -27,24 +24,11 @@ TIME = "2026-11-24T08:30:00Z"
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6c2hvcDphcHAifQ.c2ln"
 
 
-class Page(unittest.TestCase):
+class Page(Browser):
     def setUp(self):
         self.emulator = self.enterContext(Emulator(PROGRAM))
         self.emulator.admin("clock", {"now": TIME})
-        options = webdriver.ChromeOptions()
-        profile = self.enterContext(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        for argument in (
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1240,1400",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={profile}",
-        ):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        service = webdriver.ChromeService(shutil.which("chromedriver"))
-        self.browser = webdriver.Chrome(options=options, service=service)
-        self.addCleanup(self.browser.quit)
-        self.wait = WebDriverWait(self.browser, 20)
-        self.browser.get(self.emulator.endpoint + "/")
+        self.open(self.emulator.endpoint + "/")
 
     def client(self, pod, service="meteringmarketplace"):
         config = botocore.config.Config(retries={"total_max_attempts": 1})
@@ -82,19 +66,10 @@ class Page(unittest.TestCase):
     def tiles(self):
         return [self.text(f"count-{name}") for name in ("calls", "refused", "pods", "records", "faults")]
 
-    def screen(self, width, height, scheme="light"):
-        command = self.browser.execute_cdp_cmd
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        command("Emulation.setDeviceMetricsOverride", metrics)
-        command("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-        self.wait.until(lambda b: b.execute_script("return innerWidth") == width)
-
     def pictures(self, name):
-        """Writes a picture of the page for the documents, if PICTURES is set."""
-        if folder := os.environ.get("PICTURES"):
-            for scheme in ("light", "dark"):
-                self.screen(1240, 1000, scheme)
-                self.assertTrue(self.browser.save_screenshot(os.path.join(folder, f"{name}-{scheme}.png")))
+        for scheme in ("light", "dark"):
+            self.screen(1240, 1000, scheme)
+            self.picture(f"{name}-{scheme}")
 
     def test_it_shows_what_happens_and_takes_orders(self):
         browser, wait = self.browser, self.wait

@@ -60,9 +60,9 @@ def product(emulator, mode):
 
 
 class Sidecar(Process):
-    """`tollgate run`, asking an emulator and following its clock."""
+    """`tollgate run`, asking an emulator and following its clock, once it is in a state."""
 
-    def __init__(self, program, emulator, mode, **settings):
+    def __init__(self, program, emulator, mode, state="entitled", **settings):
         self.folder = tempfile.TemporaryDirectory()
         environment = {
             "TOLLGATE_MODE": mode,
@@ -89,7 +89,7 @@ class Sidecar(Process):
         self.probe = f"http://{started['probe_addr']}"
         # Waits for the dimensions' dry runs, in any order, because faults that a test sets must hit reports
         # of usage only.
-        awaited = [("state", "entitled")]
+        awaited = [("state", state)]
         if mode == "metered":
             awaited.append(("dimensions_tried", None))
         while awaited:

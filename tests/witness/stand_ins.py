@@ -7,6 +7,7 @@ client is given the gate's address.
 Usage, as kubectl: stand_ins.py FOLDER COMMAND… (FOLDER holds the cluster: facts.json and one file for each pod)
 """
 
+import concurrent.futures
 import http.server
 import json
 import os
@@ -24,6 +25,8 @@ import jwt
 ISSUER = "https://oidc.eks.us-east-1.amazonaws.com/id/EXAMPLE"
 # The actions that a role without a policy may not do.
 NOTHING = ["RegisterUsage", "MeterUsage", "ListReceivedLicenses", "CheckoutLicense"]
+# How long DescribeTasks waits for the end of a task; boto3 gives a call up after 60 s.
+LOOK_SECONDS = 30
 
 
 def declare(facts, session, **members):
@@ -79,8 +82,11 @@ def environment_of(container, uid):
 
 
 def apply(folder, facts, pod):
-    """Runs a pod: this kubectl waits for its end."""
+    """Runs a pod: this kubectl waits for its end. With `broken` in facts, the reason, no pod can run."""
     name, uid = pod["metadata"]["name"], str(uuid.uuid4())
+    if "broken" in facts:
+        (folder / f"{name}.log").write_text("")
+        return
     account = facts["accounts"][pod["spec"]["serviceAccountName"]]
     now = int(time.time())
     claims = {
@@ -105,8 +111,11 @@ def kubectl(folder, arguments):
     command, *rest = arguments[4:]
     if command == "apply":
         apply(folder, facts, json.load(sys.stdin))
-    elif command == "wait":
-        assert (folder / f"{rest[0].removeprefix('pod/')}.log").exists(), "no such pod"
+    elif command == "get":
+        if not (folder / f"{rest[1]}.log").exists():
+            return
+        status = {"phase": "Failed", "reason": "Evicted", "message": facts["broken"]} if "broken" in facts else {"phase": "Succeeded"}
+        print(status["phase"] if rest[-1] == "--output=jsonpath={.status.phase}" else json.dumps({"status": status}), end="")
     elif command == "logs":
         print((folder / f"{rest[0]}.log").read_text(), end="")
     elif command == "delete":
@@ -133,7 +142,10 @@ class Ecs(http.server.BaseHTTPRequestHandler):
             ))
             return
         answer = getattr(self.server, operation)(json.loads(body))
-        if answer is None:
+        if operation in self.server.lost:
+            self.server.lost.remove(operation)
+            self.close_connection = True
+        elif answer is None:
             self.reply(400, "application/x-amz-json-1.1", json.dumps({"__type": "ResourceNotFoundException", "message": "no such stream"}))
         else:
             self.reply(200, "application/x-amz-json-1.1", json.dumps(answer))
@@ -150,11 +162,14 @@ class Ecs(http.server.BaseHTTPRequestHandler):
 
 
 class Account(http.server.ThreadingHTTPServer):
-    """An account with a cluster, in which each task has ended when it is first described."""
+    """An account with a cluster. Tasks run in the background, as at AWS; a call that describes a task waits for its end."""
 
     def __init__(self, facts):
         super().__init__(("127.0.0.1", 0), Ecs)
-        self.facts, self.definitions, self.tasks, self.streams = facts, {}, {}, {}
+        self.facts, self.definitions, self.tasks, self.streams, self.log_reads = facts, {}, {}, {}, 0
+        # The task that each client token has started; operations whose next answer is lost.
+        self.started, self.lost = {}, set()
+        self.pool = concurrent.futures.ThreadPoolExecutor()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def arn(self, rest):
@@ -166,10 +181,19 @@ class Account(http.server.ThreadingHTTPServer):
         return {"taskDefinition": {"taskDefinitionArn": arn, "status": "ACTIVE"}}
 
     def RunTask(self, asked):
-        definition, name = self.definitions[asked["taskDefinition"]], uuid.uuid4().hex
-        task = self.arn(f"task/live/{name}")
+        """Starts a task, unless a task was started with the same client token."""
+        token = asked["clientToken"]
+        if token not in self.started:
+            task = self.started[token] = self.arn(f"task/live/{uuid.uuid4().hex}")
+            self.tasks[task] = self.pool.submit(self.run_task, self.definitions[asked["taskDefinition"]], task.rpartition("/")[2])
+        return {"tasks": [{"taskArn": self.started[token], "lastStatus": "PENDING"}], "failures": []}
+
+    def run_task(self, definition, name):
+        """What DescribeTasks returns of the task after its end."""
         sidecar, client = definition["containerDefinitions"]
         assert client["dependsOn"] == [{"containerName": "tollgate", "condition": "START"}] and client["essential"], client
+        if "broken" in self.facts:
+            return {"stoppedReason": "Task failed to start", "containers": [{"name": "client", "reason": self.facts["broken"]}]}
         denied = {"denied": NOTHING} if definition["taskRoleArn"] == self.facts["denied_role"] else {}
         declare(self.facts, name, platform="ecs-fargate", **denied)
         # The agent of ECS.
@@ -181,11 +205,17 @@ class Account(http.server.ThreadingHTTPServer):
         log = run(self.facts, {**given, **of_gate}, [*client["entryPoint"], *client["command"]], {**given, **of_client})
         prefix = client["logConfiguration"]["options"]["awslogs-stream-prefix"]
         self.streams[f"{prefix}/client/{name}"] = log
-        self.tasks[task] = "STOPPED"
-        return {"tasks": [{"taskArn": task, "lastStatus": "PENDING"}], "failures": []}
+        return {"stoppedReason": "Essential container in task exited", "containers": [{"name": "client", "exitCode": 0}]}
 
     def DescribeTasks(self, asked):
-        return {"tasks": [{"taskArn": task, "lastStatus": self.tasks[task]} for task in asked["tasks"]]}
+        return {"tasks": [{"taskArn": task, **self.look(self.tasks[task])} for task in asked["tasks"]]}
+
+    @staticmethod
+    def look(task):
+        try:
+            return {"lastStatus": "STOPPED", **task.result(LOOK_SECONDS)}
+        except TimeoutError:
+            return {"lastStatus": "RUNNING"}
 
     def StopTask(self, asked):
         return {"task": {"taskArn": asked["task"]}}
@@ -205,6 +235,7 @@ class Account(http.server.ThreadingHTTPServer):
         return {"taskDefinitions": [], "failures": []}
 
     def GetLogEvents(self, asked):
+        self.log_reads += 1
         log = self.streams.get(asked["logStreamName"])
         return None if log is None else {"events": [{"message": line, "timestamp": 1} for line in log.splitlines()]}
 

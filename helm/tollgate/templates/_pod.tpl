@@ -31,7 +31,7 @@
   {{- $_ := set $pod "serviceAccountName" . -}}
 {{- end -}}
 {{- if not (or $values.serviceAccount.automountToken (kindIs "bool" $pod.automountServiceAccountToken)) -}}
-  {{- /* IRSA projects a token of its own, and tollgate does not call the Kubernetes API. */ -}}
+  {{- /* IRSA projects a token of its own, and tollgate does not speak to Kubernetes. */ -}}
   {{- $_ := set $pod "automountServiceAccountToken" false -}}
 {{- end -}}
 {{- if not $template.metadata -}}

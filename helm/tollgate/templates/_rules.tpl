@@ -131,7 +131,10 @@ groups:
         # series has no increase, so a series that is younger than the window counts, too.
         expr: |-
           (
-            sum without (dimension, status) (increase(tollgate_usage_events_total{status="accepted"}[1h] offset 2h)) > 0
+            (
+              sum without (dimension, status) (increase(tollgate_usage_events_total{status="accepted"}[1h] offset 2h)) > 0
+              or sum without (dimension, status) (tollgate_usage_events_total{status="accepted"} offset 2h unless tollgate_usage_events_total offset 3h) > 0
+            )
             and tollgate_usage_unsent_records
           ) unless (
             sum without (dimension, outcome) (increase(tollgate_usage_records_total{outcome="accepted"}[3h])) > 0

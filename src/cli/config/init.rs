@@ -207,11 +207,7 @@ fn dockerfile(args: &InitArgs) -> String {
 
 fn values(args: &InitArgs) -> String {
     let volume = if args.mode.has_ledger() {
-        format!(
-            "  mode: {}\n  state:\n    # Keeps usage that is not sent yet: a claim outlives the pod, emptyDir is lost with it.\n    \
-             type: persistentVolumeClaim\n    # The claim's name; the chart asks for it. One pod uses it at a time.\n    claimName: \"\"\n",
-            args.mode
-        )
+        format!("  mode: {}\n{VALUES_STATE}", args.mode)
     } else if args.mode.asks_license_manager() {
         format!("  mode: {}\n{VALUES_CONTRACT}", args.mode)
     } else {
@@ -230,6 +226,17 @@ tollgate:
     registry: \"\"
     repository: \"\"
     tag: \"\"
+";
+
+/// The chart refuses an empty name, so an operator cannot install this file unchanged.
+const VALUES_STATE: &str = "  \
+  state:
+    # Keeps the usage that AWS has not accepted yet. A claim outlives the pod; with emptyDir that usage is lost when the
+    # pod is deleted.
+    type: persistentVolumeClaim
+    # Fill in: the name of your PersistentVolumeClaim in the namespace of the pod. The chart refuses an empty name. Only
+    # one pod can use the claim at a time.
+    claimName: \"\"
 ";
 
 /// The chart decides how pods are replaced, and it cannot read what is sealed into the image.
@@ -266,8 +273,10 @@ fn next_steps(args: &InitArgs) -> String {
     let file = args.dir.join("seller.toml");
     steps.push(format!("check it: tollgate config check --seller-file {}", file.display()));
     steps.push(format!("build the image: docker build -t <your repository> {dir}"));
-    let volume = if args.mode.has_ledger() { ", and the claim that keeps the ledger" } else { "" };
-    steps.push(format!("name it in values.yaml{volume}"));
+    steps.push("set tollgate.image in values.yaml to that repository and tag".to_owned());
+    if args.mode.has_ledger() {
+        steps.push("set tollgate.state.claimName in values.yaml to your PersistentVolumeClaim".to_owned());
+    }
     steps.iter().enumerate().map(|(index, step)| format!("next {}. {step}\n", index + 1)).collect()
 }
 
@@ -347,6 +356,8 @@ mod tests {
                 values.contains("type: persistentVolumeClaim") && values.contains("registry: \"\""),
                 "{values}"
             );
+            assert!(values.contains("# Fill in: the name of your PersistentVolumeClaim"), "{values}");
+            assert!(out.contains("set tollgate.state.claimName in values.yaml to your"), "{out}");
             assert!(
                 out.contains(&format!("docker build -t <your repository> {}\n", dir.path().display())),
                 "{out}"
