@@ -450,7 +450,7 @@ async fn dimensions_are_tried_behind_the_gate_and_within_the_quota() {
     let names: Vec<String> = (0..24).map(|index| format!("dimension-{index}")).collect();
     let tried = tokio::spawn(trial.run(names, watch.clone()));
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    assert!(service.reports().is_empty(), "the gate's own question goes first");
+    assert!(service.reports().is_empty(), "the gate's own attempt goes first");
     publisher.send_modify(|fact| {
         let mut opened = fact.as_ref().clone();
         opened.has_opened = true;

@@ -635,7 +635,7 @@ impl Bench {
             match record.state {
                 // Confirmed or not.
                 RecordState::Accepted { .. } => {
-                    assert_eq!(billed, Some(record.quantity.micros()), "{record:?}")
+                    assert_eq!(billed, Some(record.quantity.micros()), "{record:?}");
                 }
                 RecordState::Carried { .. } | RecordState::Dead { in_doubt: false } => {
                     assert_eq!(billed, None, "{record:?}");
