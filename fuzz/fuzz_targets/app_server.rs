@@ -170,7 +170,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
             clock,
             notices,
         )),
-        license: Some(LicensePart { held: tollgate::license::knowledge::channel().1, model: "check" }),
+        license: Some(LicensePart { knowledge: tollgate::license::knowledge::channel().1, model: "check" }),
         quit: None,
     }
 }
