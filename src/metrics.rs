@@ -286,8 +286,8 @@ metrics! {
             help: "Events that were rejected, by the member that is wrong",
             kind: "counter, events",
             labels: "`reason`: `form` (the event cannot be read), `id`, `dimension`, `quantity`, \
-                     `timestamp`, `tags`, `customer`, `conflict` (its `id` was used for other \
-                     content), `limit`",
+                     `timestamp`, `tags`, `customer` (also where this hour counts its account in another \
+                     form), `conflict` (its `id` was used for other content)",
             stability: "stable",
             says: "events that are not counted and not billed, by the member that is wrong",
         }

@@ -35,8 +35,8 @@ pub enum Refused {
 }
 
 /// All values of [`Rejected::reason`].
-const REJECTED: [&str; 9] =
-    ["form", "id", "dimension", "quantity", "timestamp", "tags", "customer", "conflict", "limit"];
+const REJECTED: [&str; 8] =
+    ["form", "id", "dimension", "quantity", "timestamp", "tags", "customer", "conflict"];
 
 impl Refused {
     const ALL: [Self; 8] = [
