@@ -209,7 +209,7 @@ groups:
           or (tollgate_state_write_failures_total > 0 unless tollgate_state_write_failures_total offset 70m)
         labels: { severity: warning }
         annotations:
-          summary: "the state folder of {{ "{{" }} $labels.pod {{ "}}" }} cannot be written: a restart loses its registration"
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} failed to write to its state folder: a restart loses its registration or its license"
           description: "The log names the error; most often the volume is full, read-only or slow."
       - alert: TollgateDeadLetters
         expr: tollgate_usage_dead_letters > 0
