@@ -1,7 +1,8 @@
 //! The application's server, on loopback or a Unix socket: entitlement, license, usage, records.
 //!
 //! - Requests of web pages are refused: by `Origin`, by a `Host` that is not local (unless a token is configured), and
-//!   by a `Content-Type` that is not JSON (not checked for repairs).
+//!   by a `Content-Type` that is not JSON. A repair needs none, since a replay may have no body: a browser sends
+//!   `Origin` with every POST, and that refuses a page's repair.
 //! - Usage is acknowledged (202) after its commit; 503 means that nothing was acknowledged.
 //! - Errors are `application/problem+json` (RFC 9457).
 
