@@ -8,6 +8,7 @@ use hyper::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::code::Code;
 use super::problem;
 use super::usage::{TOKEN_BODY_BYTES_MAX, UsagePart, read, starting, unavailable};
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget};
@@ -142,14 +143,16 @@ impl UsagePart {
         let (Ok(order), Ok(id)) = (order, id.parse::<i64>()) else {
             let detail = "POST /v1/dead-letters/<number>/replay, confirm or discard, with an object of note and, for replay, \
                           accept_double_billing and to_dimension";
-            return Ok(problem(StatusCode::BAD_REQUEST, "BadRequest", detail));
+            return Ok(problem(StatusCode::BAD_REQUEST, Code::BadRequest, detail));
         };
         let repair = match self.repairs.read(action, order) {
             Ok(repair) => repair,
             Err(refused @ Refused::Sealed) => {
-                return Ok(problem(StatusCode::FORBIDDEN, "RepairSealed", &refused.to_string()));
+                return Ok(problem(StatusCode::FORBIDDEN, Code::RepairSealed, &refused.to_string()));
             }
-            Err(refused) => return Ok(problem(StatusCode::BAD_REQUEST, "BadRequest", &refused.to_string())),
+            Err(refused) => {
+                return Ok(problem(StatusCode::BAD_REQUEST, Code::BadRequest, &refused.to_string()));
+            }
         };
         let now = self.clock.now();
         let repaired = open.writer.with(move |ledger| ledger.repair(id, &repair, now)).await;
@@ -164,12 +167,12 @@ impl UsagePart {
                 http::json(StatusCode::OK, &json!({"id": id, action.done(): true}))
             }
             Ok(Repaired::NotFound) => {
-                problem(StatusCode::NOT_FOUND, "NotFound", "there is no dead letter of this number")
+                problem(StatusCode::NOT_FOUND, Code::NotFound, "there is no dead letter of this number")
             }
-            Ok(Repaired::OtherForm) => problem(StatusCode::CONFLICT, "OtherForm", OTHER_FORM),
+            Ok(Repaired::OtherForm) => problem(StatusCode::CONFLICT, Code::OtherForm, OTHER_FORM),
             Ok(Repaired::InDoubt) => problem(
                 StatusCode::CONFLICT,
-                "InDoubt",
+                Code::InDoubt,
                 "the record may have been billed: AWS never answered, or somebody else reported its hour; compare \
                  with the seller's reports; to replay it anyway send {\"accept_double_billing\": true}",
             ),

@@ -206,7 +206,11 @@ fn file_choice(entries: &[Entry], setting: Setting, file: &FileState) -> Option<
 /// The endpoint variable of the service that this product's mode does not call.
 fn other_service(mode: Option<&Choice>) -> &'static str {
     let mode = mode.and_then(|choice| parse::mode(&choice.raw.to_text()).ok());
-    if mode.is_some_and(Mode::asks_license_manager) { sdk::METERING_ENDPOINT } else { sdk::LICENSE_MANAGER_ENDPOINT }
+    if mode.is_some_and(Mode::asks_license_manager) {
+        sdk::METERING_ENDPOINT
+    } else {
+        sdk::LICENSE_MANAGER_ENDPOINT
+    }
 }
 
 fn sdk_choice(setting: Setting, spec: &'static Spec, env: &dyn Environment, other: &str) -> Option<Choice> {

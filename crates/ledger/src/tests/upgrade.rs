@@ -152,7 +152,10 @@ fn a_copy_that_cannot_be_made_says_so_and_leaves_the_old_ledger() {
     fs::create_dir(&part).unwrap();
     let error = Ledger::open(folder.path(), settings("pod-1")).unwrap_err().to_string();
     let says = format!("the ledger cannot be copied before its upgrade, to {}: ", part.display());
-    assert!(error.contains(&says) && error.contains("free space") && error.ends_with("is unchanged"), "{error}");
+    assert!(
+        error.contains(&says) && error.contains("free space") && error.ends_with("is unchanged"),
+        "{error}"
+    );
     let old = Connection::open(folder.path().join(FILE_NAME)).unwrap();
     assert_eq!(meta(&old, "schema").unwrap().as_deref(), Some("1"));
     drop(old);
