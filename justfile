@@ -67,7 +67,7 @@ generate:
 # Draws the picture of the crates in docs/ARCHITECTURE.md again.
 alias graph := generate
 
-# Kills the binary under load, at random, by evictions and at every named step, and compares the bill, or (contract) the seats that are held.
+# Kills the binary under load, at random, by evictions and at the steps that the campaign lists, and compares the bill, or (contract) the seats that are held.
 kill-campaign kills="200" mode="metered" seed="":
     #!/usr/bin/env bash
     set -euo pipefail

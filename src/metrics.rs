@@ -207,11 +207,13 @@ metrics! {
         }
 
         state_write_failures: Counter = Default::default() => "tollgate_state_write_failures" {
-            help: "Failed writes of the registration to the state folder; a restart loses what they held",
+            help: "Failed writes of the registration, or of the license and its seats, to the state folder; a restart \
+                   loses what they held",
             kind: "counter, writes",
             labels: "–",
             stability: "experimental",
-            says: "failed writes of the registration to `state_dir`; a restart loses what they held",
+            says: "failed writes of the registration, or in mode `contract` of the license and its seats, to `state_dir`; a \
+                   restart loses what they held",
         }
 
         clock_skew: Gauge<f64, AtomicU64> = Default::default() => "tollgate_clock_skew_seconds" {
@@ -286,8 +288,8 @@ metrics! {
             help: "Events that were rejected, by the member that is wrong",
             kind: "counter, events",
             labels: "`reason`: `form` (the event cannot be read), `id`, `dimension`, `quantity`, \
-                     `timestamp`, `tags`, `customer`, `conflict` (its `id` was used for other \
-                     content), `limit`",
+                     `timestamp`, `tags`, `customer` (also where this hour counts its account in another \
+                     form), `conflict` (its `id` was used for other content)",
             stability: "stable",
             says: "events that are not counted and not billed, by the member that is wrong",
         }
@@ -519,7 +521,7 @@ impl Metrics {
         self.series.commit_duration.observe(seconds);
     }
 
-    /// The registration could not be written to the state folder.
+    /// The registration, or the license, could not be written to the state folder.
     pub fn state_write_failed(&self) {
         self.series.state_write_failures.inc();
     }

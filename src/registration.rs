@@ -380,7 +380,7 @@ impl Registration {
             } else {
                 "ship an image with the product's new public key beside this one"
             };
-            tracing::warn!(event = "key_expiring", %version, expires_at = %at, remedy, "the public key version in use expires");
+            tracing::warn!(event = "key_expiring", %version, expires_at = %at, remedy, "AWS has rotated the public key version in use");
         }
         if let Some(seconds) = receipt.clock_warning() {
             tracing::warn!(

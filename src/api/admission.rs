@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, ORIGIN};
 use hyper::{Response, StatusCode, Uri};
 
+use super::code::Code;
 use super::problem;
 use crate::config::Secret;
 use tollgate_http::Body;
@@ -18,7 +19,11 @@ use tollgate_http::Body;
 /// two readers could understand it differently (RFC 9112, section 3.2).
 pub(super) fn refusal(target: &Uri, headers: &HeaderMap, token: Option<&Secret>) -> Option<Response<Body>> {
     if headers.contains_key(ORIGIN) {
-        return Some(problem(StatusCode::FORBIDDEN, "OriginRefused", "requests of web pages are refused"));
+        return Some(problem(
+            StatusCode::FORBIDDEN,
+            Code::OriginRefused,
+            "requests of web pages are refused",
+        ));
     }
     let Some(token) = token else {
         let mut hosts = headers.get_all(HOST).iter();
@@ -28,7 +33,7 @@ pub(super) fn refusal(target: &Uri, headers: &HeaderMap, token: Option<&Secret>)
             return None;
         }
         let detail = "the Host must be localhost or a loopback address";
-        return Some(problem(StatusCode::FORBIDDEN, "HostRefused", detail));
+        return Some(problem(StatusCode::FORBIDDEN, Code::HostRefused, detail));
     };
     let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // The scheme is case-insensitive (RFC 9110, section 11.1), the token is not.
@@ -39,7 +44,7 @@ pub(super) fn refusal(target: &Uri, headers: &HeaderMap, token: Option<&Secret>)
     let expected = ring::hmac::sign(&key, token.expose().as_bytes());
     if ring::hmac::verify(&key, given.as_bytes(), expected.as_ref()).is_err() {
         let detail = "the bearer token is missing or wrong; it is the content of app_token_file";
-        return Some(problem(StatusCode::UNAUTHORIZED, "TokenRefused", detail));
+        return Some(problem(StatusCode::UNAUTHORIZED, Code::TokenRefused, detail));
     }
     None
 }
@@ -50,7 +55,7 @@ pub(super) fn not_json(headers: &HeaderMap) -> Option<Response<Body>> {
         return None;
     }
     let detail = "the Content-Type must be application/json";
-    Some(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "ContentTypeRefused", detail))
+    Some(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::ContentTypeRefused, detail))
 }
 
 /// Whether the `Content-Type` is this type: case-insensitive, parameters may follow (RFC 9110, section 8.3.1).

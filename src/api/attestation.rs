@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::watch;
 
+use super::code::Code;
 use super::rate::{Bucket, Rate};
 use super::{problem, problem_of};
 use crate::entitlement::Watch;
@@ -110,7 +111,7 @@ impl Attestation {
         let nonce = serde_json::from_slice::<AttestationRequest>(bytes).ok().map(|request| request.nonce);
         let Some(nonce) = nonce.filter(|nonce| is_nonce(nonce)) else {
             let detail = "the body must be {\"nonce\": \"…\"}, of 16 to 255 printable ASCII characters";
-            return problem(StatusCode::BAD_REQUEST, "BadRequest", detail);
+            return problem(StatusCode::BAD_REQUEST, Code::BadRequest, detail);
         };
         let mut answer = match self.join(&nonce) {
             Ok(answer) => answer,
@@ -203,7 +204,7 @@ impl Attestation {
 }
 
 fn internal(detail: &'static str) -> Refusal {
-    Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, code: "Internal".to_owned(), detail }
+    Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, code: Code::Internal.as_str().to_owned(), detail }
 }
 
 fn is_nonce(text: &str) -> bool {
@@ -212,7 +213,7 @@ fn is_nonce(text: &str) -> bool {
 
 fn too_many(wait: Duration) -> Response<Body> {
     let detail = "one attestation a minute after a burst of three; each is a registration at AWS";
-    let mut answer = problem(StatusCode::TOO_MANY_REQUESTS, "TooManyAttestations", detail);
+    let mut answer = problem(StatusCode::TOO_MANY_REQUESTS, Code::TooManyAttestations, detail);
     answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().saturating_add(1)));
     answer
 }

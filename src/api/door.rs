@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 
 use super::admission;
 use super::attestation::Registrations;
+use super::code::Code;
 use super::usage::{OpenLedger, UsagePart};
 use crate::usage::notice::{Notices, RejectedRequest};
 use rates::Rates;
@@ -28,7 +29,7 @@ use report::Report;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, ReadBodyError};
 use tollgate_ledger::{Claimed, Ledger, LedgerError, Settled};
-use tollgate_marketplace::exceptions::{DUPLICATE_REQUEST, NOT_ENTITLED};
+use tollgate_marketplace::exceptions::NOT_ENTITLED;
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Forward, Forwarded, ProductCode, Quantity, Region};
 use tollgate_metering::policy::processed_unknown;
 
@@ -138,11 +139,11 @@ impl Door {
             Ok(held) => held,
             Err(ReadBodyError::NoRoom) => {
                 let text = "too much is being sent at once";
-                return Ok(ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text));
+                return Ok(ours(StatusCode::SERVICE_UNAVAILABLE, Code::ServiceUnavailableException, text));
             }
             Err(ReadBodyError::TooLarge) => {
                 let text = "AWS takes less than 1 MB";
-                return Ok(ours(StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", text));
+                return Ok(ours(StatusCode::PAYLOAD_TOO_LARGE, Code::RequestTooLargeException, text));
             }
             Err(ReadBodyError::Broken) => return Err(Abandoned),
         };
@@ -158,7 +159,7 @@ impl Door {
         if self.rates.take(operation, clock::monotonic()).is_err() {
             let text = "Rate exceeded: the door passes on a share of AWS's quota; retry with a back-off";
             self.notices.request_rejected(RejectedRequest::DoorRate, text);
-            return Ok(ours(StatusCode::BAD_REQUEST, "ThrottlingException", text));
+            return Ok(ours(StatusCode::BAD_REQUEST, Code::ThrottlingException, text));
         }
         let door = self.clone();
         // If the application disconnects, the call continues: otherwise its claim would stay open.
@@ -209,12 +210,12 @@ impl Door {
         let Some(open) = usage.ledger.get() else {
             let text = "the ledger is being opened";
             usage.notices.request_rejected(RejectedRequest::LedgerStarting, text);
-            return ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text);
+            return ours(StatusCode::SERVICE_UNAVAILABLE, Code::ServiceUnavailableException, text);
         };
         let _turn = self.turns.of(&report.claim.dimension).lock().await;
         self.meter_claimed(usage, open, target, report).await.unwrap_or_else(|error| {
             usage.notices.request_rejected(RejectedRequest::LedgerUnavailable, &error.to_string());
-            ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", &error.to_string())
+            ours(StatusCode::SERVICE_UNAVAILABLE, Code::ServiceUnavailableException, &error.to_string())
         })
     }
 
@@ -241,7 +242,7 @@ impl Door {
             Claimed::Taken => {
                 let text = "this hour of the dimension has another value already: from /v1/usage, or from an \
                             earlier call";
-                return Ok(ours(StatusCode::BAD_REQUEST, DUPLICATE_REQUEST, text));
+                return Ok(ours(StatusCode::BAD_REQUEST, Code::DuplicateRequestException, text));
             }
         };
         let sent = self.send(target, report.body(), region).await;
@@ -274,7 +275,7 @@ impl Door {
 
 /// Why a call is not forwarded: status, code, text.
 #[derive(Debug, PartialEq, Eq)]
-struct RejectedCall(StatusCode, &'static str, &'static str);
+struct RejectedCall(StatusCode, Code, &'static str);
 
 impl RejectedCall {
     fn response(self) -> Response<Body> {
@@ -288,17 +289,21 @@ fn operation_and_target(headers: &HeaderMap) -> Result<(&'static str, String), R
         |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let target = text(&HeaderName::from_static(TARGET)).to_owned();
     let Some(operation) = OPERATIONS.into_iter().find(|name| target.rsplit('.').next() == Some(*name)) else {
-        return Err(RejectedCall(StatusCode::BAD_REQUEST, "UnknownOperationException", "no such operation"));
+        return Err(RejectedCall(
+            StatusCode::BAD_REQUEST,
+            Code::UnknownOperationException,
+            "no such operation",
+        ));
     };
     // A browser may send `text/plain` without a CORS preflight; an SDK sends the protocol's type.
     if !admission::is_media_type(headers, "application/x-amz-json-1.1") {
         let text = "the Content-Type must be application/x-amz-json-1.1";
-        return Err(RejectedCall(StatusCode::BAD_REQUEST, "SerializationException", text));
+        return Err(RejectedCall(StatusCode::BAD_REQUEST, Code::SerializationException, text));
     }
     // A compressed report cannot be read here, so it could not claim its hour.
     if !matches!(text(&CONTENT_ENCODING).to_ascii_lowercase().as_str(), "" | "identity") {
         let text = "disable the compression of requests (disable_request_compression)";
-        return Err(RejectedCall(StatusCode::UNSUPPORTED_MEDIA_TYPE, "SerializationException", text));
+        return Err(RejectedCall(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::SerializationException, text));
     }
     Ok((operation, target))
 }
@@ -344,28 +349,27 @@ fn unanswered(fault: &Fault) -> Response<Body> {
     match fault.class {
         FaultClass::Access | FaultClass::ExpiredSession | FaultClass::Misconfigured => {
             let text = format!("tollgate cannot sign the call: {}; see its log", fault.code);
-            ours(StatusCode::FORBIDDEN, "AccessDeniedException", &text)
+            ours(StatusCode::FORBIDDEN, Code::AccessDeniedException, &text)
         }
         FaultClass::Denied | FaultClass::Transient => {
             let text = format!("no answer from AWS: {}", fault.code);
-            ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", &text)
+            ours(StatusCode::SERVICE_UNAVAILABLE, Code::ServiceUnavailableException, &text)
         }
     }
 }
 
 pub(super) fn switched_off() -> Response<Body> {
     let text = "the AWS door is switched off; set aws_door = true";
-    ours(StatusCode::BAD_REQUEST, "UnknownOperationException", text)
+    ours(StatusCode::BAD_REQUEST, Code::UnknownOperationException, text)
 }
 
 /// An answer of our own, in AWS's form.
-fn ours(status: StatusCode, code: &str, text: &str) -> Response<Body> {
+fn ours(status: StatusCode, code: Code, text: &str) -> Response<Body> {
+    let code = code.as_str();
     let body = json!({"__type": code, "message": format!("tollgate: {text}")}).to_string();
     let mut response = http::answer(status, "application/x-amz-json-1.1", body);
     response.headers_mut().insert(OUR_ANSWER, HeaderValue::from_static("1"));
-    if let Ok(code) = HeaderValue::from_str(code) {
-        response.headers_mut().insert("x-amzn-errortype", code);
-    }
+    response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static(code));
     response
 }
 

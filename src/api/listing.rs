@@ -4,6 +4,7 @@ use hyper::header::{HeaderValue, LINK};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::code::Code;
 use super::query::{self, Query};
 use super::usage::{UsagePart, shown, starting, unavailable};
 use super::{csv, problem};
@@ -168,7 +169,7 @@ impl UsagePart {
     /// The page that the query asks for. JSON names the next page; for CSV a `Link` header does (RFC 8288).
     pub(super) async fn list(&self, listing: Listing, text: &str, accept: &str) -> Response<Body> {
         let Some(query) = Query::parse(text).filter(|query| listing.takes(query)) else {
-            return problem(StatusCode::BAD_REQUEST, "BadRequest", query::ALLOWED);
+            return problem(StatusCode::BAD_REQUEST, Code::BadRequest, query::ALLOWED);
         };
         let Some(open) = self.ledger.get() else { return starting() };
         // One at a time: several would delay the ledger's other work.

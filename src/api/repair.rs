@@ -8,6 +8,7 @@ use hyper::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::code::Code;
 use super::problem;
 use super::usage::{TOKEN_BODY_BYTES_MAX, UsagePart, read, starting, unavailable};
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget};
@@ -145,15 +146,15 @@ impl UsagePart {
         let (Ok(request), Ok(id)) = (request, id.parse::<i64>()) else {
             let detail = "POST /v1/dead-letters/<number>/replay, confirm or discard, with an object of note and, for replay, \
                           accept_double_billing and to_dimension";
-            return Ok(problem(StatusCode::BAD_REQUEST, "BadRequest", detail));
+            return Ok(problem(StatusCode::BAD_REQUEST, Code::BadRequest, detail));
         };
         let repair = match self.repairs.read(action, request) {
             Ok(repair) => repair,
             Err(rejected @ RepairRejected::Sealed) => {
-                return Ok(problem(StatusCode::FORBIDDEN, "RepairSealed", &rejected.to_string()));
+                return Ok(problem(StatusCode::FORBIDDEN, Code::RepairSealed, &rejected.to_string()));
             }
             Err(rejected) => {
-                return Ok(problem(StatusCode::BAD_REQUEST, "BadRequest", &rejected.to_string()));
+                return Ok(problem(StatusCode::BAD_REQUEST, Code::BadRequest, &rejected.to_string()));
             }
         };
         let now = self.clock.now();
@@ -169,12 +170,12 @@ impl UsagePart {
                 http::json(StatusCode::OK, &json!({"id": id, action.done(): true}))
             }
             Ok(Repaired::NotFound) => {
-                problem(StatusCode::NOT_FOUND, "NotFound", "there is no dead letter of this number")
+                problem(StatusCode::NOT_FOUND, Code::NotFound, "there is no dead letter of this number")
             }
-            Ok(Repaired::OtherForm) => problem(StatusCode::CONFLICT, "OtherForm", OTHER_FORM),
+            Ok(Repaired::OtherForm) => problem(StatusCode::CONFLICT, Code::OtherForm, OTHER_FORM),
             Ok(Repaired::InDoubt) => problem(
                 StatusCode::CONFLICT,
-                "InDoubt",
+                Code::InDoubt,
                 "the record may have been billed: AWS never answered, or somebody else reported its hour; compare \
                  with the seller's reports; to replay it anyway send {\"accept_double_billing\": true}",
             ),

@@ -9,6 +9,7 @@ use hyper::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::code::Code;
 use super::problem;
 use super::repair::Repairs;
 use crate::entitlement::refusal_update::RefusalSender;
@@ -104,7 +105,7 @@ impl UsagePart {
         Ok(match open.intake.take(bytes).await {
             Ok(results) => (http::json(StatusCode::ACCEPTED, &Results { results: &results }), None),
             Err(IntakeError::BadRequest(error)) => {
-                let answer = problem(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string());
+                let answer = problem(StatusCode::BAD_REQUEST, Code::BadRequest, &error.to_string());
                 (answer, Some((RejectedRequest::BadRequest, error.to_string())))
             }
             Err(IntakeError::Strict(results)) => {
@@ -121,12 +122,14 @@ impl UsagePart {
     /// One record with all its members.
     pub(super) async fn record(&self, id: &str) -> Response<Body> {
         let Ok(id) = id.parse::<i64>() else {
-            return problem(StatusCode::BAD_REQUEST, "BadRequest", "GET /v1/records/<number>");
+            return problem(StatusCode::BAD_REQUEST, Code::BadRequest, "GET /v1/records/<number>");
         };
         let Some(open) = self.ledger.get() else { return starting() };
         match open.writer.with(move |ledger| Ok((ledger.record(id)?, ledger.links(id)?))).await {
             Ok((Some(whole), links)) => http::json(StatusCode::OK, &shown_whole(&whole, &links)),
-            Ok((None, _)) => problem(StatusCode::NOT_FOUND, "NotFound", "there is no record of this number"),
+            Ok((None, _)) => {
+                problem(StatusCode::NOT_FOUND, Code::NotFound, "there is no record of this number")
+            }
             Err(error) => unavailable(&error),
         }
     }
@@ -155,7 +158,7 @@ impl UsagePart {
         }
         let Some(aws) = &self.aws else {
             let detail = "customers are resolved in mode saas only";
-            return Ok(problem(StatusCode::NOT_FOUND, "NotFound", detail));
+            return Ok(problem(StatusCode::NOT_FOUND, Code::NotFound, detail));
         };
         let bytes = match read(room, body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {
             Ok(bytes) => bytes,
@@ -166,7 +169,7 @@ impl UsagePart {
             _ => {
                 return Ok(problem(
                     StatusCode::BAD_REQUEST,
-                    "BadRequest",
+                    Code::BadRequest,
                     "the body must be {\"token\": \"…\"}",
                 ));
             }
@@ -235,7 +238,7 @@ const NO_ROOM: &str = "4 MiB of requests are being processed; send this one agai
 /// The answer to a request with a rejected event under `strict_usage`: the problem, and the result of each event.
 fn not_whole(results: &[Outcome]) -> Response<Body> {
     let status = StatusCode::UNPROCESSABLE_ENTITY;
-    let mut document = super::problem_document(status, "UsageRejected", NOT_WHOLE);
+    let mut document = super::problem_document(status, Code::UsageRejected.as_str(), NOT_WHOLE);
     document["results"] = json!(results);
     http::answer(status, "application/problem+json", document.to_string())
 }
@@ -252,7 +255,7 @@ pub(super) async fn read(
         Ok(bytes) => Ok(Ok(bytes)),
         Err(ReadBodyError::TooLarge) => {
             let detail = format!("the body is larger than {limit}");
-            let answer = problem(StatusCode::PAYLOAD_TOO_LARGE, "BodyTooLarge", &detail);
+            let answer = problem(StatusCode::PAYLOAD_TOO_LARGE, Code::BodyTooLarge, &detail);
             Ok(Err((answer, RejectedRequest::BadRequest)))
         }
         Err(ReadBodyError::Broken) => Err(Abandoned),
@@ -335,18 +338,18 @@ pub fn backlog(summary: &Summary, window: Window, now: Timestamp) -> Value {
 }
 
 pub(super) fn starting() -> Response<Body> {
-    retry_later("LedgerUnavailable", STARTING)
+    retry_later(Code::LedgerUnavailable, STARTING)
 }
 
 pub(super) fn no_room() -> Response<Body> {
-    retry_later("TooBusy", NO_ROOM)
+    retry_later(Code::TooBusy, NO_ROOM)
 }
 
 pub(super) fn unavailable(error: &LedgerError) -> Response<Body> {
-    retry_later("LedgerUnavailable", &error.to_string())
+    retry_later(Code::LedgerUnavailable, &error.to_string())
 }
 
-pub(super) fn retry_later(code: &'static str, detail: &str) -> Response<Body> {
+pub(super) fn retry_later(code: Code, detail: &str) -> Response<Body> {
     let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, code, detail);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
     response

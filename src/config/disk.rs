@@ -52,8 +52,8 @@ pub trait Disk {
     /// The names in a folder. Fails with `NotADirectory` for a file, with `FileTooLarge` above `names_max` names.
     fn list(&self, folder: &Path, names_max: usize) -> io::Result<Vec<String>>;
 
-    /// Tests that files can be created in `folder`, by creating one and removing it. A missing folder is created; with
-    /// `keep` unset it is removed again.
+    /// Tests that files can be created in `folder`, by creating one and removing it. A missing folder is created, with
+    /// the missing folders above it; with `keep` unset they are removed again.
     fn try_write(&self, folder: &Path, keep: bool) -> io::Result<()>;
 }
 
@@ -79,16 +79,28 @@ impl Disk for SystemDisk {
     }
 
     fn try_write(&self, folder: &Path, keep: bool) -> io::Result<()> {
-        let missing = !folder.try_exists()?;
-        if missing {
-            make_private_folder(folder)?;
-        }
-        let wrote = make_and_remove(&folder.join(WRITE_TEST_NAME));
-        if missing && !keep {
-            let _ = fs::remove_dir(folder);
+        let missing = missing_folders(folder)?;
+        let made = if missing.is_empty() { Ok(()) } else { make_private_folder(folder) };
+        let wrote = made.and_then(|()| make_and_remove(&folder.join(WRITE_TEST_NAME)));
+        if !keep {
+            // Best effort: a folder that another process uses by now is not empty, and stays.
+            missing.into_iter().for_each(|folder| drop(fs::remove_dir(folder)));
         }
         wrote
     }
+}
+
+/// The folder and those above it, the deepest first, up to one that exists.
+fn missing_folders(folder: &Path) -> io::Result<Vec<&Path>> {
+    let mut missing = Vec::new();
+    // The last ancestor of a relative path is empty: it is the working folder.
+    for folder in folder.ancestors().filter(|folder| !folder.as_os_str().is_empty()) {
+        if folder.try_exists()? {
+            break;
+        }
+        missing.push(folder);
+    }
+    Ok(missing)
 }
 
 /// The file that [`Disk::try_write`] makes for a moment.

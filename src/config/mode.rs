@@ -1,7 +1,7 @@
 //! How a product is priced, and what follows from it.
 //!
-//! A mode answers questions, so that other code rarely compares modes. Where other code matches on the mode, it names
-//! every mode, so that the compiler finds it when a mode is added.
+//! A mode answers questions, so that no other code compares modes. Where other code chooses by the mode, it names every
+//! mode, so that the compiler finds it when a mode is added.
 
 use std::fmt;
 

@@ -20,7 +20,7 @@ use super::fault::{Fault, Origin, quoted, shown};
 use super::flags::{CONFIG_FLAG, Flags};
 use super::reader::{QUOTED, is_quoted};
 use super::setting::{ENV_PREFIX, Owner, Setting, Spec, did_you_mean};
-use super::{Mode, sdk};
+use super::{Mode, parse, sdk};
 use tollgate_disk::Links;
 
 /// The variable that names the operator's file.
@@ -205,8 +205,12 @@ fn file_choice(entries: &[Entry], setting: Setting, file: &FileState) -> Option<
 
 /// The endpoint variable of the service that this product's mode does not call.
 fn other_service(mode: Option<&Choice>) -> &'static str {
-    let licensed = mode.is_some_and(|choice| choice.raw.to_text() == Mode::Contract.as_str());
-    if licensed { sdk::METERING_ENDPOINT } else { sdk::LICENSE_MANAGER_ENDPOINT }
+    let mode = mode.and_then(|choice| parse::mode(&choice.raw.to_text()).ok());
+    if mode.is_some_and(Mode::asks_license_manager) {
+        sdk::METERING_ENDPOINT
+    } else {
+        sdk::LICENSE_MANAGER_ENDPOINT
+    }
 }
 
 fn sdk_choice(setting: Setting, spec: &'static Spec, env: &dyn Environment, other: &str) -> Option<Choice> {

@@ -621,12 +621,17 @@ fn the_real_disk_proves_that_a_folder_can_be_written() {
     let disk = SystemDisk;
     let state = dir.path().join("a/b");
     disk.try_write(&state, false).unwrap();
-    assert!(!state.exists());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no folder that was made stays");
     disk.try_write(&state, true).unwrap();
     assert!(state.is_dir() && std::fs::read_dir(&state).unwrap().next().is_none());
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();
     assert!(disk.try_write(&file, true).is_err() && disk.try_write(&file.join("below"), true).is_err());
+    // A name that is too long: the folders above it are made, it is not.
+    let unusable = dir.path().join("c/d").join("x".repeat(300));
+    assert!(disk.try_write(&unusable, false).is_err() && !dir.path().join("c").exists());
+    disk.try_write(&dir.path().join("a/e"), false).unwrap();
+    assert!(dir.path().join("a").exists(), "a folder that was there stays");
     assert_eq!(disk.read(&file, 1, Links::Refuse).unwrap(), b"x");
     assert_eq!(disk.list(&file, 9).unwrap_err().kind(), std::io::ErrorKind::NotADirectory);
     assert_eq!(disk.list(dir.path(), 9).unwrap(), ["a", "file"]);

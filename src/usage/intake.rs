@@ -220,7 +220,7 @@ fn reject(entries: &mut [EventEntry], taken: &[Taken]) {
                 ("conflict", "id was used for other content within idempotency_window")
             }
             Some(Taken::OtherForm) => (
-                "form",
+                "customer",
                 "in this hour usage of this account was counted in another form (account_id, license_arn or identifier); \
                  AWS would bill both or refuse the second, so name the customer in one way",
             ),
@@ -347,6 +347,10 @@ mod tests {
     }
 
     fn intake(strict: bool) -> (tempfile::TempDir, Intake) {
+        intake_by(Rules { strict, ..Rules::default() })
+    }
+
+    fn intake_by(rules: Rules) -> (tempfile::TempDir, Intake) {
         let folder = tempfile::tempdir().unwrap();
         let clock = WallClock::system();
         let settings = ledger::LedgerSettings { started_at: clock.now(), ..ledger::testing::settings("pod") };
@@ -355,7 +359,7 @@ mod tests {
         let writer =
             Writer::start(ledger, clock.clone(), Commits::new(Arc::clone(&metrics), 1 << 30)).unwrap();
         let notices = Notices::new(Arc::clone(&metrics));
-        (folder, Intake::new(Rules { strict, ..Rules::default() }, writer, clock, metrics, notices))
+        (folder, Intake::new(rules, writer, clock, metrics, notices))
     }
 
     fn statuses(outcomes: &[Outcome]) -> Vec<&'static str> {
@@ -473,6 +477,29 @@ mod tests {
             r#"tollgate_usage_requests_refused_total{reason="ledger_full"} 0"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+    }
+
+    /// The event can be read; what is wrong is its member `customer`.
+    #[tokio::test]
+    async fn a_customer_that_is_named_in_another_form_is_counted_as_a_wrong_customer() {
+        for strict in [false, true] {
+            let (_folder, intake) = intake_by(Rules { strict, customers: true, ..Rules::default() });
+            let body = r#"[{"dimension":"d","quantity":1,"customer":{"account_id":"111122223333"}},
+                {"dimension":"d","quantity":1,"customer":{"account_id":"111122223333","license_arn":"arn:aws:lm::1:l"}}]"#;
+            let outcomes = match intake.take(body.as_bytes()).await {
+                Ok(outcomes) | Err(IntakeError::Strict(outcomes)) => outcomes,
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(statuses(&outcomes), [if strict { "not_counted" } else { "accepted" }, "rejected"]);
+            let (_publisher, entitlement) = crate::entitlement::channel(intake.clock.now());
+            let text = intake.metrics.encode(&entitlement.borrow(), crate::metrics::Format::OpenMetrics);
+            for line in [
+                r#"tollgate_usage_events_rejected_total{reason="customer"} 1"#,
+                r#"tollgate_usage_events_rejected_total{reason="form"} 0"#,
+            ] {
+                assert!(text.lines().any(|found| found == line), "{line}: {text}");
+            }
         }
     }
 }

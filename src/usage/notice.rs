@@ -35,8 +35,8 @@ pub enum RejectedRequest {
 }
 
 /// All values of [`RejectedEvent::reason`].
-const REJECTED: [&str; 9] =
-    ["form", "id", "dimension", "quantity", "timestamp", "tags", "customer", "conflict", "limit"];
+const REJECTED: [&str; 8] =
+    ["form", "id", "dimension", "quantity", "timestamp", "tags", "customer", "conflict"];
 
 impl RejectedRequest {
     const ALL: [Self; 8] = [

@@ -150,7 +150,7 @@ fn a_rotated_key_is_shown_and_an_unknown_version_falls_back_once() {
         command.env("TOLLGATE_PUBLIC_KEYS", &keys);
         let mut sidecar = Sidecar::start(command);
         sidecar.wait_for("entitled");
-        let warned = sidecar.seen.concat().contains("the public key version in use expires");
+        let warned = sidecar.seen.concat().contains("AWS has rotated the public key version in use");
         let document = sidecar.document();
         assert_eq!(warned, document["public_key_rotation_timestamp"].is_string(), "{document}");
         let current =

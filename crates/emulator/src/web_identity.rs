@@ -6,8 +6,7 @@
 //! - Without keys every well-formed token is accepted; the start, `/_emulator/world` and the page say so.
 //! - Tokens come from outside: their times are compared with the system's clock, never with the emulated one.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -18,6 +17,7 @@ use ring::signature::{
 use serde_json::Value;
 
 use super::operation::ServiceError;
+use tollgate_disk::{Links, describe, read_regular};
 use tollgate_http::client;
 use tollgate_time::Timestamp;
 
@@ -56,7 +56,9 @@ impl Jwks {
 
     async fn read(&self) -> Result<Vec<Key>, String> {
         let bytes = match self {
-            Self::File(path) => read_file(path).map_err(|error| format!("{}: {error}", path.display()))?,
+            // Kubernetes mounts files as links.
+            Self::File(path) => read_regular(path, KEYS_BYTES_MAX, Links::Follow)
+                .map_err(|error| format!("{}: {}", path.display(), describe(&error)))?,
             Self::Url(url) => {
                 let answer = client::get_url(url, KEYS_TIMEOUT).await.map_err(|error| error.to_string())?;
                 if !answer.status().is_success() {
@@ -73,16 +75,7 @@ impl Jwks {
 const KEYS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Largest key set: one key takes half a kilobyte.
-const KEYS_BYTES_MAX: u64 = 1 << 20;
-
-fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::other("is no file"));
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(KEYS_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
+const KEYS_BYTES_MAX: usize = 1 << 20;
 
 /// A public key of the provider.
 #[derive(Debug)]

@@ -349,10 +349,10 @@ pub(super) fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
 }
 
 /// A step at which the kill campaign can end the process.
-#[cfg(feature = "fail-points")]
+#[cfg(any(test, feature = "fail-points"))]
 fn step(name: &str, side: &str) {
     super::fail_point::reach(&format!("{name}-{side}-commit"));
 }
 
-#[cfg(not(feature = "fail-points"))]
+#[cfg(not(any(test, feature = "fail-points")))]
 const fn step(_: &str, _: &str) {}

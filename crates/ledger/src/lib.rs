@@ -43,7 +43,7 @@ mod claim;
 mod closing;
 mod counting;
 mod database;
-#[cfg(feature = "fail-points")]
+#[cfg(any(test, feature = "fail-points"))]
 pub mod fail_point;
 mod files;
 mod forms;

@@ -67,11 +67,16 @@ impl Database {
 
     /// Copies the ledger to a file of its own, completely or not at all.
     fn copy_aside(&self, schema: usize) -> Result<(), LedgerError> {
-        let failed = |error: std::io::Error| {
-            LedgerError::Io(format!("no copy of the ledger can be made before its upgrade: {error}"))
-        };
         let copy = self.copy_path(schema);
         let part = quarantine::with_end(&copy, ".part");
+        let said = |error: &dyn std::fmt::Display| {
+            LedgerError::Io(format!(
+                "the ledger cannot be copied before its upgrade, to {}: {error}; check the volume's free space and \
+                 permissions, and start again; the ledger is unchanged",
+                part.display()
+            ))
+        };
+        let failed = |error: std::io::Error| said(&error);
         match fs::remove_file(&part) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
@@ -83,6 +88,10 @@ impl Database {
             let copied = copy_tables(connection, schema);
             connection.execute_batch("DETACH copy")?;
             copied
+        })
+        .map_err(|error| match error {
+            LedgerError::Io(error) => said(&error),
+            other => other,
         })?;
         file.sync_all().map_err(failed)?;
         fs::rename(&part, &copy).map_err(failed)?;

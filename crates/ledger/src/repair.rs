@@ -69,6 +69,7 @@ pub enum Repair {
 }
 
 impl Repair {
+    /// The name in the audit, and of the transaction.
     const fn action(&self) -> &'static str {
         match self {
             Self::Replay { .. } => "replay",
@@ -165,14 +166,14 @@ impl Found {
 impl Ledger {
     /// Repairs one record.
     pub fn repair(&mut self, id: i64, repair: &Repair, now: Timestamp) -> Result<Repaired, LedgerError> {
-        self.write("replay", |transaction, _| repair_record(transaction, id, repair, now))
+        self.write(repair.action(), |transaction, _| repair_record(transaction, id, repair, now))
     }
 }
 
 impl Database {
     /// Repairs one record while no sidecar runs.
     pub fn repair(&mut self, id: i64, repair: &Repair, now: Timestamp) -> Result<Repaired, LedgerError> {
-        self.write("replay", |transaction| repair_record(transaction, id, repair, now))
+        self.write(repair.action(), |transaction| repair_record(transaction, id, repair, now))
     }
 
     /// The audit's lines, newest first; only those with a number below `before`.

@@ -70,7 +70,7 @@ groups:
         for: 1m
         labels: { severity: critical }
         annotations:
-          summary: "{{ "{{" }} $labels.pod {{ "}}" }} is open because of an answer of the emulator, not of AWS"
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} was answered by the emulator, not by AWS"
       - alert: TollgateExhausted
         expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state="exhausted"}[6m])) == 1
         for: 10m
@@ -191,7 +191,7 @@ groups:
         expr: increase(tollgate_ledger_commit_failures_total[15m]) > 0
         labels: { severity: critical }
         annotations:
-          summary: "the ledger of {{ "{{" }} $labels.pod {{ "}}" }} cannot be written: usage is refused or cannot be sent"
+          summary: "a read or a write of the ledger of {{ "{{" }} $labels.pod {{ "}}" }} failed: usage may be refused, or not sent"
           description: "The log names the error; most often the volume is full, read-only or slow."
       - alert: TollgateLedgerUnavailable
         # While a sidecar starts, a few requests may come before the ledger is open.
@@ -209,7 +209,7 @@ groups:
           or (tollgate_state_write_failures_total > 0 unless tollgate_state_write_failures_total offset 70m)
         labels: { severity: warning }
         annotations:
-          summary: "the state folder of {{ "{{" }} $labels.pod {{ "}}" }} cannot be written: a restart loses its registration"
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} failed to write to its state folder: a restart loses its registration or its license"
           description: "The log names the error; most often the volume is full, read-only or slow."
       - alert: TollgateDeadLetters
         expr: tollgate_usage_dead_letters > 0

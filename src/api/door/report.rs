@@ -10,14 +10,14 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Number, Value};
 
-use super::RejectedCall;
+use super::{Code, RejectedCall};
 use tollgate_ledger::Claim;
 use tollgate_marketplace::{Allocation, HourUsage, NONCE_BYTES, Nonce, Quantity, TagSet};
 use tollgate_receipt::json::Members;
 use tollgate_time::Timestamp;
 
 /// Our own answer to a call about a product that is not configured.
-pub(super) const OTHER_PRODUCT: &str = "InvalidProductCodeException";
+pub(super) const OTHER_PRODUCT: Code = Code::InvalidProductCodeException;
 
 /// A report to send, and the claim that it makes.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Report {
 
 fn unreadable() -> RejectedCall {
     let text = "the body must be the operation's JSON object, each member given once";
-    RejectedCall(StatusCode::BAD_REQUEST, "SerializationException", text)
+    RejectedCall(StatusCode::BAD_REQUEST, Code::SerializationException, text)
 }
 
 /// Rejects a call that is, or might be, about another product: a sidecar forwards only calls about its own product.
@@ -92,7 +92,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Report>, RejectedCall> {
     };
     if allocations.iter().any(Part::repeats_a_tag) {
         let text = "a tag's key is given twice";
-        return Err(RejectedCall(StatusCode::BAD_REQUEST, "InvalidTagException", text));
+        return Err(RejectedCall(StatusCode::BAD_REQUEST, Code::InvalidTagException, text));
     }
     Ok(claim(&members, allocations, client_token).map(|claim| Report { members, claim }))
 }
@@ -192,7 +192,7 @@ fn new_token() -> Result<String, RejectedCall> {
     let mut bytes = [0; NONCE_BYTES];
     SystemRandom::new().fill(&mut bytes).map_err(|_| {
         let text = "no random bytes for a ClientToken";
-        RejectedCall(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text)
+        RejectedCall(StatusCode::SERVICE_UNAVAILABLE, Code::ServiceUnavailableException, text)
     })?;
     Ok(Nonce::from_random(bytes).as_str().to_owned())
 }
@@ -272,16 +272,16 @@ mod tests {
             r#"{"UsageDimension":"d","Timestamp":1,"DryRun":true,"DryRun":false}"#,
             r#"{"UsageDimension":"d","Timestamp":1,"UsageAllocations":[{"AllocatedUsageQuantity":1,"AllocatedUsageQuantity":2}]}"#,
         ] {
-            assert_eq!(read(report.as_bytes()).unwrap_err().1, "SerializationException", "{report}");
+            assert_eq!(read(report.as_bytes()).unwrap_err().1, Code::SerializationException, "{report}");
         }
         let tags = r#"{"UsageDimension":"d","Timestamp":1,"UsageAllocations":[{"Tags":[{"Key":"a","Value":"1"},{"Key":"a","Value":"2"}]}]}"#;
-        assert_eq!(read(tags.as_bytes()).unwrap_err().1, "InvalidTagException");
+        assert_eq!(read(tags.as_bytes()).unwrap_err().1, Code::InvalidTagException);
     }
 
     #[test]
     fn only_the_configured_product_passes() {
-        const NO: &str = OTHER_PRODUCT;
-        const BAD: &str = "SerializationException";
+        const NO: Code = OTHER_PRODUCT;
+        const BAD: Code = Code::SerializationException;
         for (operation, body, rejected) in [
             ("MeterUsage", r#"{"ProductCode":"ours"}"#, None),
             ("MeterUsage", r#"{"ProductCode":"Ours"}"#, Some(NO)),

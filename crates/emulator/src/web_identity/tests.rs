@@ -1,5 +1,7 @@
 //! Tokens as a cluster signs them, and each kind of bad token.
 
+use std::os::unix::fs::symlink;
+use std::process::Command;
 use std::sync::LazyLock;
 
 use ring::rand::SystemRandom;
@@ -147,6 +149,32 @@ fn a_token_names_its_pod_and_what_is_no_token_is_told_apart() {
     }
     for bad in ["", "a.b.c", "..", "e30.e30", "e30.W10.c2ln", "e30.e30.!"] {
         assert!(Token::parse(bad).is_none(), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_set_that_is_not_a_whole_regular_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut keys = jwks().to_string();
+    std::fs::write(path("keys"), &keys).unwrap();
+    symlink(path("keys"), path("link")).unwrap();
+    for name in ["keys", "link"] {
+        assert_eq!(Jwks::File(path(name)).read().await.unwrap().len(), 2, "{name}");
+    }
+    // A cut at the limit would leave valid JSON.
+    keys.push_str(&" ".repeat(KEYS_BYTES_MAX));
+    std::fs::write(path("large"), &keys).unwrap();
+    assert!(Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+    for (name, says) in [
+        ("large", "is too large"),
+        ("pipe", "is not a regular file but a pipe, a socket or a device"),
+        ("", "is a folder, not a file"),
+        ("absent", "does not exist"),
+    ] {
+        let path = path(name);
+        let error = Jwks::File(path.clone()).read().await.unwrap_err();
+        assert_eq!(error, format!("{}: {says}", path.display()));
     }
 }
 

@@ -234,7 +234,7 @@ proptest! {
         }
         bench.ledger().check().unwrap();
         let counted = bench.ledger().contents().unwrap();
-        bench.ledger().write("test", |transaction, _| totals::restore_counts(transaction)).unwrap();
+        bench.ledger().write("seal", |transaction, _| totals::restore_counts(transaction)).unwrap();
         prop_assert_eq!(counted, bench.ledger().contents().unwrap(), "counters are kept by triggers");
     }
 }

@@ -28,7 +28,7 @@ async fn every_key_is_known_for_a_window_and_none_for_more_than_two() {
                 let keys = super::super::keys::Keys::open(transaction, settings)?;
                 keys.same(same.id.as_deref().unwrap(), &same)
             };
-            bench.ledger().write("test", keys).unwrap().is_some()
+            bench.ledger().write("seal", keys).unwrap().is_some()
         };
         for age in [1, 24, 47] {
             assert!(known(&mut bench, age), "hour {now_hour}: a key of {age} h ago");

@@ -146,6 +146,25 @@ fn the_old_ledger_stays_beside_it_without_its_keys_until_the_next_start() {
 }
 
 #[test]
+fn a_copy_that_cannot_be_made_says_so_and_leaves_the_old_ledger() {
+    let folder = large();
+    let part = folder.path().join(format!("{FILE_NAME}.schema-1.part"));
+    fs::create_dir(&part).unwrap();
+    let error = Ledger::open(folder.path(), settings("pod-1")).unwrap_err().to_string();
+    let says = format!("the ledger cannot be copied before its upgrade, to {}: ", part.display());
+    assert!(
+        error.contains(&says) && error.contains("free space") && error.ends_with("is unchanged"),
+        "{error}"
+    );
+    let old = Connection::open(folder.path().join(FILE_NAME)).unwrap();
+    assert_eq!(meta(&old, "schema").unwrap().as_deref(), Some("1"));
+    drop(old);
+    fs::remove_dir(&part).unwrap();
+    drop(Ledger::open(folder.path(), settings("pod-1")).unwrap());
+    assert!(folder.path().join(format!("{FILE_NAME}.schema-1")).exists());
+}
+
+#[test]
 fn a_visitor_upgrades_an_old_ledger_too_and_keeps_the_copy() {
     let folder = large();
     let ledger = Database::open_existing(folder.path()).unwrap();
