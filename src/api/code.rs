@@ -1,6 +1,6 @@
 //! The codes of tollgate's own refusals. Answers that repeat AWS's code, or the verifier's, are not among them.
 
-/// Declares the codes; [`Code::ALL`] is for the test that each has its entry in the runbook.
+/// Declares the codes; `Code::ALL` is for the test that each has its entry in the runbook.
 macro_rules! codes {
     ($($code:ident)*) => {
         /// A code of a problem document, or of an answer of the AWS door.
