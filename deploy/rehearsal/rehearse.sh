@@ -2,15 +2,17 @@
 # Rehearses a product in a cluster against the emulator: see docs/REHEARSAL.md. Needs bash, kubectl and curl.
 #
 #   rehearse.sh prepare SELLER_TOML [WORLD_TOML]    the emulator, and the ConfigMap that values-rehearsal.yaml mounts
-#   rehearse.sh not-entitled SELECTOR [PRODUCT_ID]  new pods are refused and do not start; entitled again, new pods start
+#   rehearse.sh not-entitled SELECTOR               new pods are refused and do not start; entitled again, new pods start
 #   rehearse.sh throttled SELECTOR                  AWS throttles three calls; new pods wait, and start by themselves
 #   rehearse.sh day HOURS COMMAND…                  the command uses the product once an hour; every hour is billed
+#   rehearse.sh bill DIMENSION QUANTITY             compares all that AWS would bill of a dimension with what you used
 #   rehearse.sh ledger                              what AWS would bill, as CSV
 #   rehearse.sh admin METHOD PATH [JSON]            any other order, such as: admin POST clock '{"advance": "1h"}'
 #   rehearse.sh remove                              deletes the emulator and the ConfigMaps
+#   rehearse.sh world SELLER_TOML                   prints the marketplace that prepare makes without WORLD_TOML
 #
-# SELECTOR names the product's pods, such as app=shop; PRODUCT_ID is for contract pricing. Everything happens in the namespace
-# NAMESPACE, else in that of kubectl's context. PATIENCE: seconds to wait for something, and for each answer; 180 by default.
+# SELECTOR names the product's pods, such as app.kubernetes.io/instance=shop. Everything happens in the namespace NAMESPACE,
+# else in that of kubectl's context. PATIENCE: seconds to wait for something, and for each answer; 180 by default.
 # A rehearsal that fails or is interrupted subscribes the buyer again and removes its faults.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -19,6 +21,10 @@ kubectl=(kubectl)
 [ -z "${NAMESPACE:-}" ] || kubectl+=(--namespace "$NAMESPACE")
 scratch=$(mktemp -d)
 forward=
+# The account that the pods belong to.
+buyer=111122223333
+# The product's pods, whose state is told when something does not happen to them.
+selector=
 # The command that undoes what a rehearsal changed in the emulator.
 undo=()
 
@@ -26,8 +32,8 @@ main() {
     local command=${1:-help}
     [ $# -eq 0 ] || shift
     case "$command" in
-        prepare | remove) "$command" "$@" ;;
-        not-entitled | throttled | day | ledger | admin)
+        prepare | remove | world) "$command" "$@" ;;
+        not-entitled | throttled | day | bill | ledger | admin)
             connect
             "${command//-/_}" "$@"
             ;;
@@ -39,16 +45,17 @@ main() {
 }
 
 prepare() {
-    local seller=$1 world=${2:-$here/world.toml} folder=$scratch/seller version code
+    local seller=$1 world=${2:-$scratch/world.toml} folder=$scratch/seller version code
     mkdir "$folder"
     cp "$seller" "$folder/seller.toml"
+    if [ $# -lt 2 ]; then world "$seller" >"$world"; fi
     config_map tollgate-emulator --from-file=world.toml="$world"
     "${kubectl[@]}" apply --request-timeout="${patience}s" -f "$here/emulator.yaml"
     "${kubectl[@]}" rollout status deployment/tollgate-emulator --timeout="${patience}s"
     connect
     # An emulator that ran already takes the world as it is now.
     ask --show-error --fail-with-body --data-binary "@$world" --output /dev/null "$endpoint/_emulator/world"
-    code=$(sed -n 's/^product_code *= *"\([^"]*\)".*/\1/p' "$seller")
+    code=$(setting product_code <"$seller")
     for version in 1 2 3; do
         # Only a product that registers has keys, and few have more than one.
         [ -z "$code" ] || ask --fail --output "$folder/$version.pem" "$endpoint/_emulator/public-keys/$code/$version.pem" || break
@@ -57,39 +64,69 @@ prepare() {
     say "prepared: install the chart with values-rehearsal.yaml"
 }
 
+# The product of seller.toml, and a buyer.
+world() {
+    local seller=$1 mode code product list
+    mode=$(setting mode <"$seller")
+    code=$(setting product_code <"$seller")
+    product=$(setting product_id <"$seller")
+    if [ "$mode" = contract ]; then
+        [ -n "$product" ] || fail "$seller has no line product_id: write it, or name a WORLD_TOML"
+        list=$(setting entitlements <"$seller" | entitlements)
+        # Without the setting the product takes what the license holds.
+        [ -n "$list" ] || list='{ name = "access", max_count = 10 }'
+        printf '[[licenses]]\nproduct_id = "%s"\naccount_id = "%s"\n' "$product" $buyer
+        printf 'entitlements = [%s]\n' "$list"
+    else
+        [ -n "$code" ] || fail "$seller has no line product_code: write it, or name a WORLD_TOML"
+        printf '[[products]]\nproduct_code = "%s"\npricing = "%s"\n' "$code" "${mode:-hourly}"
+        list=$({
+            setting dimensions <"$seller"
+            setting entitlement_dimension <"$seller"
+        } | awk '!seen[$0]++ { print "\"" $0 "\"" }' | paste -sd ,)
+        [ -z "$list" ] || printf 'dimensions = [%s]\n' "$list"
+        printf '\n[[customers]]\naccount_id = "%s"\nsubscribed = true\n' $buyer
+    fi
+}
+
 not_entitled() {
-    local selector=$1 product=${2:-} seller
+    local seller
+    pods_of "$1"
     seller=$("${kubectl[@]}" get configmap tollgate-rehearsal --output 'jsonpath={.data.seller\.toml}')
-    if grep -q '^mode *= *"metered"' <<<"$seller" && ! grep -q '^entitlement_dimension *=' <<<"$seller"; then
+    if [ "$(setting mode <<<"$seller")" = metered ] && [ -z "$(setting entitlement_dimension <<<"$seller")" ]; then
         fail "seller.toml has no entitlement_dimension: in mode metered AWS then refuses no pod, only its first report"
     fi
+    product=$(setting product_id <<<"$seller")
     undo=(entitle true "$product")
     entitle false "$product"
-    renew "$selector"
-    await "refusal of every pod of $selector" all_refused "$selector"
-    [ -z "$(ready "$selector")" ] || fail "a pod of $selector is ready although AWS has refused it"
-    say "refused: $(pods "$selector" '{.items[0].status.initContainerStatuses[*].lastState.terminated.message}')"
+    renew
+    await "refusal of every pod of $selector" all_refused
+    [ -z "$(ready)" ] || fail "a pod of $selector is ready although AWS has refused it"
+    say "refused: $(pods '{.items[0].status.initContainerStatuses[*].lastState.terminated.message}')"
     entitle true "$product"
     undo=()
     # The emulator does not change its answer to a pod; whether AWS answers a refused pod anew is
     # not documented.
-    renew "$selector"
-    await "ready pods of $selector" all_ready "$selector"
+    renew
+    await "ready pods of $selector" all_ready
     say "not-entitled: refused pods did not start; entitled again, new pods did"
 }
 
 throttled() {
-    local selector=$1 hits
+    local hits restarts
+    pods_of "$1"
     admin DELETE faults >/dev/null
     undo=(admin DELETE faults)
     admin POST faults '{"fault": "throttle", "count": 3}' >/dev/null
-    renew "$selector"
-    await "ready pods of $selector" all_ready "$selector"
+    renew
+    await "ready pods of $selector" all_ready
     hits=$(admin GET faults | sed -n 's/.*"hits":\([0-9]*\).*/\1/p')
     [ "$hits" = 3 ] || fail "$hits calls were throttled, not 3"
+    restarts=$(restarts)
+    [ "$restarts" = 0 ] || fail "3 calls throttled, $restarts restarts of tollgate's containers, not 0"
     admin DELETE faults >/dev/null
     undo=()
-    say "throttled: three calls were throttled; the pods waited, and started"
+    say "throttled: 3 calls throttled, 0 restarts; the pods waited, and started"
 }
 
 day() {
@@ -105,6 +142,27 @@ day() {
         await "bill for hour $hour" billed_at_least $((before + hour))
     done
     say "day: $hours hours are billed"
+}
+
+# Quantities as millionths, because awk's numbers are exact to 2^53. A pod's hour may be on the bill once.
+bill() {
+    local dimension=$1 quantity=$2
+    [[ $quantity =~ ^[0-9]+(\.[0-9]{1,6})?$ ]] || fail "$quantity is no quantity, such as 48 or 12.5"
+    ledger | awk -F, -v dimension="$dimension" -v quantity="$quantity" '
+        function millionths(text, part) { split(text, part, "."); return part[1] * 1000000 + substr(part[2] "000000", 1, 6) }
+        function units(number, text) {
+            text = sprintf("%d.%06d", int(number / 1000000), number % 1000000)
+            sub(/\.?0*$/, "", text)
+            return text
+        }
+        NR == 1 || $6 != dimension { next }
+        { sum += millionths($9); hours += !seen[$7]++; twice += known[$2, $3, $4, $5, $7]++ > 0 }
+        END {
+            told = sprintf("rehearse: bill: %d hours, %s %s: ", hours, sum ? units(sum) : 0, dimension)
+            if (twice) { print told twice " of them billed twice" >"/dev/stderr"; exit 1 }
+            if (sum != millionths(quantity)) { print told "not " quantity >"/dev/stderr"; exit 1 }
+            print told "as reported"
+        }'
 }
 
 ledger() { admin GET 'ledger?format=csv'; }
@@ -146,6 +204,24 @@ trap end EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# A setting of a seller.toml on standard input: a line for each item, none if it is not set. An array may have several lines.
+setting() {
+    awk -v key="$1" '
+        { sub(/#.*/, "") }
+        array { print; array = !/\]/; next }
+        /^[ \t]*\[/ { exit } # a table
+        $0 ~ "^[ \t]*" key "[ \t]*=" { sub(/^[^=]*=/, ""); print; array = /\[/ && !/\]/ }' |
+        tr ',' '\n' | sed "s/^[][ \"'\t]*//; s/[][ \"'\t\r]*\$//; /^\$/d"
+}
+
+# The license's entitlements, of lines such as users:Count:10.
+entitlements() {
+    awk -F: '{
+        amount = $2 == "None" ? "value = \"Enabled\"" : "max_count = " ($3 ? $3 : 10)
+        printf "%s{ name = \"%s\", unit = \"%s\", %s }", (NR == 1 ? "" : ", "), $1, ($2 ? $2 : "Count"), amount
+    }'
+}
+
 ask() { curl --silent --max-time "$patience" "$@"; }
 
 admin() {
@@ -156,7 +232,7 @@ entitle() {
     if [ -n "$2" ]; then
         admin POST licenses "{\"product_id\": \"$2\", \"received\": \"$([ "$1" = true ] && echo active || echo disabled)\"}" >/dev/null
     else
-        admin POST customers "{\"account_id\": \"111122223333\", \"subscribed\": $1}" >/dev/null
+        admin POST customers "{\"account_id\": \"$buyer\", \"subscribed\": $1}" >/dev/null
     fi
 }
 
@@ -166,16 +242,44 @@ billed_at_least() { [ "$(billed_hours)" -ge "$1" ]; }
 
 # === the pods ===
 
-pods() { "${kubectl[@]}" get pods --request-timeout="${patience}s" --selector "$1" --output "jsonpath=$2"; }
-count() { pods "$1" '{range .items[*]}{.metadata.name}{"\n"}{end}' | grep -c . || true; }
-ready() { pods "$1" '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}' | grep True || true; }
-all_ready() { [ "$(count "$1")" -gt 0 ] && [ "$(ready "$1" | grep -c .)" = "$(count "$1")" ]; }
+pods() { "${kubectl[@]}" get pods --request-timeout="${patience}s" --selector "$selector" --output "jsonpath=$1"; }
+names() { pods '{range .items[*]}{.metadata.name}{"\n"}{end}'; }
+count() { names | grep -c . || true; }
+ready() { pods '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}' | grep True || true; }
+all_ready() { [ "$(count)" -gt 0 ] && [ "$(ready | grep -c .)" = "$(count)" ]; }
 
 # tollgate-await ends once, 30 s after a refusal, with 77.
-refusals() { pods "$1" '{range .items[*]}{.status.initContainerStatuses[*].lastState.terminated.exitCode}{"\n"}{end}' | grep -cw 77 || true; }
-all_refused() { [ "$(count "$1")" -gt 0 ] && [ "$(refusals "$1")" = "$(count "$1")" ]; }
+refusals() { pods '{range .items[*]}{.status.initContainerStatuses[*].lastState.terminated.exitCode}{"\n"}{end}' | grep -cw 77 || true; }
+all_refused() { [ "$(count)" -gt 0 ] && [ "$(refusals)" = "$(count)" ]; }
 
-renew() { "${kubectl[@]}" delete pods --selector "$1" --wait --timeout="${patience}s" >/dev/null; }
+# Of the sidecar and tollgate-await, which are init containers or, in some forms of the gate, containers.
+restarts() {
+    local each='{.name} {.restartCount}{"\n"}{end}'
+    pods "{range .items[*].status.initContainerStatuses[*]}$each{range .items[*].status.containerStatuses[*]}$each" |
+        awk '$1 ~ /^tollgate/ { sum += $2 } END { print sum + 0 }'
+}
+
+# Later a wrong label would look like pods that do not start. A chart that was just installed has its pods in a moment.
+pods_of() {
+    local until=$((SECONDS + 5))
+    selector=$1
+    until [ "$(count)" -gt 0 ]; do
+        [ $SECONDS -lt $until ] || fail "no pod in this namespace has the label $selector; kubectl get pods --show-labels prints the labels"
+        sleep 0.5
+    done
+}
+
+renew() { "${kubectl[@]}" delete pods --selector "$selector" --wait --timeout="${patience}s" >/dev/null; }
+
+# The pods as they are, and what tollgate-await said last in each.
+tell_pods() {
+    local pod
+    "${kubectl[@]}" get pods --request-timeout="${patience}s" --selector "$selector"
+    for pod in $(names); do
+        printf '%s: tollgate-await: ' "$pod"
+        "${kubectl[@]}" logs --request-timeout="${patience}s" --tail 1 --container tollgate-await "$pod" || true
+    done
+}
 
 config_map() {
     "${kubectl[@]}" create configmap "$@" --dry-run=client --output yaml | "${kubectl[@]}" apply --request-timeout="${patience}s" -f -
@@ -185,7 +289,10 @@ await() {
     local what=$1 until=$((SECONDS + patience))
     shift
     until "$@"; do
-        [ $SECONDS -lt $until ] || fail "no $what, within $patience s"
+        if [ $SECONDS -ge $until ]; then
+            [ -z "$selector" ] || tell_pods >&2 || true
+            fail "no $what, within $patience s"
+        fi
         sleep 0.5
     done
 }

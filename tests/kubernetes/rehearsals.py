@@ -25,18 +25,17 @@ on_unsent = "keep"
 CONTRACT = 'mode = "contract"\nproduct_id = "prod-your-product"\nentitlements = ["users:Count:10"]\n'
 # What a buyer would set in a chart that `helm create` made.
 CREATED = """
-fullnameOverride: shop
 image: { repository: registry.example/your-app, tag: 1.0.0 }
-podLabels: { app: shop }
 livenessProbe: null
 readinessProbe: null
 resources: { requests: { cpu: 100m, memory: 64Mi }, limits: { memory: 128Mi } }
 podSecurityContext: { runAsNonRoot: true, seccompProfile: { type: RuntimeDefault } }
 securityContext: { runAsUser: 10001, allowPrivilegeEscalation: false, capabilities: { drop: [ALL] } }
 tollgate:
-  mode: metered
-  state: { type: emptyDir }
 """
+OF_HOURLY = "  mode: hourly\n"
+OF_METERED = "  mode: metered\n  state: { type: emptyDir }\n"
+LABEL = {"app.kubernetes.io/instance": "shop"}
 
 
 class Repository:
@@ -60,19 +59,18 @@ class Repository:
 
     def create_chart(self, library):
         """A chart of the seller's own, as `helm create` makes it, with the library chart as its README says."""
-        self.run("helm", "create", "app")
-        chart = (self.folder / "app").rename(self.folder / "chart")
-        shutil.copytree(library, chart / "charts/tollgate")
+        self.run("helm", "create", "shop")
+        chart = self.folder / "shop"
         with (chart / "Chart.yaml").open("a") as described:
-            described.write("\ndependencies: [{ name: tollgate, version: '*' }]\n")
+            described.write(f"\ndependencies: [{{ name: tollgate, version: '*', repository: 'file://{library}' }}]\n")
         template = chart / "templates/deployment.yaml"
-        gated = '{{- include "tollgate.workload" (list . "app.deployment") }}'
-        template.write_text(f'{{{{- define "app.deployment" -}}}}\n{template.read_text()}\n{{{{- end -}}}}\n{gated}\n')
+        gated = '{{- include "tollgate.workload" (list . "shop.deployment") }}'
+        template.write_text(f'{{{{- define "shop.deployment" -}}}}\n{template.read_text()}\n{{{{- end -}}}}\n{gated}\n')
 
-    def run(self, *command, fails=False):
+    def run(self, *command, fails=False, **variables):
         environment = {
             "PATH": f"{self.folder}/bin:{os.environ['PATH']}", "HOME": str(self.folder), "KUBECACHEDIR": str(self.folder / "cache"),
-            "NAMESPACE": self.space.name,
+            "NAMESPACE": self.space.name, **variables,
         }
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=PATIENCE)
         if (done.returncode != 0) != fails:
@@ -80,32 +78,33 @@ class Repository:
         return done.stderr if fails else done.stdout
 
 
-def commands():
-    """The commands of the page's section about a cluster, block by block."""
-    section = (ROOT / "docs/REHEARSAL.md").read_text().split("\n## In a cluster\n")[1].split("\n## ")[0]
-    return re.findall(r"```sh\n(.*?)```", section, re.S)
+def commands(*sections):
+    """The commands of sections of the page, line by line."""
+    page = (ROOT / "docs/REHEARSAL.md").read_text()
+    for section in sections:
+        for block in re.findall(r"```sh\n(.*?)```", page.split(f"\n## {section}\n")[1].split("\n## ")[0], re.S):
+            yield from block.splitlines()
 
 
 @scenario(pods=3)
 def a_seller_rehearses_in_a_cluster(stand):
-    """The page's commands with helm/example: not entitled, throttled; what is sealed stays sealed; `remove` leaves nothing."""
+    """The page's commands with a chart of `helm create`: not entitled, throttled; what is sealed stays sealed; nothing is left."""
     with stand.bare_namespace("shop") as space:
         seller = Repository(stand, space)
-        (seller.folder / "deploy").symlink_to(ROOT / "deploy")
-        shutil.copytree(stand.folder / "example", seller.folder / "your-chart")
-        shutil.copy(ROOT / "helm/example/values-rehearsal.yaml", seller.folder)
-        shutil.copy(ROOT / "deploy/rehearsal/world.toml", seller.folder)
-        seller.write("seller.toml", HOURLY)
-        seller.write("your-values.yaml", "")
-        told = ""
-        for block in commands():
-            # The namespace exists already; port-forward does not end; another scenario runs a day of
-            # hours.
-            kept = [line for line in block.splitlines() if not any(word in line for word in ("create namespace", "port-forward", " day "))]
-            told += seller.run("bash", "-euc", "\n".join(kept))
-        for words in ("denied: CustomerNotEntitledException", "refused pods did not start", "three calls were throttled", '"RegisterUsage"'):
+        shutil.copytree(ROOT / "deploy/rehearsal", seller.folder / "deploy/rehearsal")
+        shutil.copytree(ROOT / "helm/example", seller.folder / "helm/example")
+        seller.create_chart(ROOT / "helm/tollgate")
+        seller.write("gate/seller.toml", HOURLY)
+        seller.write("gate/values.yaml", CREATED + OF_HOURLY)
+        # The namespace exists already; port-forward does not end; another scenario runs a day of hours.
+        left_out = ("create namespace", "port-forward", "requests 48", " day ", "reconcile")
+        page = [line for line in commands("In a cluster", "More") if not any(word in line for word in left_out)]
+        clean_up = next(at for at, line in enumerate(page) if line.startswith("helm uninstall"))
+        (end,) = [at for at, line in enumerate(page) if "delete namespace" in line]
+        told = seller.run("bash", "-euc", "\n".join(page[:clean_up] + page[end + 1 :]))
+        for words in ("denied: CustomerNotEntitledException", "refused pods did not start", "3 calls throttled, 0 restarts", '"RegisterUsage"'):
             assert words in told, told
-        pod = space.started(app="shop")
+        pod = space.started("shop", **LABEL)
         # The log names the seller's settings that a development build accepts; it refuses all others, as in production.
         log = space.logs(pod, "tollgate")
         for setting in ("endpoint_url", "clock"):
@@ -113,7 +112,7 @@ def a_seller_rehearses_in_a_cluster(stand):
         for flag in ("--grace-period=1h", "--mode=metered"):
             done = space.kubectl("exec", name_of(pod), "-c", "tollgate", "--", "/tollgate", "config", "check", flag, check=False)
             assert done.returncode != 0 and "seller's file" in done.stdout + done.stderr, done
-        seller.run("deploy/rehearsal/rehearse.sh", "remove")
+        seller.run("bash", "-euc", "\n".join(page[clean_up:end]))
         wait("the emulator to be gone", lambda: not space.pods(app="tollgate-emulator"))
         assert [one["metadata"]["name"] for one in space.get("configmaps")["items"]] == ["kube-root-ca.crt"], space.get("configmaps")
         return "; ".join(line.removeprefix("rehearse: ") for line in told.splitlines() if "refused pods" in line or "throttled:" in line)
@@ -125,13 +124,11 @@ def a_seller_rehearses_a_contract_in_a_cluster(stand):
     with stand.bare_namespace("contract-shop") as space:
         seller = Repository(stand, space)
         shutil.copytree(ROOT / "deploy/rehearsal", seller.folder / "rehearsal")
-        products, licenses = (ROOT / "deploy/rehearsal/world.toml").read_text().split("# [[licenses]]")
-        seller.write("rehearsal/world.toml", products + "[[licenses]]" + licenses.replace("\n# ", "\n"))
         seller.write("seller.toml", CONTRACT)
         seller.run("rehearsal/rehearse.sh", "prepare", "seller.toml")
         values = ("--set", "tollgate.mode=contract", "--values", str(ROOT / "helm/example/values-rehearsal.yaml"))
         seller.run("helm", "install", "shop", str(stand.folder / "example"), "--namespace", space.name, *values)
-        told = seller.run("rehearsal/rehearse.sh", "not-entitled", "app=shop", "prod-your-product")
+        told = seller.run("rehearsal/rehearse.sh", "not-entitled", "app=shop")
         assert "denied: " in told, told
         told += seller.run("rehearsal/rehearse.sh", "throttled", "app=shop")
         assert entitlement(space.started(app="shop"))["gate"] == "open"
@@ -140,24 +137,30 @@ def a_seller_rehearses_a_contract_in_a_cluster(stand):
 
 @scenario(pods=3)
 def a_sellers_ci_rehearses_its_chart(stand):
-    """ci.sh, which the recipes for GitHub and GitLab call, with a chart of `helm create` and a metered product: a bill of 24 hours."""
+    """ci.sh, which the recipes for GitHub and GitLab call, with a chart of `helm create` and a metered product: a bill of 24 hours,
+    after a run in which the application reported half of its usage."""
     with stand.bare_namespace("ci") as space:
         seller = Repository(stand, space)
         seller.create_chart(ROOT / "helm/tollgate")
+        seller.run("helm", "dependency", "update", "shop")
         shutil.copytree(ROOT / "deploy/rehearsal", seller.folder / "rehearsal")
         shutil.copy(ROOT / "helm/example/values-rehearsal.yaml", seller.folder / "rehearsal")
-        world = (ROOT / "deploy/rehearsal/world.toml").read_text().replace('pricing = "hourly"', 'pricing = "metered"')
-        seller.write("rehearsal/world.toml", world.replace('# dimensions = ["requests"]', 'dimensions = ["requests", "access"]'))
         seller.write("gate/seller.toml", METERED)
-        seller.write("gate/values.yaml", CREATED)
-        told = seller.run("rehearsal/ci.sh")
-        assert told.splitlines()[-1] == "ci: the bill is right", told
+        seller.write("gate/values.yaml", CREATED + OF_METERED)
+        half = seller.run("rehearsal/ci.sh", fails=True, HOURS="2", USE="/your-app use 1")
+        assert half.endswith("rehearse: bill: 2 hours, 2 requests: not 4\n"), half
+        (command,) = [line for line in commands("In a CI job") if line.endswith("ci.sh")]
+        told = seller.run("bash", "-euc", command.replace("NAMESPACE=shop ", ""))
+        assert told.endswith("rehearse: bill: 24 hours, 48 requests: as reported\nci: the bill is right\n"), told
         bill = [line.split(",") for line in (seller.folder / "bill.csv").read_text().splitlines()[1:]]
         used = [row for row in bill if row[5] == "requests"]
         assert len(used) == len({row[6] for row in used}) == 24 and {row[8] for row in used} == {"2"}, bill
         assert {row[8] for row in bill if row[5] != "requests"} <= {"0"}, bill
+        (command,) = [line for line in commands("In a cluster") if "reconcile" in line]
+        told = seller.run("bash", "-euc", command)
+        assert "requests" in told and "48" in told, told
         # By a dry run AWS refuses nobody, so there is no refusal to wait for.
         seller.write("gate/seller.toml", re.sub("entitlement_dimension.*\n", "", METERED))
-        seller.run("rehearsal/rehearse.sh", "prepare", "gate/seller.toml", "rehearsal/world.toml")
-        assert "no entitlement_dimension" in seller.run("rehearsal/rehearse.sh", "not-entitled", "app=shop", fails=True)
+        seller.run("rehearsal/rehearse.sh", "prepare", "gate/seller.toml")
+        assert "no entitlement_dimension" in seller.run("rehearsal/rehearse.sh", "not-entitled", "app.kubernetes.io/instance=shop", fails=True)
         return f"{len(used)} hours billed"

@@ -494,8 +494,9 @@ class Containers(unittest.TestCase):
     def test_compose_rehearses_a_sealed_product(self):
         seller = self.folder / "seller.toml"
         seller.write_text('product_code = "your-product-code"\npublic_keys = "keys"\n')
-        rehearsal = ROOT / "deploy/rehearsal"
-        files = {"SELLER_TOML": str(seller), "WORLD_TOML": str(rehearsal / "world.toml")}
+        world = self.folder / "world.toml"
+        world.write_text(subprocess.run([ROOT / "deploy/rehearsal/rehearse.sh", "world", seller], check=True, capture_output=True, text=True).stdout)
+        files = {"SELLER_TOML": str(seller), "WORLD_TOML": str(world)}
         compose = self.compose(first="deploy/rehearsal/compose.yaml", PRODUCT_CODE="your-product-code", **files)
         compose("up", "-d")
         application, sidecar = self.composed("application"), self.composed("tollgate")
