@@ -13,7 +13,7 @@ CONTAINER=${CONTAINER:-shop}                         # and its container
 # For products priced by use; DIMENSION=none rehearses no day of hours.
 DIMENSION=${DIMENSION:-requests}
 EACH=${EACH:-2}                                      # how much one call of USE uses: a whole number
-USE=${USE:-/your-app use $EACH}                      # a command in the container
+USE=${USE:-/your-app use $EACH}                      # a command in the container: words without quotes
 HOURS=${HOURS:-24}
 
 # The bill of an earlier run is not this one's.
@@ -21,6 +21,7 @@ rehearsal/rehearse.sh remove
 rehearsal/rehearse.sh prepare gate/seller.toml
 helm upgrade --install "$RELEASE" "$CHART" --namespace "$NAMESPACE" --values gate/values.yaml --values rehearsal/values-rehearsal.yaml
 
+# In mode metered it needs an entitlement_dimension in seller.toml. Without one AWS refuses no pod: delete this line.
 rehearsal/rehearse.sh not-entitled "$PODS"
 rehearsal/rehearse.sh throttled "$PODS"
 if [ "$DIMENSION" = none ]; then
