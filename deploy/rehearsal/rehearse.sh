@@ -120,10 +120,10 @@ throttled() {
     admin POST faults '{"fault": "throttle", "count": 3}' >/dev/null
     renew
     await "ready pods of $selector" all_ready
+    restarts=$(restarts)
+    [ "$restarts" = 0 ] || fail "throttled: $restarts restarts of tollgate's containers, not 0"
     hits=$(admin GET faults | sed -n 's/.*"hits":\([0-9]*\).*/\1/p')
     [ "$hits" = 3 ] || fail "$hits calls were throttled, not 3"
-    restarts=$(restarts)
-    [ "$restarts" = 0 ] || fail "3 calls throttled, $restarts restarts of tollgate's containers, not 0"
     admin DELETE faults >/dev/null
     undo=()
     say "throttled: 3 calls throttled, 0 restarts; the pods waited, and started"

@@ -32,6 +32,8 @@ case "$*" in
 *configmap*) echo '{seller}' ;;
 *logs*tollgate-await*) echo "asking AWS" ;;
 *"--selector {pods} "*metadata.name*) echo shop-1 ;;
+*Ready*) echo {ready} ;;
+*restartCount*) printf 'tollgate %s\\ntollgate-await 0\\nshop 4\\n' {restarts} ;;
 *"get pods"*jsonpath*) ;;
 *"get pods"*) echo "shop-1   0/2   Init:1/2" ;;
 esac
@@ -55,9 +57,9 @@ class Rehearse(unittest.TestCase):
         self.address = self.emulator.endpoint.removeprefix("http://")
         self.forward_to(self.address)
 
-    def forward_to(self, address, seller=""):
+    def forward_to(self, address, seller="", ready="False", restarts=0):
         kubectl = self.folder / "kubectl"
-        kubectl.write_text(KUBECTL.format(address=address, seller=seller, pods=PODS))
+        kubectl.write_text(KUBECTL.format(address=address, seller=seller, pods=PODS, ready=ready, restarts=restarts))
         kubectl.chmod(0o755)
 
     def start(self, *arguments, patience):
@@ -101,6 +103,13 @@ class Rehearse(unittest.TestCase):
         error = self.fails("throttled", PODS)
         self.assertIn("shop-1   0/2   Init:1/2", error)
         self.assertIn("shop-1: tollgate-await: asking AWS", error)
+
+    def test_throttled_pods_do_not_restart(self):
+        self.forward_to(self.address, ready="True", restarts=2)
+        self.assertIn("2 restarts of tollgate's containers, not 0", self.fails("throttled", PODS))
+        self.forward_to(self.address, ready="True")
+        # Pods of a real product ask AWS; tests/kubernetes has such.
+        self.assertIn("0 calls were throttled, not 3", self.fails("throttled", PODS))
 
     def test_faults_are_taken_back(self):
         self.assertIn("no ready pods", self.fails("throttled", PODS))
