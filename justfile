@@ -22,10 +22,11 @@ fmt:
     cargo fmt
     cargo fmt --manifest-path fuzz/Cargo.toml
 
-# Fails on unformatted sources.
+# Fails on unformatted sources, and on comments longer than 120 columns, which rustfmt leaves alone.
 fmt-check:
     cargo fmt --check
     cargo fmt --manifest-path fuzz/Cargo.toml --check
+    ! LC_ALL=C.UTF-8 grep -rnP --include='*.rs' '^(?=.{121}).* // |^(?=.{121})\s*//' src crates
 
 # Lints both builds: with the emulator, and as released.
 clippy:

@@ -381,7 +381,8 @@ mod tests {
         assert!(drained, "before the parts are told to stop");
         assert_eq!(ended.exit, Exit::Internal);
         assert!(ended.cause.is_some_and(|cause| cause.contains("broken")));
-        // `cargo test` runs all unit tests in one process: a handler would outlive this test, and Ctrl-C would not end the others.
+        // `cargo test` runs all unit tests in one process: a handler would outlive this test, and Ctrl-C would not end
+        // the others.
         let caught = ProcessStatus::of("self").map(|status| status.value("SigCgt").to_owned()).unwrap();
         let caught = u64::from_str_radix(&caught, 16).unwrap();
         for ending in [Ending::Terminate, Ending::Interrupt, Ending::HangUp] {

@@ -285,16 +285,6 @@ class Charts(ChartCase):
         schema = json.loads((ROOT / "helm/tollgate/values.schema.json").read_text())
         self.assertEqual(set(schema["definitions"]["settings"]["properties"]), documented - own)
 
-    def test_one_version_everywhere(self):
-        version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
-        library = yaml.safe_load((ROOT / "helm/tollgate/Chart.yaml").read_text())
-        example = yaml.safe_load((ROOT / "helm/example/Chart.yaml").read_text())
-        values = yaml.safe_load((ROOT / "helm/tollgate/values.yaml").read_text())
-        rehearsal = yaml.safe_load((ROOT / "helm/example/values-rehearsal.yaml").read_text())
-        found = [library["version"], library["appVersion"], example["dependencies"][0]["version"], values["image"]["tag"], rehearsal["tollgate"]["image"]["tag"]]
-        found += re.findall(r"^    version: (.*)$", (ROOT / "helm/tollgate/README.md").read_text(), re.M)
-        self.assertEqual(found, [version] * 6)
-
     def test_the_charts_rules_are_the_published_ones(self):
         published = yaml.safe_load((ROOT / "deploy/observability/rules.yaml").read_text())
         documents = self.documents({"tollgate": {"prometheusRule": {"enabled": True}}})

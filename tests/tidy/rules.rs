@@ -12,31 +12,11 @@ use crate::{METADATA, Project, root};
 const FORBIDDEN: [&str; 8] =
     ["TO|DO", "FIX|ME", "XX|X", "#[ign|ore", "should_|panic", "/wo|rk/", "/ro|ot/", "/fa|rm/"];
 
-/// rustfmt limits code to 110 (rustfmt.toml) but not comments; they may be a word longer.
-const COLUMNS_MAX: usize = 120;
-
 /// Names that say nothing about the content.
 const EMPTY_NAMES: [&str; 8] = ["util", "common", "helper", "constant", "const", "type", "manager", "misc"];
 
 /// The bare prefix builds names; the revision is read when the binary is built, not when it runs.
 const NOT_SETTINGS: [&str; 2] = ["TOLLGATE_", "TOLLGATE_REVISION"];
-
-/// The places of this version: files below a path, behind a text. The rule ignores what follows if it is no version.
-const STATED: [(&str, &str); 10] = [
-    ("", "tollgate:"),
-    ("", "tollgate-"),
-    ("", "tollgate-dev:"),
-    ("Cargo.toml", "version = \""),
-    ("docs/openapi.yaml", " version: "),
-    ("docs/quickstart/", " version: "),
-    ("helm/", "ersion: "),
-    ("helm/example/values-rehearsal.yaml", "tag: "),
-    ("helm/tollgate/", "tag: "),
-    ("helm/tollgate/README.md", "`image.tag` | `\""),
-];
-
-/// These documents name several versions.
-const OF_SEVERAL: [&str; 2] = ["CHANGELOG.md", "docs/UPGRADE.md"];
 
 macro_rules! by_name {
     ($($rule:ident),*) => { &[$((stringify!($rule), $rule)),*] };
@@ -48,9 +28,8 @@ type Rule = fn(&Project) -> Vec<String>;
 /// Each rule with its name in the samples.
 #[rustfmt::skip]
 pub(crate) const RULES: &[(&str, Rule)] = by_name![
-    forbidden_words, silent_files, forbidden_texts, long_lines, empty_names, dead_links, unknown_variables,
-    unnamed_events, alerts_of_one_side, absent_defences, unsaid_semantics, forgotten_targets, other_exceptions,
-    other_versions, unsupported_versions
+    forbidden_words, silent_files, forbidden_texts, empty_names, dead_links, unknown_variables, unnamed_events,
+    alerts_of_one_side, absent_defences, unsaid_semantics, forgotten_targets, other_exceptions
 ];
 
 /// The architecture's table of imports: for each file, words that its paths and imports may not contain; for each
@@ -108,24 +87,6 @@ fn forbidden_texts(project: &Project) -> Vec<String> {
         let forbidden = |line: &str| FORBIDDEN.iter().any(|text| stands(line, &text.replace('|', "")));
         let lines = text.lines().zip(1..).filter(|(line, _)| forbidden(line));
         found.extend(lines.map(|(line, at)| format!("{path}:{at}: {line}")));
-    }
-    found
-}
-
-/// Lines have at most [`COLUMNS_MAX`] columns, except literals and tests.
-fn long_lines(project: &Project) -> Vec<String> {
-    let mut found = Vec::new();
-    for source in project.sources() {
-        let in_literal = |at: usize| {
-            source
-                .strings
-                .iter()
-                .any(|(from, text)| (*from..=from + text.matches('\n').count()).contains(&at))
-        };
-        let long = source.text.lines().zip(1..).filter(|(line, at)| {
-            line.chars().count() > COLUMNS_MAX && !source.is_test(*at) && !in_literal(*at)
-        });
-        found.extend(long.map(|(_, at)| format!("{}:{at}: longer than {COLUMNS_MAX} columns", source.path)));
     }
     found
 }
@@ -268,26 +229,6 @@ fn forgotten_targets(project: &Project) -> Vec<String> {
     forgotten.map(|file| format!("fuzz/{file} has no [[bin]] in fuzz/Cargo.toml")).collect()
 }
 
-/// SECURITY.md promises a year of security fixes: the heading of each version in the changelog has both dates.
-fn unsupported_versions(project: &Project) -> Vec<String> {
-    let kept = |heading: &str| {
-        let (version, days) = heading.split_once(" (released ")?;
-        let (from, until) = days.strip_suffix(')')?.split_once(", security fixes until ")?;
-        let year_later = format!("{}{}", from.get(..4)?.parse::<u16>().ok()? + 1, from.get(4..)?);
-        let days = from.len() == 10 && until.len() == 10;
-        // A patch release keeps the last day of its minor version.
-        (days && (until >= year_later.as_str() || !version.ends_with(".0"))).then_some(())
-    };
-    let versions = project.text("CHANGELOG.md").lines().filter_map(|line| line.strip_prefix("## "));
-    let released = versions.filter(|v| v.starts_with(|c: char| c.is_ascii_digit()) && *v != "0.1.0");
-    let unsaid = released.filter(|version| kept(version).is_none());
-    unsaid
-        .map(|version| {
-            format!("CHANGELOG.md: {version}: (released DAY, security fixes until DAY, a year later)")
-        })
-        .collect()
-}
-
 /// AWS's exceptions are distinguished in one table.
 fn other_exceptions(project: &Project) -> Vec<String> {
     let owners = ["crates/marketplace/src/exceptions.rs", "crates/emulator", "src/cli/emulator", "src/api"];
@@ -301,30 +242,6 @@ fn other_exceptions(project: &Project) -> Vec<String> {
         );
     }
     found
-}
-
-/// Documents, charts and manifests name the version that `Cargo.toml` has.
-fn other_versions(project: &Project) -> Vec<String> {
-    let version = project.text("Cargo.toml").split("\nversion = \"").nth(1).map_or("", number);
-    assert!(!version.is_empty(), "Cargo.toml has no version");
-    let mut found = Vec::new();
-    for (path, text) in project.texts.iter().filter(|(path, _)| !OF_SEVERAL.contains(&path.as_str())) {
-        for (place, before) in STATED.iter().filter(|(place, _)| path.starts_with(place)) {
-            // Third-party crates have versions of their own.
-            let ours = |line: &&str| *place != "Cargo.toml" || line.starts_with("tollgate-");
-            let stated = text.lines().filter(ours).flat_map(|line| line.split(before).skip(1)).map(number);
-            let other = stated.filter(|stated| !stated.is_empty() && *stated != version);
-            found.extend(other.map(|other| format!("{path}: {before}{other}: Cargo.toml has {version}")));
-        }
-    }
-    found
-}
-
-/// The version at the start of a text, three numbers, or nothing.
-fn number(text: &str) -> &str {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number = text[..end].trim_end_matches('.');
-    if number.split('.').filter(|part| !part.is_empty()).count() == 3 { number } else { "" }
 }
 
 /// Names that only one of two files has.
