@@ -109,7 +109,8 @@ settings! {
             for_usage: true,
         }
 
-        /// In mode `metered`, a zero-priced dimension whose hourly report of 0 proves the entitlement.
+        /// In mode `metered`, one more dimension of the listing, at price 0: its hourly report of 0 proves the
+        /// entitlement. Without it the gate opens by a dry run, which does not show whether the buyer is subscribed.
         EntitlementDimension = "entitlement_dimension" => entitlement_dimension: Option<String> = given(DIMENSION) {
             risk: "usage of that dimension is rejected, and not billed",
             only: FOR_OWN_POD, for_usage: true,

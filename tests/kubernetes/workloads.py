@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -60,7 +61,6 @@ def a_chart_of_helm_create_starts_behind_the_gate(stand):
     """The commands of docs/quickstart/eks-helm.md on what `helm create` makes, by Helm 3 and by Helm 4: the gate, and then the application."""
     text, _ = pages.runnable(pages.read("quickstart/eks-helm.md"))
     values = {
-        "image": {"repository": "registry.example/your-app", "tag": "1.0.0"},
         "podSecurityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsUser": 10001},
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "32Mi"}},
@@ -71,11 +71,14 @@ def a_chart_of_helm_create_starts_behind_the_gate(stand):
         for version, helm in stand.helms.items():
             with tempfile.TemporaryDirectory() as home:
                 shutil.copytree(ROOT / "helm", f"{home}/helm")
+                # What the page begins with.
+                subprocess.run([stand.program, "config", "init", "gate"], cwd=home, check=True, stdout=subprocess.DEVNULL)
                 (pathlib.Path(home) / "values.json").write_text(json.dumps(values))
                 ran, failed = pages.run(pages.steps(text), home, PATH=f"{helm.parent}:{os.environ['PATH']}")
                 assert ran and not failed, f"{failed} of {ran} steps of the page failed"
                 release = f"shop-{version[0]}"
-                space.helm(version, "install", release, f"{home}/shop", "--namespace", space.name, "--values", f"{home}/values.json")
+                files = [f"--values={home}/gate/values.yaml", f"--values={home}/values.json"]
+                space.helm(version, "install", release, f"{home}/shop", "--namespace", space.name, *files)
             pod = space.started("shop", **{"app.kubernetes.io/instance": release})
             assert status(pod, "tollgate-await")["state"]["terminated"]["exitCode"] == 0, pod["status"]
             wait(f"the application of {release}", lambda: "application started" in space.logs(pod, "shop"))

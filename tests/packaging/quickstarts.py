@@ -3,12 +3,15 @@
 The paragraph before a block that cannot run here says "Not run here". Every other `sh` block runs, in a folder with the release's `deploy`
 and `helm`, and in a network of its own, so that the ports are those of the page.
 
+A page of a platform begins with the folder `gate`, which a page of the pricing makes: `tollgate config init` writes it before the page runs.
+
 Usage: quickstarts.py HELM TOLLGATE AWS [PAGE…]. Needs root and iproute2, for the network, and docker-compose.
 """
 
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -27,6 +30,9 @@ RUNS = {
     },
 }
 
+# Metered, because the page has a step for it.
+GATE = {"eks-helm": ["config", "init", "gate", "--mode", "metered", "--product-code", "demometered"]}
+
 
 def run(page, tools):
     """Runs one page in a new folder; returns how many steps ran, failed, and cannot run here."""
@@ -34,6 +40,8 @@ def run(page, tools):
     with tempfile.TemporaryDirectory() as home:
         for folder in ("deploy", "helm"):
             shutil.copytree(ROOT / folder, pathlib.Path(home) / folder)
+        if page in GATE:
+            subprocess.run([f"{tools}/tollgate", *GATE[page]], cwd=home, check=True, stdout=subprocess.DEVNULL)
         ran, failed = pages.run(
             pages.steps(text), home, [*APART, "sh", "-c", 'ip link set lo up && exec "$@"', "sh"],
             PATH=f"{tools}:{os.environ['PATH']}", AWS_EC2_METADATA_DISABLED="true",

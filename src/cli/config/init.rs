@@ -154,6 +154,7 @@ fn seller_file(args: &InitArgs) -> String {
         text.push_str(SELLERS_DIMENSIONS);
     }
     if args.mode.meters_own_pod() {
+        text.push_str(SELLERS_ENTITLEMENT);
         text.push_str(SELLERS_UNSENT);
     }
     text.push_str(if mode.asks_license_manager() { SELLERS_CONTRACT } else { SELLERS_GRACE });
@@ -183,6 +184,11 @@ public_keys = \"keys\"
 const SELLERS_DIMENSIONS: &str = "
 # The usage dimensions of the product, by their API names; usage of another dimension is rejected.
 dimensions = []
+";
+
+const SELLERS_ENTITLEMENT: &str = "
+# One more dimension of the listing, at price 0: only with it does the gate stay shut for a buyer who is not subscribed.
+# entitlement_dimension = \"entitled\"
 ";
 
 const SELLERS_UNSENT: &str = "
@@ -264,6 +270,10 @@ fn next_steps(args: &InitArgs) -> String {
         steps.push("name the product's dimensions in seller.toml".to_owned());
     }
     if args.mode.meters_own_pod() {
+        steps.push(
+            "decide entitlement_dimension in seller.toml: without it the gate opens for buyers who are not subscribed too"
+                .to_owned(),
+        );
         steps.push("decide on_unsent in seller.toml: keep, or close-after:<duration>".to_owned());
     }
     if args.mode.is_signed() && args.public_key.is_none() {
@@ -370,13 +380,18 @@ mod tests {
             let load = || load(&flags, &MapEnvironment::default(), &installed, Role::Inspect).unwrap();
             if mode == "metered" {
                 assert!(
-                    load().warnings[0].starts_with("on_unsent is not stated") && out.contains("on_unsent")
+                    load().warnings[0].starts_with("on_unsent is not stated")
+                        && out.contains("decide entitlement_dimension")
+                        && out.contains("on_unsent")
                 );
                 let text = fs::read_to_string(&installed.seller_file).unwrap();
-                fs::write(&installed.seller_file, text.replace("# on_", "on_")).unwrap();
+                let text = text.replace("# on_", "on_").replace("# entitlement_", "entitlement_");
+                fs::write(&installed.seller_file, text).unwrap();
             }
             let loaded = load();
             assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+            let entitled = loaded.config.product.entitlement_dimension.as_deref();
+            assert_eq!(entitled, (mode == "metered").then_some("entitled"));
             assert!(!fs::read_to_string(dir.path().join("Dockerfile")).unwrap().contains("keys"));
         }
     }
