@@ -16,10 +16,8 @@ fn the_default_world_is_the_one_of_the_contract() {
         pricings,
         [("demohourly", Pricing::Hourly), ("demometered", Pricing::Metered), ("demosaas", Pricing::Saas)]
     );
-    let dimensions = |code: &str| world.products[code].dimensions.iter().collect::<Vec<_>>();
-    assert_eq!(dimensions("demometered"), ["entitled", "gigabytes", "requests"]);
-    assert_eq!(dimensions("demosaas"), ["gigabytes", "requests"]);
     for code in ["demometered", "demosaas"] {
+        assert!(world.products[code].dimensions.iter().eq(["gigabytes", "requests"]));
         assert!(world.subscribed("111122223333", code));
         assert!(!world.subscribed("444455556666", code));
     }
