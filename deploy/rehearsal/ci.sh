@@ -5,6 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+: "${NAMESPACE:?is not set: name an existing namespace}"
+
 CHART=${CHART:-shop}                                 # the folder of your chart
 RELEASE=${RELEASE:-shop}                             # the release's name for helm
 PODS=${PODS:-app.kubernetes.io/instance=shop}        # a label of your pods
