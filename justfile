@@ -26,7 +26,7 @@ fmt:
 fmt-check:
     cargo fmt --check
     cargo fmt --manifest-path fuzz/Cargo.toml --check
-    ! LC_ALL=C.UTF-8 grep -rnP --include='*.rs' '^(?=.{121}).* // |^(?=.{121})\s*//' src crates
+    if LC_ALL=C.UTF-8 grep -rnP --include='*.rs' '^(?=.{121}).* // |^(?=.{121})\s*//' src crates; then exit 1; else [ $? -eq 1 ]; fi
 
 # Lints both builds: with the emulator, and as released.
 clippy:

@@ -90,7 +90,7 @@ world() {
 }
 
 not_entitled() {
-    local seller
+    local seller product
     pods_of "$1"
     seller=$("${kubectl[@]}" get configmap tollgate-rehearsal --output 'jsonpath={.data.seller\.toml}')
     if [ "$(setting mode <<<"$seller")" = metered ] && [ -z "$(setting entitlement_dimension <<<"$seller")" ]; then
