@@ -52,6 +52,7 @@ mod keys;
 mod links;
 mod mark;
 mod migration;
+pub mod moving;
 mod quarantine;
 pub mod repair;
 mod rows;
@@ -150,6 +151,27 @@ pub enum LedgerError {
     /// Nothing was ever committed to it.
     #[error("{0} is empty: no usage was counted in it; the sidecar creates a ledger there at its next start")]
     Empty(PathBuf),
+    /// It is being moved to another store.
+    #[error(
+        "{path} is being moved to {to} and takes no usage: finish the move with `tollgate-saas ledger move`"
+    )]
+    Moving {
+        /// The file.
+        path: PathBuf,
+        /// Where its usage goes, without a password.
+        to: String,
+    },
+    /// It was moved to another store.
+    #[error(
+        "the usage in {path} was moved to {to}, which counts on: use ledger_url_file with that database, or give this \
+         sidecar a state_dir of its own"
+    )]
+    Moved {
+        /// The file.
+        path: PathBuf,
+        /// Where its usage is, without a password.
+        to: String,
+    },
     /// A database of another program.
     #[error(
         "{0} is a database of another program; move it away, or give tollgate a state_dir of its own (nothing was \
@@ -397,7 +419,12 @@ fn random_hex() -> rusqlite::Result<String> {
     SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_| rusqlite::Error::ToSqlConversionFailure(Box::new(NoEntropy)))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
+}
+
+/// Bytes as hexadecimal text.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
