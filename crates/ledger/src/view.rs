@@ -93,7 +93,9 @@ impl ShownState {
         }
     }
 
-    const fn condition(self) -> &'static str {
+    /// The condition on a record's columns, in SQL that every engine understands.
+    #[must_use]
+    pub const fn condition(self) -> &'static str {
         match self {
             Self::Sealed => "state = 'sealed' AND NOT (in_doubt OR attempting)",
             Self::InDoubt => "state = 'sealed' AND (in_doubt OR attempting)",
