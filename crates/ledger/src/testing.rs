@@ -1,6 +1,7 @@
 //! Fixtures for tests of the ledger and of its users.
 
 pub mod bare;
+pub mod model;
 
 use std::time::Duration;
 
