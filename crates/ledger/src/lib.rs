@@ -431,5 +431,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Reads hexadecimal text.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digits && text.len().is_multiple_of(2) { text.as_bytes().chunks(2).map(byte).collect() } else { None }
+}
+
 #[cfg(test)]
 mod tests;
