@@ -61,6 +61,7 @@ mod sealing;
 mod sending;
 mod slots;
 pub mod store;
+pub mod stored;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod totals;
@@ -79,12 +80,18 @@ use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
 use ageing::Ageing;
+pub use ageing::is_denial;
 pub use claim::{Claim, Claimed, Settled};
+pub use closing::HoursAt;
 pub use database::Database;
 use database::{classify, has_meta, meta, schema_number, set_meta};
+pub use forms::Form;
 pub use links::Links;
+pub use rows::OTHER_FORM;
 use schema::SCHEMA;
-pub use sealing::Sealing;
+pub use sealing::{AHEAD_HOURS_MAX, Sealing};
+pub use sending::DUE_AHEAD_MAX;
+pub use slots::{TAG_BYTES_MAX, TAGGED_SETS_MAX};
 pub use totals::{Contents, Totals};
 pub use upkeep::Summary;
 
