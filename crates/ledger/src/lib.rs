@@ -87,7 +87,7 @@ pub use closing::HoursAt;
 pub use database::Database;
 use database::{classify, has_meta, meta, schema_number, set_meta};
 pub use forms::Form;
-pub use links::Links;
+pub use links::{Links, SHOWN_LINKS_MAX};
 pub use rows::OTHER_FORM;
 use schema::SCHEMA;
 pub use sealing::{AHEAD_HOURS_MAX, Sealing};
