@@ -15,8 +15,10 @@
 //! The schema is described in `schema`.
 
 mod connect;
+mod counter;
 mod counting;
 mod dsn;
+mod identities;
 mod lease;
 mod moving;
 mod repair;
