@@ -89,8 +89,8 @@ fn ignored(told: &str) -> (&str, u64) {
 fn exec_becomes_the_command_once_the_gate_is_open() {
     let emulator = Emulator::start();
     let gated = tell(exec(&emulator, "pod-exec", &["/bin/sh"]));
-    let mut plain = Command::new("/bin/sh");
-    plain.env_clear();
+    let mut plain = Command::new("env");
+    plain.args(["--default-signal", "/bin/sh"]).env_clear();
     let direct = tell(plain);
     assert_eq!(gated.0, "PID not-\u{fffd}text kept gone", "same process, own environment");
     assert!(direct.1.contains("open 2\n") && direct.1.contains("SigBlk: "), "{}", direct.1);
