@@ -1,4 +1,5 @@
-//! `tollgate emulator`: a local stand-in for AWS's metering service, License Manager, STS and the ECS agent.
+//! `tollgate emulator`: a local stand-in for AWS's metering and entitlement services, License Manager, STS and
+//! the ECS agent.
 
 use std::io::Write as _;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! AWS JSON 1.1 over HTTP, for metering and License Manager: how a request names its operation, how its members are
+//! AWS JSON 1.1 over HTTP, for metering, entitlement and License Manager: how a request names its operation, how its members are
 //! read, and the form of an error (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
 //!
 //! The structs are the emulator's own; the client side has others.
@@ -6,6 +6,7 @@
 pub(super) mod license;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
@@ -120,6 +121,16 @@ pub(super) struct Tag<'a> {
 pub(super) struct ResolveCustomer<'a> {
     #[serde(borrow)]
     pub(super) registration_token: Cow<'a, str>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct GetEntitlements {
+    pub(super) product_code: String,
+    /// Values by the filter's name.
+    pub(super) filter: Option<BTreeMap<String, Vec<String>>>,
+    pub(super) next_token: Option<String>,
+    pub(super) max_results: Option<usize>,
 }
 
 /// A quantity in the form in which it was written: AWS requires the same form for all parts of a record.
