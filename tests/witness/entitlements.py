@@ -1,4 +1,4 @@
-"""The emulator's GetEntitlements by boto3, unmodified, and lifecycle events as an HTTP server of Python's receives them.
+"""The emulator's GetEntitlements by boto3, in both protocols of its model, and lifecycle events as an HTTP server of Python's receives them.
 
 Usage: entitlements.py PROGRAM
 """
@@ -10,11 +10,13 @@ import queue
 import sys
 import threading
 import unittest
+import unittest.mock
 import urllib.error
 
 import boto3
 import botocore.config
 import botocore.exceptions
+import botocore.model
 
 from processes import Emulator
 
@@ -64,6 +66,9 @@ class Receiver:
 
 
 class Case(unittest.TestCase):
+    # botocore prefers JSON, other SDKs the model's first.
+    protocol = "json"
+
     @classmethod
     def setUpClass(cls):
         cls.emulator = Emulator(PROGRAM).__enter__()
@@ -76,10 +81,14 @@ class Case(unittest.TestCase):
         self.client = self.client_of("seller")
 
     def client_of(self, pod, service="marketplace-entitlement", region="us-east-1"):
-        return boto3.client(
-            service, endpoint_url=self.emulator.endpoint, region_name=region, aws_access_key_id=pod,
-            aws_secret_access_key="any", config=botocore.config.Config(retries={"total_max_attempts": 1}),
-        )
+        protocol = self.protocol if service == "marketplace-entitlement" else "json"
+        with unittest.mock.patch.object(botocore.model.ServiceModel, "resolved_protocol", protocol):
+            client = boto3.client(
+                service, endpoint_url=self.emulator.endpoint, region_name=region, aws_access_key_id=pod,
+                aws_secret_access_key="any", config=botocore.config.Config(retries={"total_max_attempts": 1}),
+            )
+        client.meta.service_model.resolved_protocol = protocol
+        return client
 
     def contracts(self):
         """Two customers with contracts of demosaas: four entitlements of one, two of the other."""
@@ -232,6 +241,35 @@ class Entitlements(Case):
                 self.found(self.client_of("seller", region=region))
             self.assertEqual(raised.exception.response["Error"]["Code"], "InvalidSignatureException", region)
 
+    def test_the_protocol_and_a_verified_signature(self):
+        sent = []
+        self.client.meta.events.register("before-send", lambda request, **_: sent.append(request))
+        self.emulator.admin("pods", {"access_key": "seller", "secret_key": "any"})
+        self.assertEqual(self.found(), [])
+        expected = {
+            "json": ("/", b"application/x-amz-json-1.1"),
+            "smithy-rpc-v2-cbor": ("/service/AWSMPEntitlementService/operation/GetEntitlements", b"application/cbor"),
+        }
+        path, content_type = expected[self.protocol]
+        self.assertEqual(sent[0].url, self.emulator.endpoint + path)
+        self.assertIn(sent[0].headers["content-type"], (content_type, content_type.decode()))
+        noted = self.emulator.admin("calls?operation=GetEntitlements")["calls"][-1]
+        self.assertEqual(noted["request"]["ProductCode"], "demosaas")
+        self.assertEqual(noted["answer"], {"Entitlements": []})
+        self.emulator.admin("pods", {"access_key": "seller", "secret_key": "other"})
+        with self.assertRaisesRegex(botocore.exceptions.ClientError, "InvalidSignature"):
+            self.found()
+
+    def test_faults_of_the_connection(self):
+        self.contracts()
+        self.emulator.admin("faults", {"fault": "trickle", "delay": "200ms", "operation": "GetEntitlements", "count": 1})
+        self.assertEqual(len(self.found()), 6)
+        for fault in ("invalid-json", "truncate", "reset-before", "http"):
+            self.emulator.admin("faults", {"fault": fault, "operation": "GetEntitlements", "count": 1})
+            with self.subTest(fault), self.assertRaises(Exception):
+                self.found()
+        self.assertEqual(len(self.found()), 6)
+
     def test_a_role_without_the_permission(self):
         self.emulator.admin("pods", {"access_key": "seller", "denied": ["GetEntitlements"]})
         with self.assertRaisesRegex(botocore.exceptions.ClientError, "aws-marketplace:GetEntitlements") as raised:
@@ -268,6 +306,10 @@ class Entitlements(Case):
             "event": "license-updated", "license_arn": DEMO, "entitlements": twice,
         }))
         self.assertEqual(self.emulator.admin("world"), before)
+
+
+class EntitlementsInCbor(Entitlements):
+    protocol = "smithy-rpc-v2-cbor"
 
 
 class Events(Case):
