@@ -8,6 +8,7 @@ import http.server
 import json
 import queue
 import sys
+import tempfile
 import threading
 import unittest
 import unittest.mock
@@ -391,6 +392,22 @@ class Events(Case):
         self.order("license-deprovisioned", account_id="123456789012")
         self.emulator.admin("clock", {"advance": "61m"})
         self.assertEqual(self.batch("123456789012"), "CustomerNotSubscribed")
+
+    def test_licenses_outlive_the_emulators_death_and_events_do_not(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with Emulator(PROGRAM, "--state", folder) as first:
+                first.admin("event-target", {"url": self.receiver.url})
+                order = {"event": "license-updated", "account_id": BUYER, "entitlements": [{"dimension": "users", "value": 25}]}
+                first.admin("events", order)
+                first.admin("events", {"event": "license-deprovisioned", "account_id": OTHER})
+                before = first.admin("world")["customers"]
+                first.process.kill()
+                first.process.wait()
+            with Emulator(PROGRAM, "--state", folder) as second:
+                self.assertEqual(second.admin("world")["customers"], before)
+                self.assertEqual(second.admin("events"), {"target": None, "events": []})
+        licenses = {license["license_arn"]: license for customer in before for license in customer["licenses"]}
+        self.assertEqual(licenses[DEMO]["entitlements"], [{"dimension": "users", "value": 25, "expires_at": None}])
 
     def test_again_late_and_in_another_order(self):
         first = self.order("license-updated", account_id=BUYER, deliver=False)
