@@ -14,12 +14,15 @@
 //!
 //! The schema is described in `schema`.
 
+mod carrying;
+mod columns;
 mod connect;
 mod counting;
 mod dsn;
 mod lease;
 mod moving;
 mod repair;
+mod rows;
 mod schema;
 mod sealing;
 mod sending;
@@ -37,6 +40,7 @@ use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerSettings;
 
 use connect::{Connector, Link};
+pub use moving::{Destination, MoveError, Moved, move_ledger};
 
 /// Where the database is, and how a replica uses the ledger in it.
 #[derive(Debug, Clone)]
@@ -68,7 +72,7 @@ impl PostgresLedger {
     #[must_use]
     pub fn new(settings: PostgresSettings) -> Self {
         let connector = Arc::new(Connector {
-            dsn_file: settings.url_file.clone(),
+            dsn: dsn::Source::File(settings.url_file.clone()),
             ca_bundle: settings.ca_bundle.clone(),
             facts: schema::Expected {
                 product: settings.ledger.product.clone(),
