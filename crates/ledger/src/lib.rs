@@ -43,6 +43,7 @@ mod claim;
 mod closing;
 mod counting;
 mod database;
+pub mod engine;
 #[cfg(any(test, feature = "fail-points"))]
 pub mod fail_point;
 mod files;

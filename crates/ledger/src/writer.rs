@@ -261,6 +261,10 @@ impl View for Writer {
 }
 
 impl Store for Writer {
+    fn ready(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn lead(&self) -> StoreFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
