@@ -185,7 +185,10 @@ pub enum LedgerError {
         /// What fills it.
         contents: Contents,
     },
-    /// The disk failed, or is full.
+    /// The database that holds it must not be used as it is: a person has to change something.
+    #[error("the ledger's database cannot be used: {0}")]
+    Unusable(String),
+    /// The disk failed, or is full; or the database does not answer. It may work again by itself.
     #[error("the ledger cannot be read or written: {0}")]
     Io(String),
     /// Another replica seals and sends now.
