@@ -1,6 +1,10 @@
 //! Tests against a real server.
 
 mod connecting;
+mod leading;
+mod sealing;
+mod sending;
+mod steps;
 
 use std::sync::Arc;
 use std::time::Duration;
