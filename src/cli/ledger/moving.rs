@@ -64,7 +64,7 @@ pub(super) fn run(to: Option<&str>, flags: &Flags, as_json: bool, installed: &In
                      {} with ledger_url_file, and never on the old folder again",
                     moved.records,
                     moved.keys,
-                    program::NAME
+                    program::command()
                 )
             };
             print(&text, Exit::Done)
