@@ -7,7 +7,9 @@ use tollgate_ledger::LedgerError;
 
 /// The error for a value that this crate never writes.
 pub(crate) fn unreadable(what: &str) -> LedgerError {
-    LedgerError::Unusable(format!("a row holds {what} that this program cannot read; was it changed by hand?"))
+    LedgerError::Unusable(format!(
+        "a row holds {what} that this program cannot read; was it changed by hand?"
+    ))
 }
 
 /// A column of a row.

@@ -40,6 +40,8 @@ use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerSettings;
 
 use connect::{Connector, Link};
+pub use lease::LeaseTimes;
+use lease::{Leader, LeaderSettings};
 pub use moving::{Destination, MoveError, Moved, move_ledger};
 
 /// Where the database is, and how a replica uses the ledger in it.
@@ -53,6 +55,8 @@ pub struct PostgresSettings {
     pub name: String,
     /// As for the ledger on disk. `pod`, `bytes_max`, `started_at` and `aws_door` have no meaning here.
     pub ledger: LedgerSettings,
+    /// Which replica seals and sends.
+    pub lease: LeaseTimes,
 }
 
 /// The ledger of one replica.
@@ -64,7 +68,7 @@ pub struct PostgresLedger {
     /// For reading and repair.
     views: Link,
     /// For sealing and sending, by the replica that holds the lease.
-    leader: Link,
+    leader: Arc<Leader>,
 }
 
 impl PostgresLedger {
@@ -79,12 +83,9 @@ impl PostgresLedger {
                 settle: settings.ledger.settle,
             },
         });
-        Self {
-            settings,
-            clock: WallClock::system(),
-            views: Link::new(Arc::clone(&connector)),
-            leader: Link::new(connector),
-        }
+        let clock = WallClock::system();
+        let leader = Leader::new(Arc::clone(&connector), clock.clone(), LeaderSettings::of(&settings));
+        Self { settings, clock, views: Link::new(connector), leader: Arc::new(leader) }
     }
 }
 

@@ -18,9 +18,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio_postgres::types::Type;
 
+use crate::columns::{column, unreadable};
 use crate::connect::{Connector, Failed, Link};
 use crate::dsn::Source;
-use crate::columns::{column, unreadable};
 use crate::schema::{Expected, NO_WRITER, tags_key};
 use crate::totals::{BALANCE, balance};
 use tollgate_ledger::moving::{Facts, Forgotten, Moving, Part, Stage};
@@ -102,7 +102,8 @@ pub async fn move_ledger(
     let facts = moving.facts()?;
     let Some(product) = facts.product.clone() else {
         return Err(MoveError::Refused(
-            "the ledger names no product: start the sidecar on it once, stop it, and move the ledger then".to_owned(),
+            "the ledger names no product: start the sidecar on it once, stop it, and move the ledger then"
+                .to_owned(),
         ));
     };
     let stage = moving.stage()?;
@@ -145,8 +146,9 @@ const LOOK: &str = "SELECT ledger_id, state, tollgate.ledger_now() AS now,
             OR EXISTS (SELECT 1 FROM tollgate.keys) AS holds_usage
     FROM tollgate.ledger FOR UPDATE OF ledger";
 
-const TAKE_OVER: &str = "UPDATE tollgate.ledger SET ledger_id = $1, closed = $2, started_at = least(started_at, $3),
-        state = 'moving', version = version + 1";
+const TAKE_OVER: &str =
+    "UPDATE tollgate.ledger SET ledger_id = $1, closed = $2, started_at = least(started_at, $3),
+        denied = $4, state = 'moving', version = version + 1";
 
 /// How far each part is copied; dropped at the end.
 const PLACES: &str = "CREATE TABLE tollgate.moving (
@@ -206,7 +208,12 @@ async fn begin(
     let now = Timestamp::from_unix_millis(column(row, "now")?);
     let closed = HoursAt::new(facts.closed, SETTLE, now).closed.number();
     let started_at = facts.started_at.unwrap_or(now).unix_millis();
-    let taken = [(&facts.ledger_id as _, Type::TEXT), (&closed as _, Type::INT8), (&started_at as _, Type::INT8)];
+    let taken = [
+        (&facts.ledger_id as _, Type::TEXT),
+        (&closed as _, Type::INT8),
+        (&started_at as _, Type::INT8),
+        (&facts.denied as _, Type::BOOL),
+    ];
     transaction.execute(TAKE_OVER, &taken).await?;
     transaction.batch(PLACES).await?;
     let dimensions: Vec<&str> = facts.forgotten.keys().map(String::as_str).collect();
@@ -230,7 +237,8 @@ const PLACE: &str = "SELECT next, held, done, tollgate.ledger_now() AS now
     FROM tollgate.ledger LEFT JOIN tollgate.moving ON part = $1
     WHERE ledger_id = $2 AND state = 'moving' FOR UPDATE OF ledger";
 
-const NOTE_PLACE: &str = "INSERT INTO tollgate.moving AS place (part, next, held, done) VALUES ($1, $2, $3, $2 IS NULL)
+const NOTE_PLACE: &str =
+    "INSERT INTO tollgate.moving AS place (part, next, held, done) VALUES ($1, $2, $3, $2 IS NULL)
     ON CONFLICT (part) DO UPDATE SET next = excluded.next, held = excluded.held, done = excluded.done";
 
 /// Copies the rest of a part.

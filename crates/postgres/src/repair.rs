@@ -6,8 +6,8 @@ use tokio_postgres::types::Type;
 
 use crate::PostgresLedger;
 use crate::carrying::{self, Addition, Columns, IfOtherForm, Slot};
-use crate::connect::Transaction;
 use crate::columns::{amount, column, unreadable};
+use crate::connect::Transaction;
 use crate::rows::{self, COLUMNS};
 use crate::schema::{NO_WRITER, UNTAGGED};
 use tollgate_ledger::repair::{Found, Repair, Repaired};
@@ -91,11 +91,13 @@ async fn repair_letter(
         return Ok(Some(verdict));
     }
     let now = match repair {
-        Repair::Replay { to_dimension, .. } => match replay(transaction, letter, to_dimension.as_deref()).await? {
-            Replayed::At(now) => now,
-            Replayed::OtherForm => return Ok(Some(Repaired::OtherForm)),
-            Replayed::Closed => return Ok(None),
-        },
+        Repair::Replay { to_dimension, .. } => {
+            match replay(transaction, letter, to_dimension.as_deref()).await? {
+                Replayed::At(now) => now,
+                Replayed::OtherForm => return Ok(Some(Repaired::OtherForm)),
+                Replayed::Closed => return Ok(None),
+            }
+        }
         Repair::Confirm(_) | Repair::Discard(_) => moment(transaction).await?.1,
     };
     let state = match repair {
@@ -119,7 +121,9 @@ async fn repair_letter(
 async fn moment(transaction: &Transaction<'_>) -> Result<(Hour, Timestamp), LedgerError> {
     let rows = transaction.query(NOW, &[]).await?;
     let row = rows.first().ok_or_else(|| {
-        LedgerError::Unusable("a ledger is being moved into the database; repair records afterwards".to_owned())
+        LedgerError::Unusable(
+            "a ledger is being moved into the database; repair records afterwards".to_owned(),
+        )
     })?;
     Ok((Hour::from_number(column(row, "closed")?), Timestamp::from_unix_millis(column(row, "now")?)))
 }
@@ -200,7 +204,8 @@ const OUTCOME: &str = "INSERT INTO tollgate.outcome AS outcome (customer, dimens
     ON CONFLICT (customer, dimension) DO UPDATE SET
         billed = outcome.billed + excluded.billed, discarded = outcome.discarded + excluded.discarded";
 
-const DAILY: &str = "INSERT INTO tollgate.daily AS daily (day, customer, dimension, billed, discarded, records)
+const DAILY: &str =
+    "INSERT INTO tollgate.daily AS daily (day, customer, dimension, billed, discarded, records)
     VALUES ($5, $1, $2, $3::text::numeric, $4::text::numeric, $6)
     ON CONFLICT (day, customer, dimension) DO UPDATE SET billed = daily.billed + excluded.billed,
         discarded = daily.discarded + excluded.discarded, records = daily.records + excluded.records";

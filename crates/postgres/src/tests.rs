@@ -1,7 +1,11 @@
 //! Tests against a real server.
 
 mod connecting;
+mod leading;
 mod moving;
+mod sealing;
+mod sending;
+mod steps;
 
 use std::sync::Arc;
 use std::time::Duration;

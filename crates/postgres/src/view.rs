@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use tokio_postgres::types::Type;
 
 use crate::PostgresLedger;
-use crate::connect::Param;
 use crate::columns::{amount, column, unreadable};
+use crate::connect::Param;
 use crate::rows::{self, COLUMNS};
 use crate::schema::UNTAGGED;
 use tollgate_ledger::repair::{Entry, Repair, Repaired};
@@ -32,7 +32,8 @@ const LINKS: &str = "SELECT EXISTS (SELECT 1 FROM tollgate.links WHERE source = 
     (SELECT target FROM tollgate.links WHERE source = $1 LIMIT 1) AS target,
     ARRAY(SELECT source FROM tollgate.links WHERE target = $1 ORDER BY source LIMIT $2) AS includes";
 
-const AUDIT: &str = "SELECT id, at, record, action, note FROM tollgate.audit WHERE id < $1 ORDER BY id DESC LIMIT $2";
+const AUDIT: &str =
+    "SELECT id, at, record, action, note FROM tollgate.audit WHERE id < $1 ORDER BY id DESC LIMIT $2";
 
 fn sql(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
@@ -121,8 +122,12 @@ fn open_sql(looked: &Looked) -> String {
 fn key(from: &From) -> (i64, String, String, Vec<u8>) {
     let read = |from: &From| {
         let From::Key(parts) = from else { return None };
-        let [KeyPart::Number(hour), KeyPart::Bytes(customer), KeyPart::Bytes(dimension), KeyPart::Bytes(tags)] =
-            parts.as_slice()
+        let [
+            KeyPart::Number(hour),
+            KeyPart::Bytes(customer),
+            KeyPart::Bytes(dimension),
+            KeyPart::Bytes(tags),
+        ] = parts.as_slice()
         else {
             return None;
         };
@@ -154,7 +159,12 @@ impl View for PostgresLedger {
         Box::pin(self.read_audit(before, limit))
     }
 
-    fn open_usage(&self, looked: Looked, from: From, limit: usize) -> StoreFuture<'_, Piece<OpenUsage, From>> {
+    fn open_usage(
+        &self,
+        looked: Looked,
+        from: From,
+        limit: usize,
+    ) -> StoreFuture<'_, Piece<OpenUsage, From>> {
         Box::pin(async move { self.read_open_usage(&looked, &from, limit).await })
     }
 
@@ -187,11 +197,7 @@ impl PostgresLedger {
     }
 
     /// The newest of the wanted records.
-    async fn read_page(
-        &self,
-        looked: &Looked,
-        limit: usize,
-    ) -> Result<Piece<Record, i64>, LedgerError> {
+    async fn read_page(&self, looked: &Looked, limit: usize) -> Result<Piece<Record, i64>, LedgerError> {
         let all = looked.state.is_none() && looked.dimension.is_none();
         let look_at = sql(if all { limit } else { limit.max(LOOKED_AT_MAX) });
         let (before, limit_rows) = (looked.before.unwrap_or(i64::MAX), sql(limit));

@@ -30,7 +30,11 @@ fn customers() -> [Customer; 3] {
         account_id: account_id.to_owned(),
         license_arn: license.map(str::to_owned),
     };
-    [account("111122223333", None), account("444455556666", Some(LICENSE)), Customer::Identifier("id-7".to_owned())]
+    [
+        account("111122223333", None),
+        account("444455556666", Some(LICENSE)),
+        Customer::Identifier("id-7".to_owned()),
+    ]
 }
 
 fn event(id: &str, micros: u64, customer: &Customer, team: &str, at: Timestamp) -> Event {
@@ -164,7 +168,9 @@ async fn open(view: &dyn View, looked: &Looked, limit: usize) -> Vec<OpenUsage> 
         rows.extend(piece.rows);
         from = piece.next;
     }
-    rows.sort_by_key(|open| (open.hour, open.customer.clone(), open.dimension.clone(), open.tags.canonical()));
+    rows.sort_by_key(|open| {
+        (open.hour, open.customer.clone(), open.dimension.clone(), open.tags.canonical())
+    });
     rows
 }
 
@@ -216,6 +222,7 @@ fn ledger(database: &Database) -> PostgresLedger {
         ca_bundle: None,
         name: "test".to_owned(),
         ledger: settings(""),
+        lease: crate::LeaseTimes::default(),
     })
 }
 
@@ -246,12 +253,20 @@ async fn what_people_read_after_the_move_is_what_they_read_before() {
     let folder = folder();
     fill(folder.path(), 5);
     let before = shown_on_disk(folder.path()).await;
-    assert!(before.totals["requests"].discarded > 0 && before.totals["seats"].pending > 0, "{:?}", before.totals);
+    assert!(
+        before.totals["requests"].discarded > 0 && before.totals["seats"].pending > 0,
+        "{:?}",
+        before.totals
+    );
     let database = Server::shared().database().await;
     let mut seen = Vec::new();
-    let moved = move_ledger(folder.path(), to(&database), |part, rows| seen.push((part, rows))).await.unwrap();
+    let moved =
+        move_ledger(folder.path(), to(&database), |part, rows| seen.push((part, rows))).await.unwrap();
     assert!(!moved.resumed && moved.place.ends_with(&database.name), "{moved:?}");
-    assert_eq!((moved.rows["keys"], moved.rows["records"]), (90, u64::try_from(before.records.len()).unwrap()));
+    assert_eq!(
+        (moved.rows["keys"], moved.rows["records"]),
+        (90, u64::try_from(before.records.len()).unwrap())
+    );
     assert!(seen.contains(&("keys", 90)), "{seen:?}");
     let after = shown(&ledger(&database)).await;
     for (before, after) in before.found.iter().zip(&after.found) {
