@@ -1,6 +1,6 @@
 //! Where events count: the promises of SQLite's ledger, and those across replicas.
 
-use super::*;
+use super::bench::*;
 use crate::connect::Link;
 use crate::identities::identify;
 use tollgate_ledger::TAGGED_SETS_MAX;
