@@ -101,14 +101,35 @@ stop() {
 
 # Ends the server and all its processes by SIGKILL.
 crash() {
-    process=$(cat "$folder/$1.process") && rm "$folder/$1.process" || return
-    sessions=$(cat "/proc/$process/task/$process/children")
+    all=$(processes "$1") && rm "$folder/$1.process" || return
     # shellcheck disable=SC2086
-    kill -KILL "$process" $sessions 2>/dev/null
-    wait "$process"
-    for session in $sessions; do gone "$session"; done
+    kill -KILL $all 2>/dev/null
+    for process in $all; do gone "$process"; done
     # A server that starts again does this itself; one that never does would leave it in the kernel.
     ipcrm --shmem-id "$(sed -n '7s/.* //p' "$disk/$1/postmaster.pid")"
+}
+
+# running NAME: succeeds if the server has not ended by itself, as it does on a full disk.
+running() {
+    [ -e "$folder/$1.process" ] || return
+    kill -0 "$(cat "$folder/$1.process")" 2>/dev/null && return
+    rm "$folder/$1.process"
+    return 1
+}
+
+# pause NAME, resume NAME: the server's processes stop, and go on.
+pause() {
+    # shellcheck disable=SC2046
+    kill -STOP $(processes "$1")
+}
+
+resume() {
+    # shellcheck disable=SC2046
+    kill -CONT $(processes "$1")
+}
+
+processes() {
+    process=$(cat "$folder/$1.process") && echo "$process" && cat "/proc/$process/task/$process/children"
 }
 
 # Waits until a process that is no child of this one has ended. Its new parent may leave it as a zombie for a while.
