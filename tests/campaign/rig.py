@@ -112,12 +112,13 @@ class Rig(unittest.TestCase):
     def test_commits_are_lost_on_either_way_and_otherwise_pass(self):
         bouncer = Bouncer(self.server, free_port())
         for port in (self.server.port, bouncer.port):
-            with Wire("127.0.0.1", lambda port=port: ("127.0.0.1", port)) as wire:
+            with Wire("127.0.0.1", lambda port=port: ("127.0.0.1", port), b"INSERT") as wire:
                 until(lambda: self.ask(wire.address, "SELECT")[0])
                 for what, kept in ((None, 1), (ANSWER, 1), (REQUEST, 0)):
                     text = f"{what} {port}"
                     if what:
                         wire.lose(what, closed_for=0.3)
+                    self.assertTrue(self.ask(wire.address, "SELECT")[0], "it has no marker")
                     good, output = self.ask(wire.address, f"INSERT INTO t VALUES ('{text}')")
                     self.assertEqual(good, what is None, output)
                     if what:

@@ -57,10 +57,10 @@ def tells_of_commit(kind, message):
 
 
 class Wire:
-    """Passes connections at `address` on to `upstream()`, until the `with` block ends."""
+    """Passes connections at `address` on to `upstream()`, until the `with` block ends; only transactions with the marker in a message lose."""
 
-    def __init__(self, address, upstream):
-        self.upstream, self.lock = upstream, threading.Lock()
+    def __init__(self, address, upstream, marker=b""):
+        self.upstream, self.lock, self.marker = upstream, threading.Lock(), marker
         self.armed, self.closed_until, self.closed_for = [], 0.0, 0.0
         self.lost, self.connections = {ANSWER: 0, REQUEST: 0}, set()
         self.server = socket.create_server((address, 0), backlog=128)
@@ -125,16 +125,19 @@ class Wire:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self.lock:
             self.connections.update(both)
-        forward = threading.Thread(target=self.pump, args=(client, server, Messages(starts=True), REQUEST, asks_for_commit), daemon=True)
+        # Whether the transaction under way has the marker; a client waits for the end of one before it begins the next.
+        marked = threading.Event()
+        sides = (client, server, Messages(starts=True), REQUEST, asks_for_commit, marked)
+        forward = threading.Thread(target=self.pump, args=sides, daemon=True)
         forward.start()
-        self.pump(server, client, Messages(), ANSWER, tells_of_commit)
+        self.pump(server, client, Messages(), ANSWER, tells_of_commit, marked)
         forward.join()
         with self.lock:
             self.connections.difference_update(both)
         for connection in both:
             connection.close()
 
-    def pump(self, source, sink, messages, what, is_commit):
+    def pump(self, source, sink, messages, what, is_commit, marked):
         """Passes whole messages on; at a commit to lose it breaks both sides."""
         try:
             while data := source.recv(65536):
@@ -143,11 +146,16 @@ class Wire:
                     if kind == b"":
                         start = struct.unpack("!I", message[4:8])[0]
                         assert start == PLAIN_START, f"the client began with {start}: use sslmode=disable"
-                    if is_commit(kind, message) and self.hits(what):
+                    if what == REQUEST and self.marker in message:
+                        marked.set()
+                    commits = is_commit(kind, message)
+                    if commits and marked.is_set() and self.hits(what):
                         sink.sendall(passed)
                         reset(source)
                         reset(sink)
                         return
+                    if commits and what == ANSWER:
+                        marked.clear()
                     passed += message
                 sink.sendall(passed)
             sink.shutdown(socket.SHUT_WR)
