@@ -28,8 +28,8 @@ mod rows;
 mod schema;
 mod sealing;
 mod sending;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
+#[cfg(test)]
+mod testing;
 mod totals;
 mod upkeep;
 mod view;

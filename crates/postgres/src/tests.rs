@@ -1,6 +1,7 @@
 //! Tests against a real server.
 
 mod bench;
+mod broken;
 mod connecting;
 mod counting;
 mod leading;

@@ -29,7 +29,11 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) async fn new() -> Self {
-        let bench = Self { database: Server::shared().database().await };
+        Self::on(Server::shared()).await
+    }
+
+    pub(super) async fn on(server: Server) -> Self {
+        let bench = Self { database: server.database().await };
         connector(&bench.database).connect().await.unwrap();
         bench.at(START).await;
         let closed = Hour::of(START).number() - 2;
