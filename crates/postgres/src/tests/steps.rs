@@ -21,7 +21,7 @@ pub(super) const DIMENSION: &str = "requests";
 
 /// Times that let tests be quick.
 pub(super) const QUICK: LeaseTimes = LeaseTimes {
-    lasts: Duration::from_millis(1500),
+    lasts: Duration::from_secs(3),
     renew_every: Duration::from_millis(300),
     look_every: Duration::from_millis(50),
 };
@@ -69,13 +69,21 @@ impl Ledger {
 
     /// A replica that holds the lease.
     pub(super) async fn leader(&self) -> Arc<Leader> {
-        let leader = self.replica(QUICK);
+        let leader = self.replica(LeaseTimes::default());
         leader.lead().await.unwrap();
         leader
     }
 
     pub(super) fn replica(&self, times: LeaseTimes) -> Arc<Leader> {
-        replica(&self.database, times)
+        replica(connector(&self.database), times)
+    }
+
+    /// From now on the replica renews its lease no more, as if it was paused.
+    pub(super) async fn pause(&self, leader: &Leader) {
+        leader.pause().await;
+        let soon = QUICK.lasts.as_secs();
+        self.run(&format!("UPDATE tollgate.lease SET expires_at = clock_timestamp() + interval '{soon} s'"))
+            .await;
     }
 
     /// Usage that replica `writer` has counted, in millionths.
@@ -143,14 +151,15 @@ impl Ledger {
     }
 }
 
-pub(super) fn replica(database: &Database, times: LeaseTimes) -> Arc<Leader> {
+/// A replica with this connection.
+pub(super) fn replica(connector: Arc<Connector>, times: LeaseTimes) -> Arc<Leader> {
     let settings = LeaderSettings {
         name: "replica".to_owned(),
         times,
         settle: SETTLE,
         idempotency_window: Duration::from_secs(48 * 3600),
     };
-    Arc::new(Leader::new(connector(database), WallClock::system(), settings))
+    Arc::new(Leader::new(connector, WallClock::system(), settings))
 }
 
 /// Seals until nothing is left; returns how many records were made.
