@@ -18,7 +18,7 @@ use super::{LedgerSettings, claim, meta, set_meta};
 use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 
-const LAST_CLOSED: &str = "last_closed";
+pub(super) const LAST_CLOSED: &str = "last_closed";
 const SEALED_EARLY: &str = "sealed_early";
 
 /// Which hours are closed for all slots at one moment. Pure.

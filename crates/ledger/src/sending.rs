@@ -25,7 +25,7 @@ pub const DUE_AHEAD_MAX: Duration = Duration::from_secs(900);
 const STEP_RELEASED: usize = 50;
 
 /// Key of `meta`: AWS's latest answer to a whole call was that the account is not entitled.
-const DENIED: &str = "denied";
+pub(super) const DENIED: &str = "denied";
 
 impl Ledger {
     /// Unsent records that are due, those that have waited longest first.

@@ -16,8 +16,10 @@
 
 mod carrying;
 mod connect;
+mod counter;
 mod counting;
 mod dsn;
+mod identities;
 mod lease;
 mod moving;
 mod repair;

@@ -13,7 +13,6 @@ use super::steps::*;
 use super::*;
 use crate::lease::{Leader, LeaseTimes};
 use tollgate_clock as clock;
-use tollgate_ledger::LedgerError;
 use tollgate_metering::record::Answered;
 
 /// Long enough for everything that is expected to happen.
