@@ -19,11 +19,12 @@ use super::amount::amount;
 use super::closing::LAST_CLOSED;
 use super::database::check_version;
 use super::rows::unreadable;
+use super::sending::DENIED;
 use super::totals::Totals;
 use super::{
     CHECKPOINT_PAGES_MAX, Database, FILE_NAME, LedgerError, classify, files, has_meta, keys, meta, set_meta,
 };
-use tollgate_marketplace::Hour;
+use tollgate_marketplace::{Hour, TagSet};
 use tollgate_time::Timestamp;
 
 /// Key of `meta`: how far the move is, and where it goes.
@@ -120,6 +121,8 @@ pub struct Facts {
     pub closed: Option<Hour>,
     /// AWS's latest answer was a denial.
     pub denied: bool,
+    /// When the first process started: no usage is reported as earlier.
+    pub started_at: Option<Timestamp>,
     /// The balance.
     pub totals: BTreeMap<String, Totals>,
     /// Of `totals`, what was billed and discarded in records that are forgotten.
@@ -197,7 +200,10 @@ impl Moving {
                 ledger_id: meta(connection, "ledger_id")?.ok_or_else(|| unreadable(0, "the ledger's id"))?,
                 product: meta(connection, "product")?,
                 closed: closed.map(Hour::from_number),
-                denied: meta(connection, super::sending::DENIED)?.is_some(),
+                denied: meta(connection, DENIED)?.is_some(),
+                started_at: meta(connection, "started_at")?
+                    .and_then(|text| text.parse().ok())
+                    .map(Timestamp::from_unix_millis),
                 totals,
                 forgotten: forgotten(connection)?,
             })
@@ -362,7 +368,7 @@ fn open(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Vec<Value>> 
     }
     let (counted, additive) = (amount(row, 4)?, amount(row, 5)?);
     if all.is_empty() || (counted, additive) != (0, 0) {
-        all.push(share(String::new(), counted, additive)?);
+        all.push(share(TagSet::default().canonical(), counted, additive)?);
     }
     Ok(all)
 }

@@ -15,6 +15,7 @@
 //! The schema is described in `schema`.
 
 mod carrying;
+mod columns;
 mod connect;
 mod counter;
 mod counting;
@@ -43,6 +44,7 @@ use tollgate_ledger::LedgerSettings;
 use connect::{Connector, Link};
 pub use lease::LeaseTimes;
 use lease::{Leader, LeaderSettings};
+pub use moving::{Destination, MoveError, Moved, move_ledger};
 
 /// Where the database is, and how a replica uses the ledger in it.
 #[derive(Debug, Clone)]
@@ -76,7 +78,7 @@ impl PostgresLedger {
     #[must_use]
     pub fn new(settings: PostgresSettings) -> Self {
         let connector = Arc::new(Connector {
-            dsn_file: settings.url_file.clone(),
+            dsn: dsn::Source::File(settings.url_file.clone()),
             ca_bundle: settings.ca_bundle.clone(),
             facts: schema::Expected {
                 product: settings.ledger.product.clone(),

@@ -3,6 +3,7 @@
 mod connecting;
 mod counting;
 mod leading;
+mod moving;
 mod sealing;
 mod sending;
 mod steps;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use crate::connect::Connector;
 use crate::counter::WriterSettings;
+use crate::dsn::Source;
 use crate::schema::Expected;
 use crate::testing::{Database, Server};
 use crate::writer::Writer;
@@ -33,7 +35,7 @@ const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 
 fn connector(database: &Database) -> Arc<Connector> {
     let facts = Expected { product: "demometered".to_owned(), settle: SETTLE };
-    Arc::new(Connector { dsn_file: database.url_file(), ca_bundle: None, facts })
+    Arc::new(Connector { dsn: Source::File(database.url_file()), ca_bundle: None, facts })
 }
 
 struct Unobserved;

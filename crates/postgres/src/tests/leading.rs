@@ -93,7 +93,7 @@ async fn behind(ledger: &Ledger, times: LeaseTimes) -> (Passage, Arc<Leader>) {
     fs::write(passage.url.path(), ledger.server.url(&ledger.name).replace(&port, &through)).unwrap();
     let direct = connector(ledger);
     let connector =
-        Arc::new(Connector { dsn_file: passage.url.path().to_owned(), ..Connector::clone(&direct) });
+        Arc::new(Connector { dsn: Source::File(passage.url.path().to_owned()), ..Connector::clone(&direct) });
     let leader = replica(connector, times);
     leader.lead().await.unwrap();
     (passage, leader)
