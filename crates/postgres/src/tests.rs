@@ -1,8 +1,10 @@
 //! Tests against a real server.
 
+mod checks;
 mod connecting;
 mod leading;
 mod moving;
+mod repair;
 mod sealing;
 mod sending;
 mod steps;
