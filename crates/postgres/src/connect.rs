@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::config::SslMode;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls, Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -332,9 +332,9 @@ impl Session {
 
     /// The beginning of every writing transaction. A pooler may give each transaction another session, so the settings
     /// are made in each.
-    fn begin_sql(&self) -> String {
+    pub(crate) fn begin_sql(&self) -> String {
         format!(
-            "BEGIN; SET LOCAL synchronous_commit = {}; SET LOCAL idle_in_transaction_session_timeout = '5s'; \
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = {}; SET LOCAL idle_in_transaction_session_timeout = '5s'; \
              SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s'",
             self.synchronous_commit
         )
@@ -342,11 +342,18 @@ impl Session {
 
     fn failed(&self, error: tokio_postgres::Error) -> Failed {
         let text = format!("{}: {}", self.name, reason(&error));
+        let fatal =
+            |error: &DbError| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
         // A database that has become read-only answers each statement: the next connection asks which one is the primary.
         let broken = self.client.is_closed()
-            || error.as_db_error().is_none()
+            || error.as_db_error().is_none_or(fatal)
             || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
         Failed { text, code: error.code().cloned(), broken }
+    }
+
+    /// The connection is of no more use, for this reason.
+    pub(crate) fn broken(&self, text: &str) -> Failed {
+        Failed { text: format!("{}: {text}", self.name), code: None, broken: true }
     }
 
     fn late(&self) -> Failed {

@@ -36,12 +36,13 @@ use crate::connect::{Failed, Fault, Session};
 
 /// The change from the schema before, or from nothing for the first one.
 pub(crate) struct Migration {
-    pub(crate) sql: &'static str,
+    pub(crate) sql: &'static [&'static str],
     /// The schema of the oldest program that may use the result.
     pub(crate) min_reader: i32,
 }
 
-pub(crate) const MIGRATIONS: [Migration; 1] = [Migration { sql: SCHEMA_1, min_reader: 1 }];
+pub(crate) const MIGRATIONS: [Migration; 1] =
+    [Migration { sql: &[SCHEMA_1, include_str!("take.sql")], min_reader: 1 }];
 
 /// The schema that this program writes.
 pub(crate) const SCHEMA: i32 = MIGRATIONS.len() as i32;
@@ -165,7 +166,9 @@ async fn migrate(session: &Session, expected: &Expected) -> Result<Found, Fault>
         }
     }
     for migration in to_do {
-        session.batch(migration.sql).await?;
+        for sql in migration.sql {
+            session.batch(sql).await?;
+        }
     }
     let min_reader = MIGRATIONS[MIGRATIONS.len() - 1].min_reader;
     if held == 0 {

@@ -12,9 +12,7 @@ use tollgate_marketplace::Hour;
 use tollgate_metering::record::{Answered, Noted, Whole};
 use tollgate_time::Timestamp;
 
-/// 2026-11-24T08:00:00Z, the start of hour [`EIGHT`].
-pub(super) const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
-
+/// The hour that begins at [`START`].
 pub(super) const EIGHT: Hour = Hour::of(START);
 
 pub(super) const DIMENSION: &str = "requests";
