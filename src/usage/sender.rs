@@ -24,11 +24,10 @@ use alarm::Alarm;
 use call::RecordStatuses;
 use notes::Outcome;
 use tollgate_clock::{self as clock, WallClock};
-use tollgate_ledger::writer::Writer;
-use tollgate_ledger::{Ledger, LedgerError};
+use tollgate_ledger::LedgerError;
+use tollgate_ledger::store::Store;
 use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCode, Region, Signing};
-use tollgate_metering::batch;
 use tollgate_metering::health::{Availability, Health, Subject};
 use tollgate_metering::pace::Pace;
 use tollgate_metering::policy::{Meaning, Pause, SendingPolicy, Todo};
@@ -100,6 +99,8 @@ pub enum Flush {
     Immediate,
     /// Closed hours at once, and the open hour, which is sealed first.
     Final,
+    /// Nothing more: calls in flight are answered, then the sender ends, and another process sends.
+    HandOver,
 }
 
 /// Which operation reports the records.
@@ -152,7 +153,7 @@ struct CheckInputs {
 pub struct Sender {
     settings: SenderSettings,
     aws: Arc<dyn Meter>,
-    writer: Writer,
+    store: Arc<dyn Store>,
     clock: WallClock,
     metrics: Arc<Metrics>,
     refusal_sender: RefusalSender,
@@ -199,6 +200,8 @@ pub struct Sender {
     to_release: usize,
     /// The current flush order.
     order: Option<FlushOrder>,
+    /// A [`Flush::HandOver`] is done.
+    handed_over: bool,
 }
 
 impl Sender {
@@ -207,7 +210,7 @@ impl Sender {
     pub fn new(
         settings: SenderSettings,
         aws: Arc<dyn Meter>,
-        writer: Writer,
+        store: &dyn Store,
         clock: WallClock,
         metrics: Arc<Metrics>,
         refusal_sender: RefusalSender,
@@ -217,8 +220,8 @@ impl Sender {
         Self {
             settings,
             aws,
-            uses: writer.uses(),
-            writer: writer.unnoticed(),
+            uses: store.uses(),
+            store: store.unnoticed(),
             clock,
             metrics,
             refusal_sender,
@@ -249,14 +252,22 @@ impl Sender {
             unsubscribed: None,
             to_release: 0,
             order: None,
+            handed_over: false,
         }
     }
 
-    /// Runs until it is dropped; ends only when the ledger fails.
-    pub async fn run(mut self) -> LedgerError {
+    /// Runs until it is dropped. Ends when the ledger fails, or when another process sends
+    /// ([`LedgerError::NotLeading`]); returns the orders for the next sender.
+    pub async fn run(mut self) -> (LedgerError, mpsc::Receiver<FlushOrder>) {
+        let error = self.until_it_ends().await;
+        (error, self.orders)
+    }
+
+    async fn until_it_ends(&mut self) -> LedgerError {
         let mut jumps = self.clock.jumps();
         loop {
             let wake = match self.turn().await {
+                Ok(_) if self.handed_over => return LedgerError::NotLeading,
                 Ok(wake) => wake,
                 // A disk that is full or slow may recover; an answer that was not written is kept, and written then.
                 Err(LedgerError::Io(error)) => {
@@ -318,6 +329,11 @@ impl Sender {
         clock::monotonic().duration_since(self.began) + self.skipped
     }
 
+    /// The uptime at this instant.
+    fn uptime_of(&self, instant: Instant) -> Duration {
+        instant.duration_since(self.began) + self.skipped
+    }
+
     /// The instant of this uptime.
     fn instant(&self, uptime: Duration) -> Instant {
         self.began + uptime.saturating_sub(self.skipped)
@@ -331,7 +347,7 @@ impl Sender {
     async fn turn(&mut self) -> Result<Duration, LedgerError> {
         self.keep_up();
         self.write_notes().await?;
-        if self.uptime() >= self.look_at {
+        if self.uptime() >= self.look_at && self.flush() != Flush::HandOver {
             self.look().await?;
         }
         if self.to_release > 0 {
@@ -348,6 +364,11 @@ impl Sender {
     /// Begins a flush order: the next turn makes waiting records due and, for [`Flush::Final`], seals the open hour.
     /// A disk that fails is tried again while the order has time.
     fn take_order(&mut self, order: FlushOrder) {
+        if order.flush == Flush::HandOver {
+            (self.look_at, self.to_release) = (self.uptime_of(order.until), 0);
+            self.order = Some(order);
+            return;
+        }
         self.order = Some(order);
         self.ask_now();
         self.jumped();
@@ -357,7 +378,7 @@ impl Sender {
     /// Makes waiting records due, in pieces, so that acknowledgements and calls are not delayed.
     async fn release(&mut self) -> Result<(), LedgerError> {
         let (now, most) = (self.clock.now(), self.to_release);
-        let released = self.writer.with(move |ledger| ledger.release(now, most)).await?;
+        let released = self.store.release(now, most).await?;
         self.to_release = if released == 0 { 0 } else { most.saturating_sub(released) };
         self.stale = true;
         Ok(())
@@ -366,17 +387,20 @@ impl Sender {
     /// Ends the order if nothing more can be sent in its time; otherwise returns when a waiting record is due again.
     async fn retry_in_this_order(&mut self, next: Option<Duration>) -> Result<Option<Duration>, LedgerError> {
         let Some(order) = &self.order else { return Ok(None) };
-        let until = order.until.duration_since(self.began) + self.skipped;
+        let until = self.uptime_of(order.until);
         let now = self.uptime();
         if !self.flights.is_empty() && now < until {
             return Ok(None);
         }
-        if (self.is_sealing || self.to_release > 0) && now < until {
+        let hands_over = order.flush == Flush::HandOver;
+        if (self.is_sealing || self.to_release > 0) && !hands_over && now < until {
             return Ok(Some(now));
         }
-        let retry = if self.queue.is_empty() && !self.stale {
+        let retry = if hands_over {
+            None
+        } else if self.queue.is_empty() && !self.stale {
             let wall = self.clock.now();
-            let due = self.writer.with(|ledger| ledger.next_due()).await?;
+            let due = self.store.next_due().await?;
             due.map(|due| (now + due.since(wall)).max(now + RETRY_MIN))
         } else {
             next
@@ -385,6 +409,7 @@ impl Sender {
             self.look_at = self.look_at.min(retry.unwrap_or(self.look_at));
             return Ok(retry);
         }
+        self.handed_over |= hands_over;
         if let Some(order) = self.order.take() {
             // The receiver may have been dropped.
             let _ = order.done.send(());
@@ -397,7 +422,7 @@ impl Sender {
         let now = self.clock.now();
         self.uses.mark_unchanged();
         let inputs = CheckInputs {
-            written: self.writer.written(),
+            written: self.store.written(),
             closed: Hour::latest_closed(now, self.settings.policy.settle),
             present: Hour::of(now),
         };
@@ -408,10 +433,7 @@ impl Sender {
         self.end_pause_for_last_try(now).await?;
         let seal_open_hour = self.flush() == Flush::Final;
         // In pieces, so that acknowledgements and calls are not delayed.
-        let seal = move |ledger: &mut Ledger| {
-            if seal_open_hour { ledger.seal_now(now) } else { ledger.seal_closed(now) }
-        };
-        let sealing = self.writer.with(seal).await?;
+        let sealing = self.store.seal(seal_open_hour, now).await?;
         self.sealed += sealing.made;
         self.is_sealing = sealing.more;
         if !sealing.more && self.sealed > 0 {
@@ -429,7 +451,7 @@ impl Sender {
         // Before an alarm, so that the metrics are current when it is read.
         self.show().await?;
         if sweeps {
-            self.alarm.look(&self.settings.policy, &self.writer, now, self.uptime()).await?;
+            self.alarm.look(&self.settings.policy, &*self.store, now, self.uptime()).await?;
         }
         let busy = self.any_unsent || self.changed || self.order.is_some() || !self.calls.is_empty();
         if !sealing.more && !busy {
@@ -447,7 +469,7 @@ impl Sender {
             return Ok(());
         }
         let last = self.settings.policy.last_try_up_to(now);
-        let oldest = self.writer.with(move |ledger| ledger.unsent_up_to(last, 1)).await?.pop();
+        let oldest = self.store.unsent_up_to(last, 1).await?.pop();
         let closing = oldest.filter(|due| self.settings.policy.is_last_try(&due.record, now));
         if let Some(due) = closing
             && self.last_tried < Some(due.record.hour)
@@ -461,10 +483,10 @@ impl Sender {
     /// Gives up records whose window has closed.
     async fn sweep(&mut self, now: Timestamp) -> Result<(), LedgerError> {
         if self.unsubscribed.is_none() {
-            self.unsubscribed = Some(self.writer.with(|ledger| ledger.is_denied()).await?);
+            self.unsubscribed = Some(self.store.is_denied().await?);
         }
         let last = self.settings.policy.may_have_expired(now);
-        let old = self.writer.with(move |ledger| ledger.unsent_up_to(last, RECORDS_AT_ONCE)).await?;
+        let old = self.store.unsent_up_to(last, RECORDS_AT_ONCE).await?;
         let before = self.notes.len();
         for due in old {
             if !self.is_busy(due.record.id)
@@ -497,7 +519,7 @@ impl Sender {
             return Ok(());
         }
         (self.changed, self.show_at) = (false, now + SHOW_EVERY);
-        let summary = self.writer.with(|ledger| ledger.summary()).await?;
+        let summary = self.store.summary().await?;
         self.any_unsent = summary.unsent > 0;
         let window = self.settings.policy.window;
         self.metrics.ledger(LedgerFigures {
@@ -515,7 +537,9 @@ impl Sender {
         loop {
             let now = self.uptime();
             let starts_at = self.pace.ready_at().max(now);
-            let over = self.order.as_ref().is_some_and(|order| self.instant(starts_at) >= order.until);
+            let over = self.order.as_ref().is_some_and(|order| {
+                order.flush == Flush::HandOver || self.instant(starts_at) >= order.until
+            });
             let renewing = self.signing.reload_credentials && !self.flights.is_empty();
             if over || renewing || self.flights.len() >= CALLS_MAX {
                 return Ok(None);
@@ -566,7 +590,7 @@ impl Sender {
             return Ok(Some(load));
         }
         let wall = self.clock.now();
-        let doubtful = self.writer.with(|ledger| ledger.doubtful(CALLS_MAX)).await?;
+        let doubtful = self.store.doubtful(CALLS_MAX).await?;
         let sendable = |due: &&Due| self.todo(&due.record, wall) == Todo::Send;
         if let Some(due) = doubtful.iter().find(sendable) {
             return Ok(Some(self.queue.take_aside(due, &self.health)));
@@ -581,7 +605,7 @@ impl Sender {
         }
         self.stale = false;
         let now = self.clock.now();
-        let due = self.writer.with(move |ledger| ledger.due(now, RECORDS_AT_ONCE)).await?;
+        let due = self.store.due(now, RECORDS_AT_ONCE).await?;
         let full = due.len() == RECORDS_AT_ONCE;
         let mut waiting = Vec::new();
         let (before, mut room) = (self.queue.len(), self.queue.room(&self.health));
@@ -603,7 +627,7 @@ impl Sender {
         // The ledger may have more.
         self.stale = full && (self.queue.len() > before || !waiting.is_empty() || !self.notes.is_empty());
         if !waiting.is_empty() {
-            self.writer.with(move |ledger| ledger.defer(&waiting)).await?;
+            self.store.defer(waiting).await?;
         }
         self.write_notes().await
     }
@@ -619,13 +643,12 @@ impl Sender {
         self.calls_made += 1;
         let (number, ids, at) = (self.calls_made, load.ids.clone(), self.instant(starts_at));
         self.flights.insert(number, Flight { load, starts_at });
-        let (settings, aws, writer) = (self.settings.clone(), Arc::clone(&self.aws), self.writer.clone());
+        let (settings, aws, store) = (self.settings.clone(), Arc::clone(&self.aws), Arc::clone(&self.store));
         let (region, now, signing) = (self.aws.region(), self.clock.now(), self.signing);
         self.calls.spawn(async move {
-            let begun =
-                writer.with(move |ledger| ledger.begin(&ids, region.as_ref(), now, batch::fits())).await;
+            let begun = store.begin(ids, region, now).await;
             // Dropped so that the ledger can be closed, and opened by another process, while the call lasts.
-            drop(writer);
+            drop(store);
             let landed = match begun {
                 Ok(records) if records.is_empty() => Ok(None),
                 Ok(records) => {
@@ -771,7 +794,7 @@ impl Sender {
         }
         let rows: Vec<Noted> = self.notes.iter().map(Outcome::row).collect();
         let (region, now): (Option<Region>, _) = (self.aws.region(), self.clock.now());
-        self.writer.with(move |ledger| ledger.answered_all(&rows, region.as_ref(), now)).await?;
+        self.store.answered_all(rows, region, now).await?;
         self.changed = true;
         let notes = std::mem::take(&mut self.notes);
         for note in &notes {

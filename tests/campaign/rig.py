@@ -48,7 +48,10 @@ class Protocol(unittest.TestCase):
                 self.assertTrue(asks_for_commit(*form(text)), text)
             for text in (b"SELECT 'COMMIT'", b"BEGIN", b"COMMIT; BEGIN", b"ROLLBACK"):
                 self.assertFalse(asks_for_commit(*form(text)), text)
+        self.assertTrue(asks_for_commit(b"S", b"S\0\0\0\4"))
         self.assertTrue(tells_of_commit(b"C", b"C\0\0\0\0COMMIT\0"))
+        self.assertTrue(tells_of_commit(b"Z", b"Z\0\0\0\5I"))
+        self.assertFalse(tells_of_commit(b"Z", b"Z\0\0\0\5T"))
         self.assertFalse(tells_of_commit(b"C", b"C\0\0\0\0ROLLBACK\0"))
         self.assertFalse(tells_of_commit(b"D", b"D\0\0\0\0COMMIT\0"))
 

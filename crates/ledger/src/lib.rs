@@ -1,5 +1,5 @@
-//! The ledger: acknowledged usage on disk, in SQLite. Only this crate reads and writes the file format, and only it
-//! uses SQL.
+//! The ledger: acknowledged usage on disk, in SQLite. Only this crate reads and writes the file format. The parts of a
+//! process use it through the traits of `store`.
 //!
 //! # Invariants
 //! - Acknowledged usage is in a committed transaction whose fsync is done (`synchronous=FULL`, WAL).
@@ -43,6 +43,7 @@ mod claim;
 mod closing;
 mod counting;
 mod database;
+pub mod engine;
 #[cfg(any(test, feature = "fail-points"))]
 pub mod fail_point;
 mod files;
@@ -59,6 +60,7 @@ mod schema;
 mod sealing;
 mod sending;
 mod slots;
+pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod totals;
@@ -176,9 +178,15 @@ pub enum LedgerError {
         /// What fills it.
         contents: Contents,
     },
-    /// The disk failed, or is full.
+    /// The database that holds it must not be used as it is: a person has to change something.
+    #[error("the ledger's database cannot be used: {0}")]
+    Unusable(String),
+    /// The disk failed, or is full; or the database does not answer. It may work again by itself.
     #[error("the ledger cannot be read or written: {0}")]
     Io(String),
+    /// Another replica seals and sends now.
+    #[error("another replica sends the usage of this ledger now")]
+    NotLeading,
 }
 
 impl LedgerError {
