@@ -197,7 +197,7 @@ class Replica:
     def __init__(self, program, emulator, database, number, folder, stack):
         self.program, self.emulator, self.number, self.folder = program, emulator, number, folder
         self.name, self.pooled = f"replica{number}", False
-        self.wire = stack.enter_context(Wire(f"127.0.1.{number}", lambda: database.address(self.pooled), b"tollgate.sums"))
+        self.wire = stack.enter_context(Wire(f"127.0.1.{number}", lambda: database.address(self.pooled), b"FROM tollgate.take"))
         self.app, self.probe = ("127.0.0.1", 18000 + number), ("127.0.0.1", 19000 + number)
         self.dsn = os.path.join(folder, "ledger-url")
         with open(self.dsn, "w") as file:

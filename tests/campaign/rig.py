@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 from decimal import Decimal
@@ -48,7 +49,10 @@ class Protocol(unittest.TestCase):
                 self.assertTrue(asks_for_commit(*form(text)), text)
             for text in (b"SELECT 'COMMIT'", b"BEGIN", b"COMMIT; BEGIN", b"ROLLBACK"):
                 self.assertFalse(asks_for_commit(*form(text)), text)
+        self.assertTrue(asks_for_commit(b"S", b"S\0\0\0\4"))
         self.assertTrue(tells_of_commit(b"C", b"C\0\0\0\0COMMIT\0"))
+        self.assertTrue(tells_of_commit(b"Z", b"Z\0\0\0\5I"))
+        self.assertFalse(tells_of_commit(b"Z", b"Z\0\0\0\5T"))
         self.assertFalse(tells_of_commit(b"C", b"C\0\0\0\0ROLLBACK\0"))
         self.assertFalse(tells_of_commit(b"D", b"D\0\0\0\0COMMIT\0"))
 
@@ -106,26 +110,37 @@ class Rig(unittest.TestCase):
         done = subprocess.run(["psql", "-XqAt", url, "-c", "BEGIN", "-c", statement, "-c", "COMMIT"], capture_output=True, text=True)
         return done.returncode == 0, done.stdout + done.stderr
 
+    def bench(self, address, statement):
+        """The same by the extended protocol and without BEGIN and COMMIT, which psql 15 cannot: pgbench, once."""
+        url = f"postgres://{ROLE}:{PASSWORD}@{address[0]}:{address[1]}/own?sslmode=disable"
+        with tempfile.NamedTemporaryFile("w") as script:
+            script.write(statement)
+            script.flush()
+            pgbench = [os.path.join(self.servers.programs, "pgbench"), "-n", "-M", "extended", "-t", "1", "-f", script.name, url]
+            done = subprocess.run(pgbench, capture_output=True, text=True)
+        return done.returncode == 0, done.stdout + done.stderr
+
     def rows(self, text):
         return int(self.server.sql(f"SELECT count(*) FROM t WHERE x = '{text}'", "own")[0][0])
 
     def test_commits_are_lost_on_either_way_and_otherwise_pass(self):
         bouncer = Bouncer(self.server, free_port())
-        for port in (self.server.port, bouncer.port):
+        cases = [(server.port, write) for server in (self.server, bouncer) for write in (self.ask, self.bench)]
+        for port, write in cases:
             with Wire("127.0.0.1", lambda port=port: ("127.0.0.1", port), b"INSERT") as wire:
                 until(lambda: self.ask(wire.address, "SELECT")[0])
                 for what, kept in ((None, 1), (ANSWER, 1), (REQUEST, 0)):
-                    text = f"{what} {port}"
+                    text = f"{what} {port} {write.__name__}"
                     if what:
                         wire.lose(what, closed_for=0.3)
                     self.assertTrue(self.ask(wire.address, "SELECT")[0], "it has no marker")
-                    good, output = self.ask(wire.address, f"INSERT INTO t VALUES ('{text}')")
+                    good, output = write(wire.address, f"INSERT INTO t VALUES ('{text}')")
                     self.assertEqual(good, what is None, output)
                     if what:
                         self.assertFalse(self.ask(wire.address, "SELECT")[0])
                         until(lambda: self.ask(wire.address, "SELECT")[0])
                         self.assertEqual((wire.pending(), wire.lost[what]), (0, 1))
-                    self.assertEqual(self.rows(text), kept)
+                    self.assertEqual(self.rows(text), kept, text)
         bouncer.end()
 
     def test_a_failover_keeps_each_commit(self):

@@ -46,18 +46,24 @@ class Messages:
 
 
 def asks_for_commit(kind, message):
-    """A client's simple query, or statement to prepare, that is COMMIT or ends with it."""
+    """A client's simple query, or statement to prepare, that is COMMIT or ends with it; or the Sync that ends an implicit transaction."""
+    if kind == b"S":
+        return True
     text = message[5:] if kind == b"Q" else message[5:].partition(b"\0")[2] if kind == b"P" else b""
     return text.partition(b"\0")[0].rstrip(b" ;\n").rpartition(b";")[2].strip().upper() in (b"COMMIT", b"END")
 
 
 def tells_of_commit(kind, message):
-    """A server's completion of COMMIT. It tells of a failed transaction's COMMIT as ROLLBACK."""
-    return kind == b"C" and message[5:].rstrip(b"\0") == b"COMMIT"
+    """A server's completion of COMMIT (it tells of a failed transaction's COMMIT as ROLLBACK), or that no transaction is open any more."""
+    return (kind == b"C" and message[5:].rstrip(b"\0") == b"COMMIT") or (kind == b"Z" and message[5:] == b"I")
 
 
 class Wire:
-    """Passes connections at `address` on to `upstream()`, until the `with` block ends; only transactions with the marker in a message lose."""
+    """Passes connections at `address` on to `upstream()`, until the `with` block ends; only transactions with the marker in a message lose.
+
+    A statement outside BEGIN and COMMIT is a transaction of its own. Its commit is the client's Sync, and the server answers it with
+    ReadyForQuery, after rows and completion. So a client that relies on those alone would be found out.
+    """
 
     def __init__(self, address, upstream, marker=b""):
         self.upstream, self.lock, self.marker = upstream, threading.Lock(), marker
@@ -154,7 +160,7 @@ class Wire:
                         reset(source)
                         reset(sink)
                         return
-                    if commits and what == ANSWER:
+                    if kind == b"Z" and message[5:] == b"I":
                         marked.clear()
                     passed += message
                 sink.sendall(passed)

@@ -15,11 +15,13 @@
 //! The schema is described in `schema`.
 
 mod carrying;
+mod checks;
 mod columns;
 mod connect;
 mod counter;
 mod counting;
 mod dsn;
+mod engine;
 mod identities;
 mod lease;
 mod moving;
@@ -28,6 +30,7 @@ mod rows;
 mod schema;
 mod sealing;
 mod sending;
+mod store;
 #[cfg(test)]
 mod testing;
 mod totals;
@@ -41,10 +44,13 @@ use std::sync::Arc;
 use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerSettings;
 
-use connect::{Connector, Link};
+pub use checks::{Grade, Seen, examine};
+use connect::{Connector, Link, Purpose};
+pub use engine::PostgresEngine;
 pub use lease::LeaseTimes;
 use lease::{Leader, LeaderSettings};
 pub use moving::{Destination, MoveError, Moved, move_ledger};
+pub use store::PostgresStore;
 
 /// Where the database is, and how a replica uses the ledger in it.
 #[derive(Debug, Clone)]
@@ -59,6 +65,16 @@ pub struct PostgresSettings {
     pub ledger: LedgerSettings,
     /// Which replica seals and sends.
     pub lease: LeaseTimes,
+}
+
+impl PostgresSettings {
+    fn connector(&self) -> Connector {
+        Connector {
+            dsn: dsn::Source::File(self.url_file.clone()),
+            ca_bundle: self.ca_bundle.clone(),
+            facts: schema::Expected { product: self.ledger.product.clone(), settle: self.ledger.settle },
+        }
+    }
 }
 
 /// The ledger of one replica.
@@ -77,17 +93,24 @@ impl PostgresLedger {
     /// A ledger that connects when it is used first.
     #[must_use]
     pub fn new(settings: PostgresSettings) -> Self {
-        let connector = Arc::new(Connector {
-            dsn: dsn::Source::File(settings.url_file.clone()),
-            ca_bundle: settings.ca_bundle.clone(),
-            facts: schema::Expected {
-                product: settings.ledger.product.clone(),
-                settle: settings.ledger.settle,
-            },
-        });
-        let clock = WallClock::system();
+        Self::with_clock(settings, WallClock::system())
+    }
+
+    /// The same, with the clock of the process.
+    #[must_use]
+    pub fn with_clock(settings: PostgresSettings, clock: WallClock) -> Self {
+        Self::made(settings, clock, Purpose::Use)
+    }
+
+    /// For a command, which reads and repairs: it neither makes nor upgrades the schema, and meters no product.
+    fn of_a_command(settings: PostgresSettings) -> Self {
+        Self::made(settings, WallClock::system(), Purpose::Look)
+    }
+
+    fn made(settings: PostgresSettings, clock: WallClock, purpose: Purpose) -> Self {
+        let connector = Arc::new(settings.connector());
         let leader = Leader::new(Arc::clone(&connector), clock.clone(), LeaderSettings::of(&settings));
-        Self { settings, clock, views: Link::new(connector), leader: Arc::new(leader) }
+        Self { settings, clock, views: Link::for_purpose(connector, purpose), leader: Arc::new(leader) }
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use tokio_postgres::NoTls;
+use tollgate_postgres_fixture::{Options, Servers};
 
 /// A running server.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +14,17 @@ impl Server {
     /// The server that all tests of this program share.
     pub(crate) fn shared() -> Self {
         Self(tollgate_postgres_fixture::shared())
+    }
+
+    /// A server that a test may stop or change. It ends with the test program.
+    pub(crate) fn own() -> Self {
+        Self::with(&Options::default())
+    }
+
+    /// The same with options.
+    pub(crate) fn with(options: &Options<'_>) -> Self {
+        let servers = Box::leak(Box::new(Servers::new(options)));
+        Self(Box::leak(Box::new(servers.server())))
     }
 
     /// Makes an empty database, with the file that names it.

@@ -8,7 +8,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use super::bench::*;
-use tollgate_postgres_fixture::{Options, Servers};
 
 /// What happens to the next message of each new kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -295,7 +294,7 @@ struct Freed(#[expect(dead_code, reason = "held until it is dropped")] watch::Se
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_and_started_again_has_all_that_was_acknowledged_and_nothing_twice() {
-    let bench = Bench::on(own_server()).await;
+    let bench = Bench::on(Server::own()).await;
     let server = bench.database.server.0;
     let replica = bench.replica("a");
     let mut acknowledged = 0;
@@ -323,10 +322,4 @@ async fn a_server_that_is_killed_and_started_again_has_all_that_was_acknowledged
         tokio::time::timeout(Duration::from_secs(60), killing).await.unwrap();
     }
     assert_eq!((acknowledged, bench.accepted().await), (900, "900".into()));
-}
-
-/// A server that a test may stop; it ends with the test program.
-fn own_server() -> Server {
-    let servers = Box::leak(Box::new(Servers::new(&Options::default())));
-    Server(Box::leak(Box::new(servers.server())))
 }
