@@ -105,17 +105,13 @@ pub(crate) enum Purpose {
 }
 
 impl Connector {
-    /// Connects to the first host of the DSN that can be used.
+    #[cfg(test)]
     pub(crate) async fn connect(&self) -> Result<Session, Fault> {
         self.connect_for(Purpose::Use).await
     }
 
-    /// The same, but changes nothing in the database, and does not check its schema.
-    pub(crate) async fn look(&self) -> Result<Session, Fault> {
-        self.connect_for(Purpose::Look).await
-    }
-
-    async fn connect_for(&self, purpose: Purpose) -> Result<Session, Fault> {
+    /// Connects to the first host of the DSN that can be used.
+    pub(crate) async fn connect_for(&self, purpose: Purpose) -> Result<Session, Fault> {
         let in_file = |text: String| Fault::Lasting(format!("{} {text}", self.dsn));
         let dsn = self.dsn.read().map_err(|error| in_file(error.to_string()))?;
         let tls = self.tls(&dsn).map_err(in_file)?;
@@ -311,13 +307,13 @@ impl Session {
     /// Runs one statement outside a transaction, or in the one that is open.
     pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failed> {
         let asked = self.client.query_typed(sql, params);
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(error))
+        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(&error))
     }
 
     /// Runs a statement without rows; returns how many it changed.
     pub(crate) async fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64, Failed> {
         let asked = self.client.execute_typed(sql, params);
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(error))
+        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(&error))
     }
 
     /// Runs statements without parameters, in one message.
@@ -327,7 +323,7 @@ impl Session {
 
     async fn simple(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Failed> {
         let asked = self.client.simple_query(sql);
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(error))
+        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(&error))
     }
 
     /// The beginning of every writing transaction. A pooler may give each transaction another session, so the settings
@@ -340,8 +336,8 @@ impl Session {
         )
     }
 
-    fn failed(&self, error: tokio_postgres::Error) -> Failed {
-        let text = format!("{}: {}", self.name, reason(&error));
+    fn failed(&self, error: &tokio_postgres::Error) -> Failed {
+        let text = format!("{}: {}", self.name, reason(error));
         let fatal =
             |error: &DbError| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
         // A database that has become read-only answers each statement: the next connection asks which one is the primary.

@@ -61,12 +61,12 @@ impl Engine for PostgresEngine {
         clock: WallClock,
         observer: Box<dyn Observer>,
     ) -> Arc<dyn Store> {
-        Arc::new(PostgresStore::start(self.settings(url_file, settings), clock, observer))
+        Arc::new(PostgresStore::start(&self.settings(url_file, settings), clock, observer))
     }
 
     fn look(&self, url_file: PathBuf) -> StoreFuture<'_, Box<dyn View>> {
         Box::pin(async move {
-            let ledger = PostgresLedger::of_a_command(self.settings(url_file, of_a_command()));
+            let ledger = PostgresLedger::of_a_command(&self.settings(url_file, of_a_command()));
             drop(ledger.views.session().await?);
             Ok(Box::new(ledger) as Box<dyn View>)
         })

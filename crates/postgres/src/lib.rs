@@ -80,9 +80,6 @@ impl PostgresSettings {
 /// The ledger of one replica.
 #[derive(Debug)]
 pub struct PostgresLedger {
-    settings: PostgresSettings,
-    /// Follows the database's time.
-    clock: WallClock,
     /// For reading and repair.
     views: Link,
     /// For sealing and sending, by the replica that holds the lease.
@@ -90,27 +87,28 @@ pub struct PostgresLedger {
 }
 
 impl PostgresLedger {
-    /// A ledger that connects when it is used first.
-    #[must_use]
-    pub fn new(settings: PostgresSettings) -> Self {
-        Self::with_clock(settings, WallClock::system())
+    #[cfg(test)]
+    pub(crate) fn new(settings: PostgresSettings) -> Self {
+        let ledger = Self::with_clock(&settings, WallClock::system());
+        drop(settings);
+        ledger
     }
 
-    /// The same, with the clock of the process.
+    /// A ledger that connects when it is used first.
     #[must_use]
-    pub fn with_clock(settings: PostgresSettings, clock: WallClock) -> Self {
+    pub fn with_clock(settings: &PostgresSettings, clock: WallClock) -> Self {
         Self::made(settings, clock, Purpose::Use)
     }
 
     /// For a command, which reads and repairs: it neither makes nor upgrades the schema, and meters no product.
-    fn of_a_command(settings: PostgresSettings) -> Self {
+    fn of_a_command(settings: &PostgresSettings) -> Self {
         Self::made(settings, WallClock::system(), Purpose::Look)
     }
 
-    fn made(settings: PostgresSettings, clock: WallClock, purpose: Purpose) -> Self {
+    fn made(settings: &PostgresSettings, clock: WallClock, purpose: Purpose) -> Self {
         let connector = Arc::new(settings.connector());
-        let leader = Leader::new(Arc::clone(&connector), clock.clone(), LeaderSettings::of(&settings));
-        Self { settings, clock, views: Link::for_purpose(connector, purpose), leader: Arc::new(leader) }
+        let leader = Leader::new(Arc::clone(&connector), clock, LeaderSettings::of(settings));
+        Self { views: Link::for_purpose(connector, purpose), leader: Arc::new(leader) }
     }
 }
 

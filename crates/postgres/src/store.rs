@@ -46,7 +46,7 @@ impl PostgresStore {
     /// Starts the replica's tasks; call it inside the runtime. It connects when it is used. `clock` follows the database's
     /// time.
     #[must_use]
-    pub fn start(settings: PostgresSettings, clock: WallClock, observer: Box<dyn Observer>) -> Self {
+    pub fn start(settings: &PostgresSettings, clock: WallClock, observer: Box<dyn Observer>) -> Self {
         let connector = Arc::new(settings.connector());
         let writer = WriterSettings {
             name: settings.name.clone(),
