@@ -7,6 +7,7 @@ mod connecting;
 mod counting;
 mod engine;
 mod leading;
+mod model;
 mod moving;
 mod repair;
 mod sealing;
