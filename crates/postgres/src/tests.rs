@@ -1,5 +1,6 @@
 //! Tests against a real server.
 
+mod beside_intake;
 mod connecting;
 mod counting;
 mod leading;
