@@ -8,6 +8,7 @@ mod moving;
 mod sealing;
 mod sending;
 mod steps;
+mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;

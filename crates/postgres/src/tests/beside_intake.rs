@@ -77,7 +77,6 @@ async fn an_hour_is_sealed_and_sent_beside_intake() {
         let client = client.unwrap();
         (longest, taken) = (longest.max(client.0), taken + client.1);
     }
-    std::fs::copy(ledger.server.folder().join("log"), "/tmp/pgb/explain.log").unwrap();
     let rate = f64::from(u32::try_from(sent).unwrap()) / sending.as_secs_f64();
     println!(
         "{made} slots sealed in {sealing:?}, {sent} records marked and answered in {sending:?} ({rate:.0}/s); \

@@ -45,12 +45,7 @@ impl Deref for Ledger {
 
 impl Ledger {
     pub(super) async fn make() -> Self {
-        let server: &'static Server = Box::leak(Box::new(Server::start(&[
-            "session_preload_libraries='auto_explain'",
-            "auto_explain.log_min_duration=15",
-            "auto_explain.log_analyze=on",
-        ])));
-        let database = server.database().await;
+        let database = Server::shared().database().await;
         connector(&database).connect().await.unwrap();
         let ledger = Self { database };
         ledger.set_clock(START).await;
