@@ -95,15 +95,29 @@ impl From<Fault> for LedgerError {
     }
 }
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To use the ledger: it is made or upgraded if needed.
+    Use,
+    /// To look: nothing is changed.
+    Look,
+}
+
 impl Connector {
-    /// Connects to the first host of the DSN that can be used.
+    #[cfg(test)]
     pub(crate) async fn connect(&self) -> Result<Session, Fault> {
+        self.connect_for(Purpose::Use).await
+    }
+
+    /// Connects to the first host of the DSN that can be used.
+    pub(crate) async fn connect_for(&self, purpose: Purpose) -> Result<Session, Fault> {
         let in_file = |text: String| Fault::Lasting(format!("{} {text}", self.dsn));
         let dsn = self.dsn.read().map_err(|error| in_file(error.to_string()))?;
         let tls = self.tls(&dsn).map_err(in_file)?;
         let mut faults = Vec::new();
         for host in &dsn.hosts {
-            match self.connect_to(host, tls.clone()).await {
+            match self.connect_to(host, tls.clone(), purpose).await {
                 Ok(session) => return Ok(session),
                 Err(fault) => faults.push(fault),
             }
@@ -116,14 +130,23 @@ impl Connector {
     }
 
     /// Connects to one host and checks it.
-    async fn connect_to(&self, target: &Target, tls: Option<MakeRustlsConnect>) -> Result<Session, Fault> {
+    async fn connect_to(
+        &self,
+        target: &Target,
+        tls: Option<MakeRustlsConnect>,
+        purpose: Purpose,
+    ) -> Result<Session, Fault> {
         let name = &target.name;
         let limit = target.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
         let late = |_| Fault::Transient(format!("{name} did not answer within {limit:?}"));
         let opened = timeout(limit, open(target, tls)).await.map_err(late)?;
         let (client, driver) = opened.map_err(|error| refused(name, &error))?;
         let mut session = Session { client, driver, name: name.clone(), synchronous_commit: "on" };
-        timeout(ANSWER_TIMEOUT, session.check(&self.facts)).await.map_err(late)??;
+        let checked = async {
+            session.check().await?;
+            if purpose == Purpose::Use { schema::check(&session, &self.facts).await } else { Ok(()) }
+        };
+        timeout(ANSWER_TIMEOUT, checked).await.map_err(late)??;
         Ok(session)
     }
 
@@ -227,8 +250,8 @@ fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error +
 }
 
 impl Session {
-    /// The server's settings, and the schema.
-    async fn check(&mut self, expected: &schema::Expected) -> Result<(), Fault> {
+    /// The server's settings.
+    async fn check(&mut self) -> Result<(), Fault> {
         const ASK: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
             current_setting('server_encoding'), current_setting('fsync') = 'on',
             current_setting('full_page_writes') = 'on', current_setting('server_version_num')::int,
@@ -273,7 +296,7 @@ impl Session {
         if row.get(6) {
             self.synchronous_commit = "remote_apply";
         }
-        schema::check(self, expected).await
+        Ok(())
     }
 
     /// `host:port/database`.
@@ -284,13 +307,13 @@ impl Session {
     /// Runs one statement outside a transaction, or in the one that is open.
     pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failed> {
         let asked = self.client.query_typed(sql, params);
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(error))
+        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(&error))
     }
 
     /// Runs a statement without rows; returns how many it changed.
     pub(crate) async fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64, Failed> {
         let asked = self.client.execute_typed(sql, params);
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(error))
+        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(&error))
     }
 
     /// Runs statements without parameters, in one message.
@@ -300,7 +323,7 @@ impl Session {
 
     async fn simple(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Failed> {
         let asked = self.client.simple_query(sql);
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(error))
+        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(&error))
     }
 
     /// The beginning of every writing transaction. A pooler may give each transaction another session, so the settings
@@ -313,8 +336,8 @@ impl Session {
         )
     }
 
-    fn failed(&self, error: tokio_postgres::Error) -> Failed {
-        let text = format!("{}: {}", self.name, reason(&error));
+    fn failed(&self, error: &tokio_postgres::Error) -> Failed {
+        let text = format!("{}: {}", self.name, reason(error));
         let fatal =
             |error: &DbError| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
         // A database that has become read-only answers each statement: the next connection asks which one is the primary.
@@ -381,6 +404,7 @@ impl From<Failed> for LedgerError {
 #[derive(Debug)]
 pub(crate) struct Link {
     connector: Arc<Connector>,
+    purpose: Purpose,
     state: Mutex<State>,
 }
 
@@ -394,7 +418,28 @@ struct State {
 
 impl Link {
     pub(crate) fn new(connector: Arc<Connector>) -> Self {
-        Self { connector, state: Mutex::default() }
+        Self::for_purpose(connector, Purpose::Use)
+    }
+
+    /// With [`Purpose::Look`], a ledger that this program can read must be there.
+    pub(crate) fn for_purpose(connector: Arc<Connector>, purpose: Purpose) -> Self {
+        Self { connector, purpose, state: Mutex::default() }
+    }
+
+    async fn connect(&self) -> Result<Session, Fault> {
+        let session = self.connector.connect_for(self.purpose).await?;
+        if self.purpose == Purpose::Look {
+            schema::check_readable(&session).await?;
+        }
+        Ok(session)
+    }
+
+    /// Waits until another attempt to connect may begin.
+    pub(crate) async fn may_try(&self) {
+        let waiting = self.state.lock().await.waiting.as_ref().map(|(at, _)| *at);
+        if let Some(at) = waiting {
+            tokio::time::sleep_until(at).await;
+        }
     }
 
     /// The connection. Until the time of the next attempt it fails at once, with the latest attempt's error.
@@ -409,7 +454,7 @@ impl Link {
             {
                 return Err(fault.clone());
             }
-            match self.connector.connect().await {
+            match self.connect().await {
                 Ok(session) => *state = State { session: Some(session), ..State::default() },
                 Err(fault) => {
                     let pause = backoff(state.failures);

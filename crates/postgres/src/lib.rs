@@ -15,11 +15,13 @@
 //! The schema is described in `schema`.
 
 mod carrying;
+mod checks;
 mod columns;
 mod connect;
 mod counter;
 mod counting;
 mod dsn;
+mod engine;
 mod identities;
 mod lease;
 mod moving;
@@ -28,8 +30,9 @@ mod rows;
 mod schema;
 mod sealing;
 mod sending;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
+mod store;
+#[cfg(test)]
+mod testing;
 mod totals;
 mod upkeep;
 mod view;
@@ -41,10 +44,13 @@ use std::sync::Arc;
 use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerSettings;
 
-use connect::{Connector, Link};
+pub use checks::{Grade, Seen, examine};
+use connect::{Connector, Link, Purpose};
+pub use engine::PostgresEngine;
 pub use lease::LeaseTimes;
 use lease::{Leader, LeaderSettings};
 pub use moving::{Destination, MoveError, Moved, move_ledger};
+pub use store::PostgresStore;
 
 /// Where the database is, and how a replica uses the ledger in it.
 #[derive(Debug, Clone)]
@@ -61,12 +67,19 @@ pub struct PostgresSettings {
     pub lease: LeaseTimes,
 }
 
+impl PostgresSettings {
+    fn connector(&self) -> Connector {
+        Connector {
+            dsn: dsn::Source::File(self.url_file.clone()),
+            ca_bundle: self.ca_bundle.clone(),
+            facts: schema::Expected { product: self.ledger.product.clone(), settle: self.ledger.settle },
+        }
+    }
+}
+
 /// The ledger of one replica.
 #[derive(Debug)]
 pub struct PostgresLedger {
-    settings: PostgresSettings,
-    /// Follows the database's time.
-    clock: WallClock,
     /// For reading and repair.
     views: Link,
     /// For sealing and sending, by the replica that holds the lease.
@@ -74,20 +87,28 @@ pub struct PostgresLedger {
 }
 
 impl PostgresLedger {
+    #[cfg(test)]
+    pub(crate) fn new(settings: PostgresSettings) -> Self {
+        let ledger = Self::with_clock(&settings, WallClock::system());
+        drop(settings);
+        ledger
+    }
+
     /// A ledger that connects when it is used first.
     #[must_use]
-    pub fn new(settings: PostgresSettings) -> Self {
-        let connector = Arc::new(Connector {
-            dsn: dsn::Source::File(settings.url_file.clone()),
-            ca_bundle: settings.ca_bundle.clone(),
-            facts: schema::Expected {
-                product: settings.ledger.product.clone(),
-                settle: settings.ledger.settle,
-            },
-        });
-        let clock = WallClock::system();
-        let leader = Leader::new(Arc::clone(&connector), clock.clone(), LeaderSettings::of(&settings));
-        Self { settings, clock, views: Link::new(connector), leader: Arc::new(leader) }
+    pub fn with_clock(settings: &PostgresSettings, clock: WallClock) -> Self {
+        Self::made(settings, clock, Purpose::Use)
+    }
+
+    /// For a command, which reads and repairs: it neither makes nor upgrades the schema, and meters no product.
+    fn of_a_command(settings: &PostgresSettings) -> Self {
+        Self::made(settings, WallClock::system(), Purpose::Look)
+    }
+
+    fn made(settings: &PostgresSettings, clock: WallClock, purpose: Purpose) -> Self {
+        let connector = Arc::new(settings.connector());
+        let leader = Leader::new(Arc::clone(&connector), clock, LeaderSettings::of(settings));
+        Self { views: Link::for_purpose(connector, purpose), leader: Arc::new(leader) }
     }
 }
 

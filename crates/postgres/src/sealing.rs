@@ -103,9 +103,9 @@ impl Progress {
     }
 
     /// The next piece begins after `last`; `None` if there is no other.
-    fn advance(&mut self, run: Run, last: Option<Slot>) {
+    fn advance(&mut self, run: &Run, last: Option<Slot>) {
         match last {
-            Some(after) => self.run = Some(Run { after, ..run }),
+            Some(after) => self.run = Some(Run { after, ..run.clone() }),
             None => {
                 self.done[run.kind as usize] = Some(run.current);
                 self.run = None;
@@ -164,7 +164,7 @@ impl Leader {
             Ok(Piece { made, last }) => {
                 leading.commit().await?;
                 progress.took(clock::monotonic().duration_since(began));
-                progress.advance(run, last);
+                progress.advance(&run, last);
                 Ok(Sealing { made, more: progress.run(current).is_some() })
             }
             Err(failed) if is_about_content(&failed) => {
@@ -172,7 +172,7 @@ impl Leader {
                 match tried.filter(|_| progress.slots_max == 1) {
                     Some(slot) => {
                         cannot_seal(&slot, &failed.text);
-                        progress.advance(run, Some(slot));
+                        progress.advance(&run, Some(slot));
                     }
                     None => progress.slots_max = (progress.slots_max / 2).max(1),
                 }

@@ -1,10 +1,15 @@
 //! Tests against a real server.
 
+mod bench;
 mod beside_intake;
+mod broken;
+mod checks;
 mod connecting;
 mod counting;
+mod engine;
 mod leading;
 mod moving;
+mod repair;
 mod sealing;
 mod sending;
 mod steps;
@@ -14,23 +19,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connect::Connector;
-use crate::counter::WriterSettings;
 use crate::dsn::Source;
 use crate::schema::Expected;
 use crate::testing::{Database, Server};
-use crate::writer::Writer;
 use tollgate_clock::WallClock;
-use tollgate_ledger::writer::Observer;
-use tollgate_ledger::{LedgerError, Taken};
-use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
-use tollgate_metering::event::Event;
+use tollgate_ledger::LedgerError;
+use tollgate_marketplace::{Hour, Quantity};
 use tollgate_time::Timestamp;
 
 /// How long an hour takes its own late events.
 const SETTLE: Duration = Duration::from_secs(120);
-
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
@@ -38,98 +36,4 @@ const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 fn connector(database: &Database) -> Arc<Connector> {
     let facts = Expected { product: "demometered".to_owned(), settle: SETTLE };
     Arc::new(Connector { dsn: Source::File(database.url_file()), ca_bundle: None, facts })
-}
-
-struct Unobserved;
-
-impl Observer for Unobserved {
-    fn committed(&mut self, _: Duration) {}
-    fn failed(&mut self, _: &LedgerError) {}
-}
-
-/// A database whose time is set by the test, with a ledger that began a day before [`START`].
-struct Bench {
-    database: Database,
-}
-
-impl Bench {
-    async fn new() -> Self {
-        let bench = Self { database: Server::shared().database().await };
-        connector(&bench.database).connect().await.unwrap();
-        bench.at(START).await;
-        let closed = Hour::of(START).number() - 2;
-        let began = START.minus(24 * HOUR).unix_millis();
-        bench.run(&format!("UPDATE tollgate.ledger SET closed = {closed}, started_at = {began}")).await;
-        bench
-    }
-
-    /// Sets the database's time.
-    async fn at(&self, now: Timestamp) {
-        let sql = format!(
-            "CREATE OR REPLACE FUNCTION tollgate.ledger_now() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT {}::bigint'",
-            now.unix_millis()
-        );
-        self.run(&sql).await;
-    }
-
-    async fn run(&self, sql: &str) -> Vec<Vec<String>> {
-        self.database.run(sql).await
-    }
-
-    /// Closes hours, as the leader does it.
-    async fn close(&self, hour: Hour) {
-        let hour = hour.number();
-        self.run(&format!(
-            "BEGIN; SELECT pg_advisory_xact_lock({}, {hour}); UPDATE tollgate.ledger SET closed = {hour}, version = version + 1; COMMIT",
-            crate::schema::LOCKS
-        ))
-        .await;
-    }
-
-    fn replica(&self, name: &str) -> Writer {
-        self.replica_with(name, connector(&self.database))
-    }
-
-    fn replica_with(&self, name: &str, connector: Arc<Connector>) -> Writer {
-        let settings =
-            WriterSettings { name: name.to_owned(), product: "demometered".to_owned(), settle: SETTLE };
-        Writer::start(connector, settings, WallClock::fixed(START), Box::new(Unobserved))
-    }
-
-    /// What is acknowledged, and what is open by hour and dimension.
-    async fn accepted(&self) -> String {
-        let accepted = self.run("SELECT coalesce(sum(amount), 0) FROM tollgate.accepted").await;
-        let open = self.run("SELECT coalesce(sum(amount + additive), 0) FROM tollgate.sums").await;
-        assert_eq!(accepted, open, "what was acknowledged is what is open");
-        accepted[0][0].clone()
-    }
-
-    /// The open sums of an hour, over all writers.
-    async fn open(&self, hour: Hour) -> String {
-        let sql =
-            format!("SELECT coalesce(sum(amount), 0) FROM tollgate.sums WHERE hour = {}", hour.number());
-        self.run(&sql).await[0][0].clone()
-    }
-}
-
-fn event(id: Option<&str>, micros: u64, at: Timestamp) -> Event {
-    let mut content = [0; 32];
-    content[..8].copy_from_slice(&micros.to_be_bytes());
-    Event {
-        id: id.map(str::to_owned),
-        dimension: "requests".to_owned(),
-        quantity: Quantity::from_micros(micros).unwrap(),
-        at,
-        tags: TagSet::default(),
-        customer: Customer::Account { account_id: "111122223333".to_owned(), license_arn: None },
-        content,
-    }
-}
-
-async fn take(replica: &Writer, events: Vec<Event>) -> Vec<Taken> {
-    replica.take(events, Box::new(())).await.unwrap()
-}
-
-async fn one(replica: &Writer, event: Event) -> Taken {
-    take(replica, vec![event]).await[0]
 }

@@ -7,6 +7,7 @@ use super::*;
 use crate::lease::{Leader, LeaderSettings, LeaseTimes};
 use crate::schema::tags_key;
 use tollgate_metering::record::{Answered, Noted, Whole};
+use tollgate_time::Timestamp;
 
 /// The hour that begins with [`START`].
 pub(super) const EIGHT: Hour = Hour::of(START);
