@@ -1,6 +1,7 @@
 //! Tests against a real server.
 
 mod bench;
+mod beside_intake;
 mod broken;
 mod checks;
 mod connecting;
@@ -13,6 +14,7 @@ mod repair;
 mod sealing;
 mod sending;
 mod steps;
+mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
