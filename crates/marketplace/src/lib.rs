@@ -12,6 +12,7 @@ pub mod exceptions;
 pub mod fault;
 pub mod hour;
 pub mod license;
+pub mod lifecycle;
 pub mod operation;
 pub mod quantity;
 mod regions;
