@@ -11,6 +11,7 @@ mod files;
 mod forms;
 mod inspect;
 mod keys;
+mod lifecycle;
 mod repair;
 mod upgrade;
 mod versions;
