@@ -22,12 +22,13 @@ use tokio::sync::Mutex;
 use super::admission;
 use super::attestation::Registrations;
 use super::code::Code;
-use super::usage::{OpenLedger, UsagePart};
+use super::usage::UsagePart;
 use crate::usage::notice::{Notices, RejectedRequest};
 use rates::Rates;
 use report::Report;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, ReadBodyError};
+use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Claimed, Ledger, LedgerError, Settled};
 use tollgate_marketplace::exceptions::NOT_ENTITLED;
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Forward, Forwarded, ProductCode, Quantity, Region};
@@ -207,13 +208,14 @@ impl Door {
             Ok(None) => return self.send(target, body, None).await.response(),
             Err(rejected) => return rejected.response(),
         };
-        let Some(open) = usage.ledger.get() else {
+        // Where the door is, the ledger is a file.
+        let Some(ledger) = usage.ledger.get().and_then(|open| open.file.as_ref()) else {
             let text = "the ledger is being opened";
             usage.notices.request_rejected(RejectedRequest::LedgerStarting, text);
             return ours(StatusCode::SERVICE_UNAVAILABLE, Code::ServiceUnavailableException, text);
         };
         let _turn = self.turns.of(&report.claim.dimension).lock().await;
-        self.meter_claimed(usage, open, target, report).await.unwrap_or_else(|error| {
+        self.meter_claimed(usage, ledger, target, report).await.unwrap_or_else(|error| {
             usage.notices.request_rejected(RejectedRequest::LedgerUnavailable, &error.to_string());
             ours(StatusCode::SERVICE_UNAVAILABLE, Code::ServiceUnavailableException, &error.to_string())
         })
@@ -222,7 +224,7 @@ impl Door {
     async fn meter_claimed(
         &self,
         usage: &UsagePart,
-        open: &OpenLedger,
+        ledger: &Writer,
         target: String,
         mut report: Report,
     ) -> Result<Response<Body>, LedgerError> {
@@ -230,7 +232,7 @@ impl Door {
         let (claim, asked) = (report.claim.clone(), region.clone());
         let claim = move |ledger: &mut Ledger| ledger.claim(&claim, asked.as_ref(), now);
         let is_zero = report.claim.usage.quantity == Quantity::ZERO;
-        let (id, is_new) = match open.writer.with(claim).await? {
+        let (id, is_new) = match ledger.with(claim).await? {
             Claimed::Granted(id) => (id, true),
             Claimed::Repeated { id, client_token, timestamp, region: first } => {
                 // Identical on every attempt: otherwise AWS sees another report under a known token. And to the same
@@ -264,7 +266,7 @@ impl Door {
         let settle = move |ledger: &mut Ledger| {
             ledger.settle_claim(id, settled, record_id.as_deref(), region.as_ref(), now)
         };
-        open.writer.with(settle).await?;
+        ledger.with(settle).await?;
         // A refused claim leaves nothing in the ledger.
         if is_new && !is_zero && settled != Settled::Refused {
             usage.notices.reported();

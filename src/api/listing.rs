@@ -9,9 +9,10 @@ use super::query::{self, Query};
 use super::usage::{UsagePart, shown, starting, unavailable};
 use super::{csv, problem};
 use tollgate_http::{self as http, Body};
+use tollgate_ledger::LedgerError;
 use tollgate_ledger::repair::Entry;
+use tollgate_ledger::store::View;
 use tollgate_ledger::view::{Looked, OpenUsage};
-use tollgate_ledger::{Database, LedgerError};
 use tollgate_marketplace::{Customer, quantity};
 
 /// What is listed.
@@ -87,22 +88,26 @@ impl Listing {
 
     /// A piece of a page, and the query of the next piece, if there may be one. Pieces are small, so that no
     /// acknowledgement of usage waits long.
-    pub fn read(self, ledger: &Database, query: &Query) -> Result<(Vec<Value>, Option<Query>), LedgerError> {
-        let (looked, limit) = (&query.looked, query.limit);
+    pub async fn read(
+        self,
+        ledger: &dyn View,
+        query: &Query,
+    ) -> Result<(Vec<Value>, Option<Query>), LedgerError> {
+        let (looked, limit) = (query.looked.clone(), query.limit);
         let mut next = query.clone();
         let (rows, more) = match self {
             Self::Records => {
-                let piece = ledger.page(looked, limit, |record| shown(&record))?;
+                let piece = ledger.page(looked, limit).await?;
                 next.looked.before = piece.next;
-                (piece.rows, piece.next.is_some())
+                (piece.rows.iter().map(shown).collect(), piece.next.is_some())
             }
             Self::Audit => {
-                let entries = ledger.audit(looked.before, limit)?;
+                let entries = ledger.audit(looked.before, limit).await?;
                 next.looked.before = entries.last().map(|entry| entry.id);
                 (entries.iter().map(repair).collect(), entries.len() == limit)
             }
             Self::Open => {
-                let piece = ledger.open_usage(looked, query.after.unwrap_or_default(), limit)?;
+                let piece = ledger.open_usage(looked, query.after.unwrap_or_default(), limit).await?;
                 next.after = piece.next;
                 (piece.rows.iter().map(open).collect(), piece.next.is_some())
             }
@@ -176,7 +181,7 @@ impl UsagePart {
         let _turn = self.lists.lock().await;
         let mut pages = Pages::of(query);
         while let Some(query) = pages.wanted() {
-            match open.writer.with(move |ledger| listing.read(ledger, &query)).await {
+            match listing.read(&*open.store, &query).await {
                 Ok(piece) => pages.add(piece),
                 Err(error) => return unavailable(&error),
             }

@@ -158,7 +158,7 @@ impl UsagePart {
             }
         };
         let now = self.clock.now();
-        let repaired = open.writer.with(move |ledger| ledger.repair(id, &repair, now)).await;
+        let repaired = open.store.repair(id, repair, now).await;
         Ok(match repaired {
             Ok(Repaired::Done) => {
                 tracing::warn!(

@@ -17,6 +17,7 @@ use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::notice::{Notices, RejectedRequest};
 use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, BufferedBody, ReadBodyError};
+use tollgate_ledger::store::Store;
 use tollgate_ledger::view::ShownState;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{LedgerError, Links, Summary, Totals};
@@ -39,8 +40,10 @@ const RETRY_AFTER_SECONDS: u64 = 5;
 pub struct OpenLedger {
     /// Takes events.
     pub intake: Intake,
-    /// For everything else: views, repairs, claims.
-    pub writer: Writer,
+    /// For views and repairs.
+    pub store: Arc<dyn Store>,
+    /// For claims through the AWS door, which exists only where the ledger is a file.
+    pub file: Option<Writer>,
 }
 
 /// The part of the server that exists in modes `metered` and `saas`.
@@ -125,18 +128,17 @@ impl UsagePart {
             return problem(StatusCode::BAD_REQUEST, Code::BadRequest, "GET /v1/records/<number>");
         };
         let Some(open) = self.ledger.get() else { return starting() };
-        match open.writer.with(move |ledger| Ok((ledger.record(id)?, ledger.links(id)?))).await {
-            Ok((Some(whole), links)) => http::json(StatusCode::OK, &shown_whole(&whole, &links)),
-            Ok((None, _)) => {
-                problem(StatusCode::NOT_FOUND, Code::NotFound, "there is no record of this number")
-            }
+        match open.store.record(id).await {
+            Ok(Some((whole, links))) => http::json(StatusCode::OK, &shown_whole(&whole, &links)),
+            Ok(None) => problem(StatusCode::NOT_FOUND, Code::NotFound, "there is no record of this number"),
             Err(error) => unavailable(&error),
         }
     }
 
     pub(super) async fn reconciliation(&self) -> Response<Body> {
         let Some(open) = self.ledger.get() else { return starting() };
-        match open.writer.with(|ledger| Ok((ledger.totals()?, ledger.summary()?))).await {
+        let read = async { Ok((open.store.totals().await?, open.store.summary().await?)) };
+        match read.await {
             Ok((totals, summary)) => {
                 let (now, rows) = (self.clock.now(), balances(totals));
                 let backlog = backlog(&summary, self.window, now);
@@ -204,7 +206,7 @@ impl UsagePart {
         else {
             return;
         };
-        if let Err(error) = open.writer.with(move |ledger| ledger.identify(&identifier, &account)).await {
+        if let Err(error) = open.store.identify(identifier, account).await {
             tracing::warn!(event = "customer_not_noted", %error, "the account of a customer identifier could not be saved");
         }
     }

@@ -20,6 +20,7 @@ use crate::usage::notice::Notices;
 use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
 use tollgate_clock as clock;
+use tollgate_ledger::store::Store;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{self as ledger, Ledger, LedgerError, Totals};
 use tollgate_marketplace::{ProductCode, Resolve, quantity};
@@ -122,8 +123,10 @@ pub(super) fn start(
             return ended(&error);
         }
         let settings = plan.sender(&pod);
-        let intake = Intake::new(plan.rules, writer.clone(), clock.clone(), Arc::clone(&metrics), notices);
-        let _ = slot.set(OpenLedger { intake, writer: writer.clone() });
+        let store: Arc<dyn Store> = Arc::new(writer.clone());
+        let intake =
+            Intake::new(plan.rules, Arc::clone(&store), clock.clone(), Arc::clone(&metrics), notices);
+        let _ = slot.set(OpenLedger { intake, store: Arc::clone(&store), file: Some(writer) });
         opened.send_replace(true);
         let watching = async {
             match unsent {
@@ -131,7 +134,7 @@ pub(super) fn start(
                 None => std::future::pending().await,
             }
         };
-        let sending = Sender::new(settings, aws, writer, clock, metrics, refusal_sender, flushed).run();
+        let sending = Sender::new(settings, aws, &*store, clock, metrics, refusal_sender, flushed).run();
         let error = tokio::select! {
             error = sending => error,
             error = watching => error,
@@ -275,10 +278,10 @@ impl Drain {
     /// Logs what is not billed. Returns the cause if the ledger has failed since `began`, or cannot be read now.
     pub(super) async fn tell_what_remains(&self, began: Instant) -> Option<String> {
         let open = self.ledger.get()?;
-        let failed = open.writer.failed_since(began);
-        let read = |ledger: &mut Ledger| Ok((ledger.totals()?, ledger.summary()?));
+        let failed = open.store.failed_since(began);
         let late = |_| Err(LedgerError::Io("the disk does not answer".to_owned()));
-        let look = tokio::time::timeout(LAST_LOOK, open.writer.with(read));
+        let read = async { Ok((open.store.totals().await?, open.store.summary().await?)) };
+        let look = tokio::time::timeout(LAST_LOOK, read);
         let looked = look.await.unwrap_or_else(late);
         self.commits.tell_the_rest();
         let (totals, summary) = match looked {
@@ -353,8 +356,9 @@ mod tests {
         let commits = Commits::new(Arc::clone(&metrics), 1 << 30);
         let writer = Writer::start(opened, clock.clone(), commits.clone()).unwrap();
         let notices = Notices::new(Arc::clone(&metrics));
-        let intake = Intake::new(Rules::default(), writer.clone(), clock, metrics, notices.clone());
-        let slot = OnceLock::from(OpenLedger { intake, writer: writer.clone() });
+        let store: Arc<dyn Store> = Arc::new(writer.clone());
+        let intake = Intake::new(Rules::default(), Arc::clone(&store), clock, metrics, notices.clone());
+        let slot = OnceLock::from(OpenLedger { intake, store, file: None });
         let drain = Drain {
             activity: Activity::new(),
             ledger: Arc::new(slot),

@@ -53,6 +53,11 @@ impl Sidecar {
         format!("no sidecar answers at app_addr {}", self.address)
     }
 
+    /// Its runtime, for other work once it is known not to run.
+    pub(in crate::cli) fn into_runtime(self) -> Runtime {
+        self.runtime
+    }
+
     /// The answer to a request, whatever its status.
     pub(in crate::cli) fn ask(&self, question: Ask<'_>) -> Result<Response<Bytes>, ClientError> {
         let question = Ask { authorization: self.authorization.as_deref(), ..question };

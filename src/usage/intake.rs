@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use crate::metrics::Metrics;
 use crate::usage::notice::Notices;
 use tollgate_clock::{self as clock, WallClock};
-use tollgate_ledger::writer::Writer;
-use tollgate_ledger::{Ledger, LedgerError, Taken};
+use tollgate_ledger::store::Store;
+use tollgate_ledger::{LedgerError, Taken};
 use tollgate_marketplace::Quantity;
 use tollgate_metering::event::{self, BadRequest, Event, RejectedEvent, Rules};
 
@@ -50,7 +50,7 @@ pub enum IntakeError {
 #[derive(Debug, Clone)]
 pub struct Intake {
     rules: Arc<Rules>,
-    writer: Writer,
+    store: Arc<dyn Store>,
     clock: WallClock,
     metrics: Arc<Metrics>,
     notices: Notices,
@@ -91,13 +91,13 @@ impl Intake {
     #[must_use]
     pub fn new(
         rules: Rules,
-        writer: Writer,
+        store: Arc<dyn Store>,
         clock: WallClock,
         metrics: Arc<Metrics>,
         notices: Notices,
     ) -> Self {
         let memory = Arc::new(Semaphore::new(MEMORY_BYTES_MAX));
-        Self { rules: Arc::new(rules), writer, clock, metrics, notices, memory }
+        Self { rules: Arc::new(rules), store, clock, metrics, notices, memory }
     }
 
     /// Processes a request's body; on return every accepted event is on disk. The body is dropped after it has been
@@ -149,17 +149,12 @@ impl Intake {
         events: Vec<Event>,
         memory: OwnedSemaphorePermit,
     ) -> Result<Vec<Taken>, LedgerError> {
-        if !self.rules.strict {
-            return self.writer.take(events, memory).await;
+        let guard = Box::new(memory);
+        if self.rules.strict {
+            self.store.take_whole(events, guard).await
+        } else {
+            self.store.take(events, guard).await
         }
-        let now = self.clock.now();
-        let whole = move |ledger: &mut Ledger| {
-            let taken = ledger.take_whole(&events, now);
-            drop(memory);
-            taken
-        };
-        // Boxed, since this path is rare and its state would enlarge the future of every request.
-        Box::pin(self.writer.with(whole)).await
     }
 
     fn outcomes(&self, entries: Vec<EventEntry>, taken: &[Taken]) -> Vec<Outcome> {
@@ -321,7 +316,8 @@ mod tests {
     use super::*;
     use crate::usage::commits::Commits;
     use crate::usage::notice::RejectedRequest;
-    use tollgate_ledger as ledger;
+    use tollgate_ledger::writer::Writer;
+    use tollgate_ledger::{self as ledger, Ledger};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -350,11 +346,11 @@ mod tests {
         assert_eq!(clock::monotonic().duration_since(began), 12 * SECOND);
     }
 
-    fn intake(strict: bool) -> (tempfile::TempDir, Intake) {
+    fn intake(strict: bool) -> (tempfile::TempDir, Writer, Intake) {
         intake_by(Rules { strict, ..Rules::default() })
     }
 
-    fn intake_by(rules: Rules) -> (tempfile::TempDir, Intake) {
+    fn intake_by(rules: Rules) -> (tempfile::TempDir, Writer, Intake) {
         let folder = tempfile::tempdir().unwrap();
         let clock = WallClock::system();
         let settings = ledger::LedgerSettings { started_at: clock.now(), ..ledger::testing::settings("pod") };
@@ -363,7 +359,8 @@ mod tests {
         let writer =
             Writer::start(ledger, clock.clone(), Commits::new(Arc::clone(&metrics), 1 << 30)).unwrap();
         let notices = Notices::new(Arc::clone(&metrics));
-        (folder, Intake::new(rules, writer, clock, metrics, notices))
+        let intake = Intake::new(rules, Arc::new(writer.clone()), clock, metrics, notices);
+        (folder, writer, intake)
     }
 
     fn statuses(outcomes: &[Outcome]) -> Vec<&'static str> {
@@ -372,9 +369,8 @@ mod tests {
 
     #[tokio::test]
     async fn events_keep_their_memory_until_they_are_on_disk_although_the_client_has_gone() {
-        let (_folder, intake) = intake(false);
+        let (_folder, writer, intake) = intake(false);
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let writer = intake.writer.clone();
         // The ledger's thread is busy.
         let busy = tokio::spawn(async move {
             writer
@@ -404,7 +400,7 @@ mod tests {
         while free() != MEMORY_BYTES_MAX {
             tokio::task::yield_now().await;
         }
-        let totals = intake.writer.with(|ledger| ledger.totals()).await.unwrap();
+        let totals = intake.store.totals().await.unwrap();
         assert_eq!(totals["requests"].accepted, 1_000_000);
     }
 
@@ -417,7 +413,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_strict_request_is_counted_whole_or_not_at_all() {
-        let (_folder, intake) = intake(true);
+        let (_folder, _, intake) = intake(true);
         let take = |body: &'static str| intake.take(body.as_bytes());
         let first =
             take(r#"[{"id":"a","dimension":"d","quantity":1},{"id":"b","dimension":"d","quantity":2}]"#);
@@ -436,7 +432,7 @@ mod tests {
             let Err(IntakeError::Strict(outcomes)) = take(body).await else { panic!("{body} was taken") };
             assert_eq!(statuses(&outcomes), expected, "{body}");
         }
-        let accepted = async || intake.writer.with(|ledger| ledger.totals()).await.unwrap()["d"].accepted;
+        let accepted = async || intake.store.totals().await.unwrap()["d"].accepted;
         assert_eq!(accepted().await, 3_000_000);
         // The id of the event that was not counted is free.
         let again =
@@ -449,7 +445,7 @@ mod tests {
     #[tokio::test]
     async fn only_new_usage_says_that_the_ledger_takes_usage() {
         for strict in [false, true] {
-            let (_folder, intake) = intake(strict);
+            let (_folder, _, intake) = intake(strict);
             for (body, says_so) in [
                 (r#"{"dimension":"d","quantity":0}"#, false),
                 (r#"{"id":"a","dimension":"d","quantity":1}"#, true),
@@ -465,7 +461,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_event_that_is_rejected_spoils_no_other_and_is_counted_by_its_reason() {
-        let (_folder, intake) = intake(false);
+        let (_folder, _, intake) = intake(false);
         let body = r#"[{"dimension":"d","quantity":-1},7,{"id":"a","dimension":"d","quantity":1},
             {"id":"a","dimension":"d","quantity":2}]"#;
         let outcomes = intake.take(body.as_bytes()).await.unwrap();
@@ -488,7 +484,7 @@ mod tests {
     #[tokio::test]
     async fn a_customer_that_is_named_in_another_form_is_counted_as_a_wrong_customer() {
         for strict in [false, true] {
-            let (_folder, intake) = intake_by(Rules { strict, customers: true, ..Rules::default() });
+            let (_folder, _, intake) = intake_by(Rules { strict, customers: true, ..Rules::default() });
             let body = r#"[{"dimension":"d","quantity":1,"customer":{"account_id":"111122223333"}},
                 {"dimension":"d","quantity":1,"customer":{"account_id":"111122223333","license_arn":"arn:aws:lm::1:l"}}]"#;
             let outcomes = match intake.take(body.as_bytes()).await {

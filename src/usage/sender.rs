@@ -24,11 +24,10 @@ use alarm::Alarm;
 use call::RecordStatuses;
 use notes::Outcome;
 use tollgate_clock::{self as clock, WallClock};
-use tollgate_ledger::writer::Writer;
-use tollgate_ledger::{Ledger, LedgerError};
+use tollgate_ledger::LedgerError;
+use tollgate_ledger::store::Store;
 use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCode, Region, Signing};
-use tollgate_metering::batch;
 use tollgate_metering::health::{Availability, Health, Subject};
 use tollgate_metering::pace::Pace;
 use tollgate_metering::policy::{Meaning, Pause, SendingPolicy, Todo};
@@ -152,7 +151,7 @@ struct CheckInputs {
 pub struct Sender {
     settings: SenderSettings,
     aws: Arc<dyn Meter>,
-    writer: Writer,
+    store: Arc<dyn Store>,
     clock: WallClock,
     metrics: Arc<Metrics>,
     refusal_sender: RefusalSender,
@@ -207,7 +206,7 @@ impl Sender {
     pub fn new(
         settings: SenderSettings,
         aws: Arc<dyn Meter>,
-        writer: Writer,
+        store: &dyn Store,
         clock: WallClock,
         metrics: Arc<Metrics>,
         refusal_sender: RefusalSender,
@@ -217,8 +216,8 @@ impl Sender {
         Self {
             settings,
             aws,
-            uses: writer.uses(),
-            writer: writer.unnoticed(),
+            uses: store.uses(),
+            store: store.unnoticed(),
             clock,
             metrics,
             refusal_sender,
@@ -357,7 +356,7 @@ impl Sender {
     /// Makes waiting records due, in pieces, so that acknowledgements and calls are not delayed.
     async fn release(&mut self) -> Result<(), LedgerError> {
         let (now, most) = (self.clock.now(), self.to_release);
-        let released = self.writer.with(move |ledger| ledger.release(now, most)).await?;
+        let released = self.store.release(now, most).await?;
         self.to_release = if released == 0 { 0 } else { most.saturating_sub(released) };
         self.stale = true;
         Ok(())
@@ -376,7 +375,7 @@ impl Sender {
         }
         let retry = if self.queue.is_empty() && !self.stale {
             let wall = self.clock.now();
-            let due = self.writer.with(|ledger| ledger.next_due()).await?;
+            let due = self.store.next_due().await?;
             due.map(|due| (now + due.since(wall)).max(now + RETRY_MIN))
         } else {
             next
@@ -397,7 +396,7 @@ impl Sender {
         let now = self.clock.now();
         self.uses.mark_unchanged();
         let inputs = CheckInputs {
-            written: self.writer.written(),
+            written: self.store.written(),
             closed: Hour::latest_closed(now, self.settings.policy.settle),
             present: Hour::of(now),
         };
@@ -408,10 +407,7 @@ impl Sender {
         self.end_pause_for_last_try(now).await?;
         let seal_open_hour = self.flush() == Flush::Final;
         // In pieces, so that acknowledgements and calls are not delayed.
-        let seal = move |ledger: &mut Ledger| {
-            if seal_open_hour { ledger.seal_now(now) } else { ledger.seal_closed(now) }
-        };
-        let sealing = self.writer.with(seal).await?;
+        let sealing = self.store.seal(seal_open_hour, now).await?;
         self.sealed += sealing.made;
         self.is_sealing = sealing.more;
         if !sealing.more && self.sealed > 0 {
@@ -429,7 +425,7 @@ impl Sender {
         // Before an alarm, so that the metrics are current when it is read.
         self.show().await?;
         if sweeps {
-            self.alarm.look(&self.settings.policy, &self.writer, now, self.uptime()).await?;
+            self.alarm.look(&self.settings.policy, &*self.store, now, self.uptime()).await?;
         }
         let busy = self.any_unsent || self.changed || self.order.is_some() || !self.calls.is_empty();
         if !sealing.more && !busy {
@@ -447,7 +443,7 @@ impl Sender {
             return Ok(());
         }
         let last = self.settings.policy.last_try_up_to(now);
-        let oldest = self.writer.with(move |ledger| ledger.unsent_up_to(last, 1)).await?.pop();
+        let oldest = self.store.unsent_up_to(last, 1).await?.pop();
         let closing = oldest.filter(|due| self.settings.policy.is_last_try(&due.record, now));
         if let Some(due) = closing
             && self.last_tried < Some(due.record.hour)
@@ -461,10 +457,10 @@ impl Sender {
     /// Gives up records whose window has closed.
     async fn sweep(&mut self, now: Timestamp) -> Result<(), LedgerError> {
         if self.unsubscribed.is_none() {
-            self.unsubscribed = Some(self.writer.with(|ledger| ledger.is_denied()).await?);
+            self.unsubscribed = Some(self.store.is_denied().await?);
         }
         let last = self.settings.policy.may_have_expired(now);
-        let old = self.writer.with(move |ledger| ledger.unsent_up_to(last, RECORDS_AT_ONCE)).await?;
+        let old = self.store.unsent_up_to(last, RECORDS_AT_ONCE).await?;
         let before = self.notes.len();
         for due in old {
             if !self.is_busy(due.record.id)
@@ -497,7 +493,7 @@ impl Sender {
             return Ok(());
         }
         (self.changed, self.show_at) = (false, now + SHOW_EVERY);
-        let summary = self.writer.with(|ledger| ledger.summary()).await?;
+        let summary = self.store.summary().await?;
         self.any_unsent = summary.unsent > 0;
         let window = self.settings.policy.window;
         self.metrics.ledger(LedgerFigures {
@@ -566,7 +562,7 @@ impl Sender {
             return Ok(Some(load));
         }
         let wall = self.clock.now();
-        let doubtful = self.writer.with(|ledger| ledger.doubtful(CALLS_MAX)).await?;
+        let doubtful = self.store.doubtful(CALLS_MAX).await?;
         let sendable = |due: &&Due| self.todo(&due.record, wall) == Todo::Send;
         if let Some(due) = doubtful.iter().find(sendable) {
             return Ok(Some(self.queue.take_aside(due, &self.health)));
@@ -581,7 +577,7 @@ impl Sender {
         }
         self.stale = false;
         let now = self.clock.now();
-        let due = self.writer.with(move |ledger| ledger.due(now, RECORDS_AT_ONCE)).await?;
+        let due = self.store.due(now, RECORDS_AT_ONCE).await?;
         let full = due.len() == RECORDS_AT_ONCE;
         let mut waiting = Vec::new();
         let (before, mut room) = (self.queue.len(), self.queue.room(&self.health));
@@ -603,7 +599,7 @@ impl Sender {
         // The ledger may have more.
         self.stale = full && (self.queue.len() > before || !waiting.is_empty() || !self.notes.is_empty());
         if !waiting.is_empty() {
-            self.writer.with(move |ledger| ledger.defer(&waiting)).await?;
+            self.store.defer(waiting).await?;
         }
         self.write_notes().await
     }
@@ -619,13 +615,12 @@ impl Sender {
         self.calls_made += 1;
         let (number, ids, at) = (self.calls_made, load.ids.clone(), self.instant(starts_at));
         self.flights.insert(number, Flight { load, starts_at });
-        let (settings, aws, writer) = (self.settings.clone(), Arc::clone(&self.aws), self.writer.clone());
+        let (settings, aws, store) = (self.settings.clone(), Arc::clone(&self.aws), Arc::clone(&self.store));
         let (region, now, signing) = (self.aws.region(), self.clock.now(), self.signing);
         self.calls.spawn(async move {
-            let begun =
-                writer.with(move |ledger| ledger.begin(&ids, region.as_ref(), now, batch::fits())).await;
+            let begun = store.begin(ids, region, now).await;
             // Dropped so that the ledger can be closed, and opened by another process, while the call lasts.
-            drop(writer);
+            drop(store);
             let landed = match begun {
                 Ok(records) if records.is_empty() => Ok(None),
                 Ok(records) => {
@@ -771,7 +766,7 @@ impl Sender {
         }
         let rows: Vec<Noted> = self.notes.iter().map(Outcome::row).collect();
         let (region, now): (Option<Region>, _) = (self.aws.region(), self.clock.now());
-        self.writer.with(move |ledger| ledger.answered_all(&rows, region.as_ref(), now)).await?;
+        self.store.answered_all(rows, region, now).await?;
         self.changed = true;
         let notes = std::mem::take(&mut self.notes);
         for note in &notes {

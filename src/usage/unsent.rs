@@ -14,6 +14,7 @@ use crate::entitlement::refusal_update::{RefusalSender, Unreported};
 use crate::metrics::Metrics;
 use crate::usage::notice::{Notices, RejectedRequest};
 use tollgate_clock::WallClock;
+use tollgate_ledger::store::Store as _;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Ledger, LedgerError};
 use tollgate_metering::record::Oldest;

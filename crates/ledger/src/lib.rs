@@ -1,5 +1,5 @@
-//! The ledger: acknowledged usage on disk, in SQLite. Only this crate reads and writes the file format, and only it
-//! uses SQL.
+//! The ledger: acknowledged usage on disk, in SQLite. Only this crate reads and writes the file format. The parts of a
+//! process use it through the traits of `store`.
 //!
 //! # Invariants
 //! - Acknowledged usage is in a committed transaction whose fsync is done (`synchronous=FULL`, WAL).
@@ -62,6 +62,7 @@ mod schema;
 mod sealing;
 mod sending;
 mod slots;
+pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod totals;
@@ -183,6 +184,9 @@ pub enum LedgerError {
     /// The disk failed, or is full.
     #[error("the ledger cannot be read or written: {0}")]
     Io(String),
+    /// Another replica seals and sends now.
+    #[error("another replica sends the usage of this ledger now")]
+    NotLeading,
 }
 
 impl LedgerError {

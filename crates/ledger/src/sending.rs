@@ -13,6 +13,7 @@ use super::rows::{self, BEHIND, COLUMNS, Carried, OTHER_FORM};
 use super::upkeep::Budget;
 use super::{Ledger, LedgerError, ageing, meta, set_meta};
 use tollgate_marketplace::{Hour, Region};
+use tollgate_metering::batch;
 use tollgate_metering::record::{Answered, Due, Noted, RecordState, Whole};
 use tollgate_time::Timestamp;
 
@@ -115,16 +116,16 @@ impl Ledger {
         })
     }
 
-    /// Of these records, reads those that are unsent, keeps those for which `fits` returns true, and notes on disk that
-    /// they are about to be sent to `region`, or to the region of an earlier attempt. A record that does not fit is
-    /// dropped before the next one is read: each may be large.
+    /// Of these records, reads those that are unsent, keeps those that fit into one call, and notes on disk that they are
+    /// about to be sent to `region`, or to the region of an earlier attempt. A record that does not fit is dropped
+    /// before the next one is read: each may be large.
     pub fn begin(
         &mut self,
         ids: &[i64],
         region: Option<&Region>,
         now: Timestamp,
-        mut fits: impl FnMut(&Whole) -> bool,
     ) -> Result<Vec<Whole>, LedgerError> {
+        let mut fits = batch::fits();
         let mut records = Vec::with_capacity(ids.len());
         for id in ids {
             let unsent = |whole: &Whole| matches!(whole.record.state, RecordState::Sealed { .. });

@@ -7,7 +7,9 @@ use tokio::time::Instant;
 
 use super::rows::{self, Slot, signed};
 use super::slots::{self, Past};
-use super::{Database, LedgerError, LedgerSettings, claim, forms, keys, meta, random_hex, set_meta, totals};
+use super::{
+    Database, LedgerError, LedgerSettings, Links, claim, forms, keys, meta, random_hex, set_meta, totals,
+};
 use tollgate_clock as clock;
 use tollgate_marketplace::{Customer, Hour, HourUsage};
 use tollgate_metering::record::{RecordState, Whole};
@@ -78,6 +80,14 @@ impl Database {
     /// One record with its allocations.
     pub fn record(&self, id: i64) -> Result<Option<Whole>, LedgerError> {
         self.reading(|connection| rows::whole(connection, id))
+    }
+
+    /// One record with its allocations, and the records that it is linked to.
+    pub fn linked_record(&self, id: i64) -> Result<Option<(Whole, Links)>, LedgerError> {
+        Ok(match self.record(id)? {
+            Some(whole) => Some((whole, self.links(id)?)),
+            None => None,
+        })
     }
 
     /// The ledger's figures.

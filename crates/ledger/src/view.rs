@@ -1,5 +1,4 @@
-//! Records for people to read: page by page, newest first. Each row is handed over as soon as it is read, because a
-//! page of records with thousands of allocations each would not fit in memory.
+//! Records for people to read: page by page, newest first, without their allocations, which may be thousands each.
 
 use rusqlite::{Connection, params};
 
@@ -220,14 +219,9 @@ impl Database {
         })
     }
 
-    /// The newest of the wanted records, at most `limit`, newest first, each converted by `show`. The piece is shorter
-    /// if the next row would delay an acknowledgement; the next piece begins before its `next`.
-    pub fn page<T>(
-        &self,
-        looked: &Looked,
-        limit: usize,
-        mut show: impl FnMut(Record) -> T,
-    ) -> Result<Piece<T, i64>, LedgerError> {
+    /// The newest of the wanted records, at most `limit`, newest first. The piece is shorter if the next row would delay
+    /// an acknowledgement; the next piece begins before its `next`.
+    pub fn page(&self, looked: &Looked, limit: usize) -> Result<Piece<Record, i64>, LedgerError> {
         let condition = looked.state.map_or("1", ShownState::condition);
         let sql = format!(
             "SELECT id, {condition} AND (?2 IS NULL OR {IS_CUSTOMER}) AND (?3 IS NULL OR dimension = ?3)
@@ -254,7 +248,7 @@ impl Database {
                 let id: i64 = row.get(0)?;
                 before = Some(id);
                 if row.get(1)? {
-                    found.push(read.query_row([id], |row| rows::record(row).map(&mut show))?);
+                    found.push(read.query_row([id], rows::record)?);
                 }
             }
             Ok(Piece { rows: found, next: None })

@@ -5,6 +5,7 @@
 //! for as many requests; otherwise the clients would form two halves, each waiting for the other's commit. A request
 //! that comes alone never waits for another.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,9 +16,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Ledger, LedgerError, Taken};
+use super::repair::{Entry, Repair, Repaired};
+use super::store::{Guard, Store, StoreFuture, View};
+use super::view::{From, Looked, OpenUsage, Piece};
+use super::{Ledger, LedgerError, Links, Sealing, Summary, Taken, Totals};
 use tollgate_clock::{self as clock, WallClock};
+use tollgate_marketplace::service::BoxFuture;
+use tollgate_marketplace::{Hour, Region};
 use tollgate_metering::event::Event;
+use tollgate_metering::record::{Due, Noted, Record, Whole};
+use tollgate_time::Timestamp;
 
 /// Most events of one transaction: with more, the first request would wait too long for the others.
 const GROUP_EVENTS_MAX: usize = 4096;
@@ -27,10 +35,6 @@ type Work = Box<dyn FnOnce(&mut Ledger) -> (Option<LedgerError>, Box<dyn FnOnce(
 
 /// Where the result of a request goes.
 type Reply = oneshot::Sender<Result<Vec<Taken>, LedgerError>>;
-
-/// Held for a request's events until they are on disk: their part of the budget for request bodies. It travels with the
-/// events, so a client that gives up frees nothing while its events wait here.
-type Guard = Box<dyn Send>;
 
 enum Command {
     Take { events: Vec<Event>, guard: Guard, reply: Reply },
@@ -56,8 +60,9 @@ pub struct Writer {
     uses: watch::Sender<()>,
     unnoticed: bool,
     written: Arc<AtomicU64>,
+    clock: WallClock,
     #[cfg(any(test, feature = "testing"))]
-    inline: Option<(Arc<Mutex<Ledger>>, WallClock)>,
+    inline: Option<Arc<Mutex<Ledger>>>,
     /// Calls of [`Writer::with`].
     #[cfg(any(test, feature = "testing"))]
     asked: Arc<AtomicUsize>,
@@ -81,7 +86,7 @@ impl Writer {
         let written = Arc::new(AtomicU64::new(ledger.written));
         let thread = Thread {
             ledger,
-            clock,
+            clock: clock.clone(),
             observer: Box::new(observer),
             commands: received,
             doorbell: Arc::clone(&doorbell),
@@ -100,6 +105,7 @@ impl Writer {
             uses: watch::Sender::default(),
             unnoticed: false,
             written,
+            clock,
             #[cfg(any(test, feature = "testing"))]
             inline: None,
             #[cfg(any(test, feature = "testing"))]
@@ -119,7 +125,8 @@ impl Writer {
             uses: watch::Sender::default(),
             unnoticed: false,
             written: Arc::default(),
-            inline: Some((Arc::new(Mutex::new(ledger)), clock)),
+            clock,
+            inline: Some(Arc::new(Mutex::new(ledger))),
             asked: Arc::default(),
         }
     }
@@ -131,58 +138,16 @@ impl Writer {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// The latest error of the ledger, if it happened after `since` and nothing was written after it.
-    #[must_use]
-    pub fn failed_since(&self, since: Instant) -> Option<LedgerError> {
-        let latest = self.latest_failure.lock().expect("held for one move only, which cannot panic");
-        latest.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error.clone())
-    }
-
-    /// Changes when a handle other than one of [`Writer::unnoticed`] has used the ledger. A task that looks at the
-    /// ledger from time to time may pause until then.
-    #[must_use]
-    pub fn uses(&self) -> watch::Receiver<()> {
-        self.uses.subscribe()
-    }
-
     /// A handle for tasks that look from time to time: its use does not wake the other tasks.
     #[must_use]
     pub fn unnoticed(self) -> Self {
         Self { unnoticed: true, ..self }
     }
 
-    /// The number of transactions that changed the ledger, from any handle: while it stays the same, what was read
-    /// before is still current. Reading it wakes no task and does not use the ledger's thread.
-    #[must_use]
-    pub fn written(&self) -> u64 {
-        #[cfg(any(test, feature = "testing"))]
-        if let Some((ledger, _)) = &self.inline {
-            return ledger.lock().expect("one test, one thread").written;
-        }
-        self.written.load(Ordering::Acquire)
-    }
-
     fn used(&self) {
         if !self.unnoticed {
             self.uses.send_replace(());
         }
-    }
-
-    /// Counts events; on return they are on disk. `guard` is dropped when they are on disk or have failed, whether or
-    /// not the caller still waits.
-    pub async fn take(
-        &self,
-        events: Vec<Event>,
-        guard: impl Send + 'static,
-    ) -> Result<Vec<Taken>, LedgerError> {
-        #[cfg(any(test, feature = "testing"))]
-        if let Some((ledger, clock)) = &self.inline {
-            self.used();
-            return ledger.lock().expect("one test, one thread").take(&events, clock.now());
-        }
-        let taken = self.send(events, Box::new(guard))?.await.map_err(|_| ended())?;
-        self.used();
-        taken
     }
 
     fn send(
@@ -206,7 +171,7 @@ impl Writer {
         #[cfg(any(test, feature = "testing"))]
         self.asked.fetch_add(1, Ordering::SeqCst);
         #[cfg(any(test, feature = "testing"))]
-        if let Some((ledger, _)) = &self.inline {
+        if let Some(ledger) = &self.inline {
             self.used();
             return work(&mut ledger.lock().expect("one test, one thread"));
         }
@@ -247,6 +212,156 @@ impl Doorbell {
     /// channel once more after it.
     fn ring_at(&self, sent: usize) {
         self.wanted.store(sent, Ordering::SeqCst);
+    }
+}
+
+impl Writer {
+    /// A step of a trait: [`Writer::with`], boxed.
+    fn step<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError> + Send + 'static,
+    ) -> StoreFuture<'_, T> {
+        Box::pin(self.with(work))
+    }
+}
+
+impl View for Writer {
+    fn record(&self, id: i64) -> StoreFuture<'_, Option<(Whole, Links)>> {
+        self.step(move |ledger| ledger.linked_record(id))
+    }
+
+    fn totals(&self) -> StoreFuture<'_, BTreeMap<String, Totals>> {
+        self.step(|ledger| ledger.totals())
+    }
+
+    fn summary(&self) -> StoreFuture<'_, Summary> {
+        self.step(|ledger| ledger.summary())
+    }
+
+    fn page(&self, looked: Looked, limit: usize) -> StoreFuture<'_, Piece<Record, i64>> {
+        self.step(move |ledger| ledger.page(&looked, limit))
+    }
+
+    fn audit(&self, before: Option<i64>, limit: usize) -> StoreFuture<'_, Vec<Entry>> {
+        self.step(move |ledger| ledger.audit(before, limit))
+    }
+
+    fn open_usage(
+        &self,
+        looked: Looked,
+        from: From,
+        limit: usize,
+    ) -> StoreFuture<'_, Piece<OpenUsage, From>> {
+        self.step(move |ledger| ledger.open_usage(&looked, from, limit))
+    }
+
+    fn repair(&self, id: i64, repair: Repair, now: Timestamp) -> StoreFuture<'_, Repaired> {
+        self.step(move |ledger| ledger.repair(id, &repair, now))
+    }
+}
+
+impl Store for Writer {
+    fn lead(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn leave(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    fn unnoticed(&self) -> Arc<dyn Store> {
+        Arc::new(self.clone().unnoticed())
+    }
+
+    fn uses(&self) -> watch::Receiver<()> {
+        self.uses.subscribe()
+    }
+
+    fn written(&self) -> u64 {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(ledger) = &self.inline {
+            return ledger.lock().expect("one test, one thread").written;
+        }
+        self.written.load(Ordering::Acquire)
+    }
+
+    fn failed_since(&self, since: Instant) -> Option<LedgerError> {
+        let latest = self.latest_failure.lock().expect("held for one move only, which cannot panic");
+        latest.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error.clone())
+    }
+
+    fn take(&self, events: Vec<Event>, guard: Guard) -> StoreFuture<'_, Vec<Taken>> {
+        Box::pin(async move {
+            #[cfg(any(test, feature = "testing"))]
+            if let Some(ledger) = &self.inline {
+                self.used();
+                return ledger.lock().expect("one test, one thread").take(&events, self.clock.now());
+            }
+            let taken = self.send(events, guard)?.await.map_err(|_| ended())?;
+            self.used();
+            taken
+        })
+    }
+
+    fn take_whole(&self, events: Vec<Event>, guard: Guard) -> StoreFuture<'_, Vec<Taken>> {
+        let clock = self.clock.clone();
+        self.step(move |ledger| {
+            let taken = ledger.take_whole(&events, clock.now());
+            drop(guard);
+            taken
+        })
+    }
+
+    fn identify(&self, identifier: String, account: String) -> StoreFuture<'_, ()> {
+        self.step(move |ledger| ledger.identify(&identifier, &account))
+    }
+
+    fn seal(&self, early: bool, now: Timestamp) -> StoreFuture<'_, Sealing> {
+        self.step(move |ledger| if early { ledger.seal_now(now) } else { ledger.seal_closed(now) })
+    }
+
+    fn due(&self, now: Timestamp, limit: usize) -> StoreFuture<'_, Vec<Due>> {
+        self.step(move |ledger| ledger.due(now, limit))
+    }
+
+    fn doubtful(&self, limit: usize) -> StoreFuture<'_, Vec<Due>> {
+        self.step(move |ledger| ledger.doubtful(limit))
+    }
+
+    fn unsent_up_to(&self, hour: Hour, limit: usize) -> StoreFuture<'_, Vec<Due>> {
+        self.step(move |ledger| ledger.unsent_up_to(hour, limit))
+    }
+
+    fn count_unsent_up_to(&self, hour: Hour) -> StoreFuture<'_, u64> {
+        self.step(move |ledger| ledger.count_unsent_up_to(hour))
+    }
+
+    fn next_due(&self) -> StoreFuture<'_, Option<Timestamp>> {
+        self.step(|ledger| ledger.next_due())
+    }
+
+    fn is_denied(&self) -> StoreFuture<'_, bool> {
+        self.step(|ledger| ledger.is_denied())
+    }
+
+    fn release(&self, now: Timestamp, limit: usize) -> StoreFuture<'_, usize> {
+        self.step(move |ledger| ledger.release(now, limit))
+    }
+
+    fn defer(&self, until: Vec<(i64, Timestamp)>) -> StoreFuture<'_, ()> {
+        self.step(move |ledger| ledger.defer(&until))
+    }
+
+    fn begin(&self, ids: Vec<i64>, region: Option<Region>, now: Timestamp) -> StoreFuture<'_, Vec<Whole>> {
+        self.step(move |ledger| ledger.begin(&ids, region.as_ref(), now))
+    }
+
+    fn answered_all(&self, notes: Vec<Noted>, region: Option<Region>, now: Timestamp) -> StoreFuture<'_, ()> {
+        self.step(move |ledger| ledger.answered_all(&notes, region.as_ref(), now))
     }
 }
 
@@ -533,7 +648,8 @@ mod tests {
             busy.with(work).await
         });
         at_work.await.unwrap();
-        let gives_up = tokio::time::timeout(MS, writer.take(events(), Guarded(tell.clone(), "freed")));
+        let gives_up =
+            tokio::time::timeout(MS, writer.take(events(), Box::new(Guarded(tell.clone(), "freed"))));
         assert!(gives_up.await.is_err(), "it waits");
         assert!(told.try_recv().is_err(), "its events still take memory");
         free.send(()).unwrap();
@@ -541,7 +657,7 @@ mod tests {
         let totals = writer.with(|ledger| ledger.totals()).await.unwrap();
         assert_eq!(told.recv().unwrap(), "freed");
         assert_eq!(totals["requests"].accepted, 1, "and it was counted");
-        writer.take(events(), Guarded(tell, "answered")).await.unwrap();
+        writer.take(events(), Box::new(Guarded(tell, "answered"))).await.unwrap();
         assert_eq!(told.recv().unwrap(), "answered");
     }
 
@@ -571,11 +687,11 @@ mod tests {
     #[tokio::test]
     async fn a_commit_that_failed_counts_as_a_failure_and_not_as_a_commit() {
         let (_folder, writer, seen) = start(1 << 30);
-        writer.take(events(), ()).await.unwrap();
+        writer.take(events(), Box::new(())).await.unwrap();
         assert_eq!(seen.counts(), [1, 0]);
 
         writer.with(|ledger| crate::testing::refuse_writes(ledger, true)).await.unwrap();
-        assert!(matches!(writer.take(events(), ()).await, Err(LedgerError::Io(_))));
+        assert!(matches!(writer.take(events(), Box::new(())).await, Err(LedgerError::Io(_))));
         let now = Timestamp::from_unix_seconds(1_795_507_200);
         writer.with(move |ledger| ledger.attempt(&[1], None, now)).await.unwrap_err();
         assert_eq!(seen.counts(), [1, 2]);
@@ -588,12 +704,12 @@ mod tests {
         let now = Timestamp::from_unix_seconds(1_795_507_200);
         for recovers_by in ["events", "work"] {
             writer.with(|ledger| crate::testing::refuse_writes(ledger, true)).await.unwrap();
-            writer.take(events(), ()).await.unwrap_err();
+            writer.take(events(), Box::new(())).await.unwrap_err();
             writer.with(|ledger| ledger.totals()).await.unwrap();
             assert!(writer.failed_since(began).is_some(), "it can be read, which says nothing");
             writer.with(|ledger| crate::testing::refuse_writes(ledger, false)).await.unwrap();
             if recovers_by == "events" {
-                writer.take(events(), ()).await.unwrap();
+                writer.take(events(), Box::new(())).await.unwrap();
             } else {
                 writer.with(move |ledger| ledger.seal_now(now)).await.unwrap();
             }
@@ -606,7 +722,7 @@ mod tests {
         let (_folder, writer, _) = start(u64::MAX);
         let other = writer.clone().unnoticed();
         let mut before = other.written();
-        writer.take(events(), ()).await.unwrap();
+        writer.take(events(), Box::new(())).await.unwrap();
         assert_eq!(other.written(), before + 1, "events");
         other.with(|ledger| ledger.totals()).await.unwrap();
         assert_eq!(other.written(), before + 1, "a look");
@@ -621,7 +737,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_ledger_is_no_fault_of_the_disk() {
         let (_folder, writer, seen) = start(1);
-        assert!(matches!(writer.take(events(), ()).await, Err(LedgerError::Full { .. })));
+        assert!(matches!(writer.take(events(), Box::new(())).await, Err(LedgerError::Full { .. })));
         assert_eq!(seen.counts(), [0, 0]);
     }
 }

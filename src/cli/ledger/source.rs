@@ -1,6 +1,9 @@
 //! Where the ledger is read and repaired: through the sidecar that holds it, or in the file if none runs.
 
+use std::sync::Mutex;
+
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 use crate::api::listing::Listing;
 use crate::api::query::{Query, SHOWN_MAX};
@@ -13,6 +16,7 @@ use crate::exit::Exit;
 use tollgate_clock as clock;
 use tollgate_http::client::Ask;
 use tollgate_ledger::repair::Repaired;
+use tollgate_ledger::store::View;
 use tollgate_ledger::view::{From, Looked};
 use tollgate_ledger::{Database, FILE_NAME, LedgerError};
 use tollgate_metering::policy::Window;
@@ -21,8 +25,8 @@ use tollgate_metering::policy::Window;
 pub(in crate::cli) enum Source {
     /// The running sidecar, over its app server.
     Sidecar(Sidecar),
-    /// No sidecar: the file is open here.
-    File { ledger: Box<Database>, repairs: Option<Repairs>, window: Window },
+    /// No sidecar: the ledger is open here.
+    Open { ledger: Box<dyn View>, runtime: Runtime, repairs: Option<Repairs>, window: Window },
 }
 
 impl Source {
@@ -70,7 +74,12 @@ impl Source {
         })?;
         let by_seller = mode.is_run_by_seller();
         let window = if by_seller { Window::BatchMeterUsage } else { Window::MeterUsage };
-        Ok(Self::File { ledger: Box::new(ledger), repairs, window })
+        Ok(Self::Open {
+            ledger: Box::new(Mutex::new(ledger)),
+            runtime: sidecar.into_runtime(),
+            repairs,
+            window,
+        })
     }
 
     /// All rows of a listing, oldest first, each changed by `form`. Only the result of `form` is kept: a row takes
@@ -95,8 +104,8 @@ impl Source {
     /// A page of rows in the order in which they are read, and the query of the next page.
     fn page(&self, listing: Listing, query: Query) -> Result<(Vec<Value>, Option<Query>), Complaint> {
         let sidecar = match self {
-            Self::File { ledger, .. } => {
-                return listing.read(ledger, &query).map_err(|error| failed(&error));
+            Self::Open { ledger, runtime, .. } => {
+                return runtime.block_on(listing.read(&**ledger, &query)).map_err(|error| failed(&error));
             }
             Self::Sidecar(sidecar) => sidecar,
         };
@@ -120,10 +129,9 @@ impl Source {
                 let answer = sidecar.ask(Ask::get(&path)).map_err(|error| unanswered(&error))?;
                 if says(&answer, "NotFound") { Err(none()) } else { read(&answer) }
             }
-            Self::File { ledger, .. } => {
-                let whole = ledger.record(id).map_err(|error| failed(&error))?;
-                let links = ledger.links(id).map_err(|error| failed(&error))?;
-                whole.map(|whole| shown_whole(&whole, &links)).ok_or_else(none)
+            Self::Open { ledger, runtime, .. } => {
+                let found = runtime.block_on(ledger.record(id)).map_err(|error| failed(&error))?;
+                found.map(|(whole, links)| shown_whole(&whole, &links)).ok_or_else(none)
             }
         }
     }
@@ -132,9 +140,9 @@ impl Source {
     pub(in crate::cli) fn reconciliation(&self) -> Result<Value, Complaint> {
         match self {
             Self::Sidecar(sidecar) => sidecar.get("/v1/reconciliation"),
-            Self::File { ledger, window, .. } => {
-                let totals = ledger.totals().map_err(|error| failed(&error))?;
-                let summary = ledger.summary().map_err(|error| failed(&error))?;
+            Self::Open { ledger, runtime, window, .. } => {
+                let totals = runtime.block_on(ledger.totals()).map_err(|error| failed(&error))?;
+                let summary = runtime.block_on(ledger.summary()).map_err(|error| failed(&error))?;
                 let now = clock::system_now();
                 Ok(json!({"dimensions": balances(totals), "backlog": backlog(&summary, *window, now)}))
             }
@@ -163,15 +171,16 @@ impl Source {
                     None => read(&answer).map(|_| Repaired::Done),
                 }
             }
-            Self::File { repairs: None, .. } => {
+            Self::Open { repairs: None, .. } => {
                 Err((Exit::Internal, "the ledger was opened to be read only".to_owned()))
             }
-            Self::File { ledger, repairs: Some(repairs), .. } => {
+            Self::Open { ledger, runtime, repairs: Some(repairs), .. } => {
                 let repair = repairs.read(action, request.clone()).map_err(|rejected| match rejected {
                     RepairRejected::Sealed => (Exit::Config, rejected.to_string()),
                     RepairRejected::Bad(_) => (Exit::Usage, rejected.to_string()),
                 })?;
-                ledger.repair(id, &repair, clock::system_now()).map_err(|error| failed(&error))
+                let repaired = ledger.repair(id, repair, clock::system_now());
+                runtime.block_on(repaired).map_err(|error| failed(&error))
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tollgate_ledger::LedgerError;
-use tollgate_ledger::writer::Writer;
+use tollgate_ledger::store::Store;
 use tollgate_metering::policy::SendingPolicy;
 use tollgate_time::Timestamp;
 
@@ -22,28 +22,20 @@ impl Alarm {
     pub(super) async fn look(
         &mut self,
         policy: &SendingPolicy,
-        writer: &Writer,
+        store: &dyn Store,
         now: Timestamp,
         elapsed: Duration,
     ) -> Result<(), LedgerError> {
         let last = policy.alarm_up_to(now);
-        let found = writer
-            .with(move |ledger| {
-                let oldest = ledger.unsent_up_to(last, 1)?.pop();
-                Ok(match oldest {
-                    Some(oldest) => Some((oldest.record, ledger.count_unsent_up_to(last)?)),
-                    None => None,
-                })
-            })
-            .await?;
-        let Some((oldest, records)) = found.filter(|(oldest, _)| policy.alarm_at(oldest.timestamp) <= now)
-        else {
+        let found = store.unsent_up_to(last, 1).await?.pop().map(|due| due.record);
+        let Some(oldest) = found.filter(|oldest| policy.alarm_at(oldest.timestamp) <= now) else {
             self.given_at = None;
             return Ok(());
         };
         if self.given_at.is_some_and(|at| elapsed < at + AGAIN_AFTER) {
             return Ok(());
         }
+        let records = store.count_unsent_up_to(last).await?;
         self.given_at = Some(elapsed);
         let closes = policy.window.closes(oldest.timestamp);
         tracing::error!(

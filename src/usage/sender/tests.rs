@@ -8,8 +8,10 @@ use super::*;
 use crate::entitlement::refusal_update::{self, RefusalReceiver};
 use tollgate_ledger::Ledger;
 use tollgate_ledger::testing::{self, SETTLE, START};
+use tollgate_ledger::writer::Writer;
 use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
+use tollgate_metering::batch;
 use tollgate_metering::event::Event;
 use tollgate_metering::policy::Window;
 use tollgate_metering::record::RecordState;
@@ -61,8 +63,7 @@ impl Bench {
         let (refusal_sender, refusal_receiver) = refusal_update::channel();
         let service = Arc::new(service);
         let aws: Arc<dyn Meter> = Arc::clone(&service) as Arc<dyn Meter>;
-        let sender =
-            Sender::new(settings, aws, writer.clone(), clock.clone(), metrics, refusal_sender, flushed);
+        let sender = Sender::new(settings, aws, &writer, clock.clone(), metrics, refusal_sender, flushed);
         (Self { _folder: folder, service, writer, clock, flushes, refusal_receiver }, sender)
     }
 
@@ -80,7 +81,7 @@ impl Bench {
             customer,
             content: [0; 32],
         };
-        self.writer.take(vec![event], ()).await.unwrap();
+        self.writer.take(vec![event], Box::new(())).await.unwrap();
     }
 
     /// Advances the wall clock in steps, as the emulator's clock does, until `done` holds for all records.
@@ -344,7 +345,7 @@ async fn more_records_that_wait_than_are_looked_at_at_once_hide_no_other() {
         content: [0; 32],
     };
     let events = strangers.iter().map(|account| event(account, START)).collect();
-    bench.writer.take(events, ()).await.unwrap();
+    bench.writer.take(events, Box::new(())).await.unwrap();
     bench.clock.advance(HOUR + SETTLE);
     let asked = |records: &[Record]| !records.is_empty() && records.iter().all(|record| record.attempts > 0);
     bench.pass_until(Duration::ZERO, asked).await;

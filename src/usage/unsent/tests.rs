@@ -90,7 +90,7 @@ impl Bench {
         );
         unsent.look().await.unwrap();
         let aws: Arc<dyn Meter> = Arc::clone(&self.service) as Arc<dyn Meter>;
-        let sender = Sender::new(settings, aws, writer.clone(), clock, metrics, refusal_sender, flushed);
+        let sender = Sender::new(settings, aws, &writer, clock, metrics, refusal_sender, flushed);
         let sending = tokio::spawn(async move {
             let _ = sender.run().await;
         });
@@ -115,7 +115,7 @@ impl Bench {
             customer: Customer::Own,
             content: [0; 32],
         };
-        self.process().writer.take(vec![event], ()).await.unwrap();
+        self.process().writer.take(vec![event], Box::new(())).await.unwrap();
     }
 
     /// Lets time pass in steps; `clock` moves the wall clock at each.

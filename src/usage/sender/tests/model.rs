@@ -435,7 +435,7 @@ impl Bench {
         let (refusal_sender, refusal_receiver) = refusal_update::channel();
         let aws: Arc<dyn Meter> = Arc::clone(&self.aws) as Arc<dyn Meter>;
         let (clock, metrics) = (self.clock.clone(), Arc::new(Metrics::new()));
-        let sender = Sender::new(settings, aws, writer.clone(), clock, metrics, refusal_sender, flushed);
+        let sender = Sender::new(settings, aws, &writer, clock, metrics, refusal_sender, flushed);
         self.process =
             Some(Process { sender, writer, _flushes: flushes, _refusal_receiver: refusal_receiver });
     }
@@ -512,7 +512,7 @@ impl Bench {
             }
             None => Taken::Accepted,
         };
-        let taken = self.writer().take(vec![event], ()).await.unwrap();
+        let taken = self.writer().take(vec![event], Box::new(())).await.unwrap();
         assert_eq!(taken, [expected]);
         if expected == Taken::Accepted {
             *self.acknowledged.entry(slot).or_default() += micros;

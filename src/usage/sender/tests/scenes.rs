@@ -40,7 +40,7 @@ impl Stage {
             },
             content: [0; 32],
         };
-        self.writer.take(slots.into_iter().map(event).collect(), ()).await.unwrap();
+        self.writer.take(slots.into_iter().map(event).collect(), Box::new(())).await.unwrap();
     }
 
     /// Closes the hour, and returns when that was.
@@ -534,15 +534,8 @@ async fn calls_begin_before_all_that_waits_is_due() {
     let aws: Arc<dyn Meter> = Arc::clone(&stage.service) as Arc<dyn Meter>;
     let (refusal_sender, _) = refusal_update::channel();
     let metrics = Arc::new(Metrics::new());
-    let mut sender = Sender::new(
-        settings,
-        aws,
-        stage.writer.clone(),
-        stage.clock.clone(),
-        metrics,
-        refusal_sender,
-        ordered,
-    );
+    let mut sender =
+        Sender::new(settings, aws, &stage.writer, stage.clock.clone(), metrics, refusal_sender, ordered);
     sender.to_release = RELEASED_MAX;
     sender.turn().await.unwrap();
     assert!(!sender.flights.is_empty(), "a call has begun");
