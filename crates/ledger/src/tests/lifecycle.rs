@@ -52,13 +52,8 @@ fn usage_of_a_license_that_has_ended_is_not_counted_and_nothing_else_changes() {
                 ..event(None, 8, later.plus(2 * HOUR))
             },
         ];
-        let expected = [
-            Taken::Deprovisioned,
-            Taken::Duplicate,
-            Taken::Conflict,
-            Taken::Accepted,
-            Taken::Accepted,
-        ];
+        let expected =
+            [Taken::Deprovisioned, Taken::Duplicate, Taken::Conflict, Taken::Accepted, Taken::Accepted];
         assert_eq!(bench.ledger().take(&events, later).unwrap(), expected, "{round}");
         bench.restart("pod-1");
     }
@@ -97,7 +92,9 @@ fn an_event_is_processed_once_and_an_earlier_one_decides_nothing() {
 fn the_oldest_events_and_licenses_are_forgotten() {
     let mut bench = Bench::new();
     let connection = &bench.ledger().connection;
-    for (table, most) in [("marketplace_events (id, seen_at)", 20_005), ("licenses (license, event_at, account)", 100_005)] {
+    for (table, most) in
+        [("marketplace_events (id, seen_at)", 20_005), ("licenses (license, event_at, account)", 100_005)]
+    {
         let columns = if table.starts_with("licenses") { ", ''" } else { "" };
         let fill = format!(
             "INSERT INTO {table} WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < {most})
