@@ -8,6 +8,7 @@
 
 pub mod allocation;
 pub mod customer;
+pub mod entitlements;
 pub mod exceptions;
 pub mod fault;
 pub mod hour;
