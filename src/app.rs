@@ -127,7 +127,7 @@ impl App {
         let app_addr = app_listener.as_ref().map(Listener::local_address).transpose()?;
         tracing::info!(
             event = "started",
-            version = program::VERSION, build = program::NAME, mode = config.product.mode.as_str(),
+            version = program::VERSION, build = program::build(), mode = config.product.mode.as_str(),
             product_code = config.product.product_code.as_ref().map(ProductCode::as_str),
             product_id = config.product.product_id.as_ref().map(ProductId::as_str), %probe_addr,
             app_addr = app_addr.as_ref().map(tracing::field::display),

@@ -19,6 +19,7 @@ mod flags;
 mod identity;
 mod keys;
 mod kind;
+mod ledger_url;
 mod mode;
 mod parse;
 mod profiles;
@@ -113,6 +114,7 @@ pub fn load_sellers_file(flags: &Flags, file: &Path, installed: &Installation<'_
         seller_file: file.to_owned(),
         default_file: PathBuf::new(),
         emulator: installed.emulator,
+        engine: installed.engine,
         disk: installed.disk,
     };
     let resolution = resolve::resolve(flags, &nobody, &alone);

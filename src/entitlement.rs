@@ -408,7 +408,7 @@ impl<'a> Document<'a> {
             public_key_rotation_timestamp: entitlement.public_key_rotation_timestamp,
             emulated: entitlement.emulated,
             version: program::VERSION,
-            build: program::NAME,
+            build: program::build(),
         }
     }
 }

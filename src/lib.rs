@@ -9,6 +9,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod engine;
 pub mod entitlement;
 pub mod exit;
 pub mod last_sentence;

@@ -417,7 +417,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::default();
         let labels =
-            [("version", program::VERSION), ("revision", program::revision()), ("build", program::NAME)];
+            [("version", program::VERSION), ("revision", program::revision()), ("build", program::build())];
         let build = Info::new(labels.to_vec());
         registry.register("tollgate_build", "Version and source revision of this binary", build);
         let series = Series::register(&mut registry);

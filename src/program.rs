@@ -1,13 +1,33 @@
-//! Which program this is: `tollgate`, as released, or `tollgate-dev`, the development build with the emulator.
+//! Which program this is: `tollgate`, as released, or `tollgate-dev`, the development build with the emulator; with an
+//! engine for shared ledgers `tollgate-saas` and `tollgate-saas-dev`.
 //!
 //! A development build accepts the emulator's answers, so every output that shows a state also shows the build's name:
 //! documents, log lines, the line of `probe` and `await`, metrics, `--version`.
+
+use crate::engine;
 
 /// Whether this build has the emulator.
 pub const DEVELOPMENT: bool = cfg!(feature = "emulator");
 
 /// The name of the build, and of its image.
-pub const NAME: &str = if DEVELOPMENT { "tollgate-dev" } else { "tollgate" };
+#[must_use]
+pub fn build() -> &'static str {
+    match (command(), DEVELOPMENT) {
+        (SAAS, false) => SAAS,
+        (SAAS, true) => "tollgate-saas-dev",
+        (_, false) => SIDECAR,
+        (_, true) => "tollgate-dev",
+    }
+}
+
+/// The name of the command.
+#[must_use]
+pub fn command() -> &'static str {
+    if engine::installed().is_some() { SAAS } else { SIDECAR }
+}
+
+const SIDECAR: &str = "tollgate";
+const SAAS: &str = "tollgate-saas";
 
 /// The version of both builds.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

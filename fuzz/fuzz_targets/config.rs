@@ -23,6 +23,7 @@ fuzz_target!(|input: &[u8]| {
     let installed = Installation {
         seller_file: "/fuzz/seller.toml".into(),
         default_file: "/fuzz/tollgate.toml".into(),
+        engine: None,
         emulator: true,
         disk: &disk,
     };

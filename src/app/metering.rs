@@ -12,6 +12,7 @@ use crate::api::entitlements::EntitlementCache;
 use crate::api::repair::Repairs;
 use crate::api::usage::{OpenLedger, UsagePart};
 use crate::config::{self, ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
+use crate::engine;
 use crate::entitlement::refusal_update::RefusalSender;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
@@ -21,12 +22,12 @@ use crate::usage::lifecycle;
 use crate::usage::notice::Notices;
 use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
-use tollgate_clock as clock;
+use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::store::Store;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{self as ledger, Ledger, LedgerError, Totals};
 use tollgate_marketplace::service::Entitle;
-use tollgate_marketplace::{ProductCode, Resolve, quantity};
+use tollgate_marketplace::{Meter, ProductCode, Resolve, quantity};
 use tollgate_metering::event::{self, Rules};
 use tollgate_metering::policy::{self, SendingPolicy, Window};
 use tollgate_metering::unsent::Rule;
@@ -64,6 +65,11 @@ pub(super) fn start(
     let (opened, open) = watch::channel(false);
     let (flushes, flushed) = mpsc::channel(1);
     let slot = Arc::new(OnceLock::new());
+    let mut context = context.clone();
+    if config.state.url_file.is_some() {
+        // Replicas decide by the time of the ledger that they share.
+        context.clock = WallClock::system();
+    }
     let notices = context.notices.clone();
     let commits = Commits::new(Arc::clone(&context.metrics), config.usage.ledger_bytes_max);
     let part = UsagePart {
@@ -102,23 +108,15 @@ pub(super) fn start(
         let pod = identity.resolve().await;
         // MeterUsage distinguishes the pods of an account; BatchMeterUsage distinguishes customers only.
         let pod = if outlet == Outlet::MeterUsage { pod } else { String::new() };
-        let (folder, settings) = (plan.folder.clone(), plan.ledger(&pod, clock.now()));
-        let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, settings)).await;
-        let writer = match ledger {
-            Ok(Ok(ledger)) => Writer::start(ledger, clock.clone(), commits)
-                .map_err(|error| LedgerError::Io(format!("no thread for the ledger: {error}"))),
-            Ok(Err(error)) => Err(error),
-            Err(error) => Err(LedgerError::Io(error.to_string())),
-        };
-        let writer = match writer {
-            Ok(writer) => writer,
+        let (store, file) = match plan.open(&pod, &clock, commits).await {
+            Ok(opened) => opened,
             Err(error) => return ended(&error),
         };
         // Before the gate may open: usage that was overdue before a restart is still overdue.
-        let mut unsent = (outlet == Outlet::MeterUsage).then(|| {
+        let mut unsent = file.clone().filter(|_| outlet == Outlet::MeterUsage).map(|writer| {
             Unsent::new(
                 plan.unsent(),
-                writer.clone(),
+                writer,
                 clock.clone(),
                 Arc::clone(&metrics),
                 refusal_sender.clone(),
@@ -130,11 +128,14 @@ pub(super) fn start(
         {
             return ended(&error);
         }
-        let settings = plan.sender(&pod);
-        let store: Arc<dyn Store> = Arc::new(writer.clone());
+        let (settings, leads) = (plan.sender(&pod), Arc::clone(&store));
         let intake =
             Intake::new(plan.rules, Arc::clone(&store), clock.clone(), Arc::clone(&metrics), notices);
-        let _ = slot.set(OpenLedger { intake, store: Arc::clone(&store), file: Some(writer) });
+        let _ = slot.set(OpenLedger { intake, store: Arc::clone(&store), file });
+        // Until then an answer to a report says why the ledger cannot be used.
+        if let Err(error) = store.ready().await {
+            return ended(&error);
+        }
         opened.send_replace(true);
         let watching = async {
             match unsent {
@@ -142,22 +143,63 @@ pub(super) fn start(
                 None => std::future::pending().await,
             }
         };
+        let (licenses, ending_clock) = (Arc::clone(&store), clock.clone());
         let ending = async {
-            if let Some(licenses) = store.lifecycle().filter(|_| outlet == Outlet::BatchMeterUsage) {
-                lifecycle::report_ended(&*store, licenses, &clock).await;
+            if let Some(lifecycle) = licenses.lifecycle().filter(|_| outlet == Outlet::BatchMeterUsage) {
+                lifecycle::report_ended(&*licenses, lifecycle, &ending_clock).await;
             }
             std::future::pending().await
         };
-        let sending =
-            Sender::new(settings, aws, &*store, clock.clone(), metrics, refusal_sender, flushed).run();
+        let new_sender = move |orders| {
+            Sender::new(
+                settings.clone(),
+                Arc::clone(&aws) as Arc<dyn Meter>,
+                &*store,
+                clock.clone(),
+                Arc::clone(&metrics),
+                refusal_sender.clone(),
+                orders,
+            )
+        };
         let error = tokio::select! {
-            error = sending => error,
+            error = send(&*leads, new_sender, flushed) => error,
             error = watching => error,
             error = ending => error,
         };
         ended(&error)
     });
     Some(Usage { part, open, drain })
+}
+
+/// Sends whenever this process is the one that does; ends only when the ledger fails.
+async fn send(
+    store: &dyn Store,
+    new_sender: impl Fn(mpsc::Receiver<FlushOrder>) -> Sender,
+    mut orders: mpsc::Receiver<FlushOrder>,
+) -> LedgerError {
+    loop {
+        let led = tokio::select! {
+            led = store.lead() => led,
+            // Another process sends: there is nothing to flush here.
+            Some(order) = orders.recv() => {
+                let _ = order.done.send(());
+                continue;
+            }
+        };
+        if let Err(error) = led {
+            return error;
+        }
+        if store.is_shared() {
+            tracing::info!(event = "sender_leads", "this replica seals and sends now");
+        }
+        match new_sender(orders).run().await {
+            (LedgerError::NotLeading, left) => {
+                tracing::info!(event = "sender_replaced", "this replica does not send any more");
+                orders = left;
+            }
+            (error, _) => return error,
+        }
+    }
 }
 
 const fn window(outlet: Outlet) -> Window {
@@ -197,7 +239,10 @@ struct Plan {
     product_code: ProductCode,
     zero_dimensions: Vec<String>,
     aws_door: bool,
+    /// The state folder.
     folder: PathBuf,
+    /// The file with the URL of a shared ledger, which takes the folder's place.
+    url_file: Option<PathBuf>,
     usage: config::Usage,
     rules: Rules,
 }
@@ -213,9 +258,30 @@ impl Plan {
             aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
             // The configuration's check has shown that the folder exists and is writable.
             folder: config.state.dir.path().map(ToOwned::to_owned).unwrap_or_default(),
+            url_file: config.state.url_file.clone(),
             usage: usage.clone(),
             rules: rules(config),
         }
+    }
+
+    /// Opens the ledger: a shared one, or the file, whose writer is returned too.
+    async fn open(
+        &self,
+        pod: &str,
+        clock: &WallClock,
+        commits: Commits,
+    ) -> Result<(Arc<dyn Store>, Option<Writer>), LedgerError> {
+        let settings = self.ledger(pod, clock.now());
+        if let Some((url_file, engine)) = self.url_file.clone().zip(engine::installed()) {
+            return Ok((engine.open(url_file, settings, clock.clone(), Box::new(commits)), None));
+        }
+        let folder = self.folder.clone();
+        let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, settings))
+            .await
+            .map_err(|error| LedgerError::Io(error.to_string()))??;
+        let writer = Writer::start(ledger, clock.clone(), commits)
+            .map_err(|error| LedgerError::Io(format!("no thread for the ledger: {error}")))?;
+        Ok((Arc::new(writer.clone()), Some(writer)))
     }
 
     fn ledger(&self, pod: &str, started_at: Timestamp) -> ledger::LedgerSettings {
@@ -277,18 +343,21 @@ impl Drain {
         if !self.quiet.is_zero() {
             let _ = tokio::time::timeout(self.grace / 2, self.activity.quiet_for(self.quiet)).await;
         }
-        if self.ledger.get().is_none() {
-            return;
-        }
+        let Some(open) = self.ledger.get() else { return };
         let until = began + self.grace.saturating_sub(LAST_MOMENT);
         let (done, flushed) = oneshot::channel();
-        let flush = if self.seal_open_hour { Flush::Final } else { Flush::Immediate };
+        let flush = match open.store.is_shared() {
+            true => Flush::HandOver,
+            false if self.seal_open_hour => Flush::Final,
+            false => Flush::Immediate,
+        };
         let sent = async {
             if self.flushes.send(FlushOrder { flush, until, done }).await.is_ok() {
                 let _ = flushed.await;
             }
         };
         let _ = tokio::time::timeout_at(until, sent).await;
+        let _ = tokio::time::timeout_at(until, open.store.leave()).await;
     }
 
     /// Logs what is not billed. Returns the cause if the ledger has failed since `began`, or cannot be read now.
@@ -327,12 +396,22 @@ impl Drain {
             format!("{requests} requests with usage were not taken ({why}): that usage is not in the ledger")
         });
         if !pending.is_empty() {
-            tracing::warn!(
-                event = "usage_remains",
-                records = summary.unsent,
-                pending,
-                "usage stays in the ledger: the next start on this volume sends it; it is lost if the volume is deleted"
-            );
+            let (records, shared) = (summary.unsent, open.store.is_shared());
+            if shared {
+                tracing::info!(
+                    event = "usage_handed_over",
+                    records,
+                    pending,
+                    "usage stays in the ledger: the other replicas send it"
+                );
+            } else {
+                tracing::warn!(
+                    event = "usage_remains",
+                    records,
+                    pending,
+                    "usage stays in the ledger: the next start on this volume sends it; it is lost if the volume is deleted"
+                );
+            }
         }
         if let Some(line) = &not_taken {
             tracing::warn!(event = "usage_lost", "{line}");
@@ -341,10 +420,12 @@ impl Drain {
             let kept = (!pending.is_empty()).then(|| format!("usage stays in the ledger ({pending})"));
             let parts = [Some(cannot_be_used(&error)), kept, not_taken];
             let what: Vec<String> = parts.into_iter().flatten().collect();
-            return Some(format!(
-                "{}; free space on the volume of state_dir, or repair it, and start tollgate on it again",
-                what.join("; ")
-            ));
+            let remedy = if open.store.is_shared() {
+                "make the database answer again; the applications send again what was not acknowledged"
+            } else {
+                "free space on the volume of state_dir, or repair it, and start tollgate on it again"
+            };
+            return Some(format!("{}; {remedy}", what.join("; ")));
         }
         if pending.is_empty() && not_taken.is_none() {
             tracing::info!(
@@ -359,8 +440,6 @@ impl Drain {
 
 #[cfg(test)]
 mod tests {
-    use tollgate_clock::WallClock;
-
     use super::*;
     use crate::metrics::Metrics;
     use crate::usage::notice::RejectedRequest;

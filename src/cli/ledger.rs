@@ -2,6 +2,7 @@
 //!
 //! A running sidecar has its ledger locked, so it is asked over the app server; if none runs, the file is opened.
 
+mod moving;
 pub(in crate::cli) mod source;
 pub(in crate::cli) mod table;
 
@@ -83,6 +84,13 @@ enum LedgerCommand {
     Reconcile {
         #[command(flatten)]
         output: Output,
+    },
+    /// Move the ledger of a stopped sidecar from state_dir into a PostgreSQL database, for good (tollgate-saas only)
+    #[command(hide = crate::engine::installed().is_none())]
+    Move {
+        /// The database's URL; without it, the URL in the file of ledger_url_file
+        #[arg(long, value_name = "URL")]
+        to: Option<String>,
     },
 }
 
@@ -176,6 +184,9 @@ const IN_DOUBT: &str = "the record may have been billed: AWS never answered, or 
 /// Runs the subcommand on the sidecar, or on the file if none runs, and prints the result.
 pub fn run(args: &LedgerArgs) -> Exit {
     let installed = Installation::compiled_in();
+    if let LedgerCommand::Move { to } = &args.command {
+        return moving::run(to.as_deref(), &args.flags, args.json, &installed);
+    }
     let source = if args.command.writes() {
         config::load(&args.flags, &ProcessEnvironment, &installed, Role::Ledger)
             .map(|loaded| Source::to_repair(&loaded.config))
@@ -231,6 +242,7 @@ fn perform(command: &LedgerCommand, source: &mut Source, as_json: bool) -> Resul
         LedgerCommand::Replay(replay) => replayed(replay, source, as_json),
         LedgerCommand::Confirm(close) => closed(close, Action::Confirm, source, as_json),
         LedgerCommand::Discard(close) => closed(close, Action::Discard, source, as_json),
+        LedgerCommand::Move { .. } => Err((Exit::Internal, "a move reads no ledger here".to_owned())),
     }
 }
 

@@ -53,7 +53,7 @@ pub fn run(args: &BundleArgs, env: &dyn Environment, installed: &Installation<'_
     };
     let mut document = json!({
         "version": program::VERSION,
-        "build": program::NAME,
+        "build": program::build(),
         "emulator_built_in": installed.emulator,
         "made_at": clock::system_now().to_string(),
         "doctor": runtime.block_on(doctor::examined(&args.flags, env, installed)),

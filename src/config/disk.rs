@@ -10,8 +10,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::engine;
 pub(super) use tollgate_disk::describe;
 use tollgate_disk::{Links, read_regular};
+use tollgate_ledger::engine::Engine;
 
 /// The seller's file. The path is compiled in: if it were a setting, an operator could point it elsewhere.
 pub const SELLER_FILE: &str = "/usr/share/tollgate/seller.toml";
@@ -27,6 +29,8 @@ pub struct Installation<'a> {
     pub default_file: PathBuf,
     /// This build contains the emulator.
     pub emulator: bool,
+    /// The engine for shared ledgers, if this program has one.
+    pub engine: Option<&'static dyn Engine>,
     /// Where files are read.
     pub disk: &'a dyn Disk,
 }
@@ -39,6 +43,7 @@ impl Installation<'static> {
             seller_file: PathBuf::from(SELLER_FILE),
             default_file: PathBuf::from(DEFAULT_FILE),
             emulator: cfg!(feature = "emulator"),
+            engine: engine::installed(),
             disk: &SystemDisk,
         }
     }

@@ -39,6 +39,15 @@ pub fn secrets(flags: &Flags, env: &dyn Environment, installed: &Installation<'_
         let read = installed.disk.read(path.as_ref(), CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
         found.extend(read.ok().map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()));
     }
+    // The URL of a shared ledger holds a password.
+    let url = resolution.choice(Setting::LedgerUrlFile).map(|choice| choice.raw.to_text());
+    let url = url
+        .and_then(|path| installed.disk.read(path.as_ref(), CREDENTIAL_FILE_BYTES_MAX, Links::Follow).ok());
+    if let Some(userinfo) = url.and_then(|bytes| Some(userinfo(&String::from_utf8(bytes).ok()?)?.to_owned()))
+    {
+        found.extend(userinfo.split_once(':').map(|(_, password)| password.to_owned()));
+        found.push(userinfo);
+    }
     found.retain(|secret| secret.chars().count() >= CHARS_MIN);
     found
 }
@@ -51,7 +60,7 @@ mod tests {
     #[test]
     fn what_nobody_else_may_read_is_found() {
         let disk = MemoryDisk::default().with("/t", "bearer-token\n").with("/w", "web.identity.token");
-        let disk = disk.with("/l", "license.refresh.token\n");
+        let disk = disk.with("/l", "license.refresh.token\n").with("/u", "postgres://app:url-word@db/x\n");
         let installed = Installation { disk: &disk, ..Installation::compiled_in() };
         let env = MapEnvironment::from([
             ("AWS_SECRET_ACCESS_KEY", "the-long-key"),
@@ -64,17 +73,20 @@ mod tests {
             ("AWS_REGION", "us-east-1"),
             ("SHORT_PASSWORD", "abc"),
         ]);
-        let found = secrets(&Flags::default().with(Setting::AppTokenFile, "/t"), &env, &installed);
+        let flags = Flags::default().with(Setting::AppTokenFile, "/t").with(Setting::LedgerUrlFile, "/u");
+        let found = secrets(&flags, &env, &installed);
         let mut found: Vec<&str> = found.iter().map(String::as_str).collect();
         found.sort_unstable();
         let all = [
             "app:data-base-word",
+            "app:url-word",
             "bearer-token",
             "data-base-word",
             "license.refresh.token",
             "pass-word",
             "the-long-key",
             "the-session",
+            "url-word",
             "user:pass-word",
             "web.identity.token",
         ];

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk::describe;
 use super::kind::{DURATION, LICENSE_MODEL, Parse};
+use super::ledger_url::is_shared;
 use super::reader::{Reader, given_path, read};
 use super::setting::Setting;
 use super::{LicenseModel, Mode, Role, StateDir};
@@ -17,7 +18,7 @@ fn need(reader: &Reader<'_>) -> Option<String> {
         reader.is_given(Setting::GracePeriod)
             && reader.peek(Setting::GracePeriod, DURATION.parse).is_some_and(|grace| !grace.is_zero())
     };
-    if mode.has_ledger() {
+    if mode.has_ledger() && !is_shared(reader) {
         Some(format!("mode {mode} keeps its usage ledger there"))
     } else if grace() {
         // If it were counted in memory, the grace period would start again with every restart of the container.
@@ -49,6 +50,9 @@ pub(super) fn state_dir(
         return None;
     }
     let explicit = reader.is_given(setting);
+    if is_shared(reader) && !explicit && reader.role != Role::Ledger {
+        return Some(StateDir::None);
+    }
     let path = if explicit { given_path(reader, setting, parse)?.unwrap_or(path) } else { path };
     if matches!(reader.role, Role::Ledger | Role::SellersFile) {
         return Some(kept(path, explicit));
@@ -58,7 +62,7 @@ pub(super) fn state_dir(
     };
     let problem = format!("cannot be written: {}", describe(&error));
     let full = error.kind() == ErrorKind::StorageFull;
-    let holds_usage = reader.mode().is_some_and(Mode::has_ledger);
+    let holds_usage = reader.mode().is_some_and(Mode::has_ledger) && !is_shared(reader);
     let judged_later = full && holds_usage || !explicit && need.is_none();
     if reader.role == Role::Inspect && judged_later {
         return Some(kept(path, explicit));

@@ -16,6 +16,7 @@ use super::kind::{
     ON_ZERO_HOUR, PATH, PRODUCT_CODE, PRODUCT_ID, REGION, SEATS, SIZE, SWITCH, Schema, TCP_ADDR, VERSION,
     ValueKind, WEB_PAGE,
 };
+use super::ledger_url::ledger_url;
 use super::parse::duration_within;
 use super::reader::{Reader, floored, given, listed, needed, read};
 use super::setting::DefaultText::{Absent, ByBuild, Depends, Is};
@@ -33,6 +34,9 @@ use tollgate_receipt::KeyRing;
 
 const FOR_OWN_POD: Option<Only> =
     Some(Only { used: Mode::meters_own_pod, otherwise: "it is for mode metered" });
+
+const FOR_SELLER: Option<Only> =
+    Some(Only { used: Mode::is_run_by_seller, otherwise: "it is for mode saas" });
 
 const FOR_METERING: Option<Only> =
     Some(Only { used: Mode::asks_metering, otherwise: "mode contract does not ask the metering service" });
@@ -238,6 +242,13 @@ settings! {
             risk: "starts with an empty ledger, and usage in the old folder is not sent; a new volume does the \
                    same, and nothing can prevent that",
             default: Is("/var/lib/tollgate"), owner: Owner::Operator, chart_value: Some("state.type"),
+        }
+
+        /// In mode `saas`, a file with the URL of a PostgreSQL database, `postgres://…`, which takes the place of the
+        /// ledger in `state_dir`: several replicas share it. Only `tollgate-saas` has it.
+        LedgerUrlFile = "ledger_url_file" => url_file: Option<PathBuf> = ledger_url(FILE) {
+            risk: "another database is another ledger: usage in the first one is not sent by this process",
+            default: Absent("none"), owner: Owner::Operator, only: FOR_SELLER, for_usage: true, secret_path: true,
         }
     }
 
@@ -521,6 +532,7 @@ mod tests {
                 "app_token_file",
                 "quit",
                 "state_dir",
+                "ledger_url_file",
                 "unavailable_after",
                 "license_region",
                 "license_token_file",

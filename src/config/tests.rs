@@ -4,6 +4,7 @@ mod contract;
 mod credentials;
 mod quotes;
 mod sealing;
+mod shared_ledger;
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use proptest::prelude::*;
 use super::setting::{Owner, Setting};
 use super::*;
 use tollgate_disk::Links;
+use tollgate_ledger::engine::Engine;
 use tollgate_marketplace::PublicKeyVersion;
 
 /// A public key such as AWS issues (RSA-3072), made for these tests; nobody holds its private key.
@@ -28,6 +30,7 @@ struct Case {
     env: Vec<(String, String)>,
     disk: MemoryDisk,
     emulator: bool,
+    engine: Option<&'static dyn Engine>,
     role: Role,
 }
 
@@ -39,6 +42,7 @@ impl Case {
             env: Vec::new(),
             disk: MemoryDisk::default(),
             emulator: true,
+            engine: None,
             role: Role::Run,
         }
     }
@@ -124,6 +128,7 @@ impl Case {
             seller_file: SELLER.into(),
             default_file: FILE.into(),
             emulator: self.emulator,
+            engine: self.engine,
             disk: &self.disk,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::Finding;
 use crate::config::Mode;
+use tollgate_ledger::engine::{Examined, Grade};
 
 /// Free space on the volume of the state folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +128,17 @@ pub enum Ledger {
     Damaged(String),
     /// It cannot be used: of a newer version, another program's, or a link; the text says why and what to do.
     Unusable(String),
+}
+
+/// A finding of the engine of a shared ledger.
+#[must_use]
+pub fn shared_ledger(examined: Examined) -> Finding {
+    let Examined { check, grade, seen, remedy } = examined;
+    match grade {
+        Grade::Ok => Finding::ok(check, seen),
+        Grade::Warning => Finding::warning(check, seen, remedy),
+        Grade::Fault => Finding::fault(check, "LedgerUnavailable", seen, remedy),
+    }
 }
 
 /// Judges the ledger, as it was read or as the sidecar that holds it reported.

@@ -105,6 +105,8 @@ pub enum Flush {
     Immediate,
     /// Closed hours at once, and the open hour, which is sealed first.
     Final,
+    /// Nothing more: calls in flight are answered, then the sender ends, and another process sends.
+    HandOver,
 }
 
 /// Which operation reports the records.
@@ -204,6 +206,8 @@ pub struct Sender {
     to_release: usize,
     /// The current flush order.
     order: Option<FlushOrder>,
+    /// A [`Flush::HandOver`] is done.
+    handed_over: bool,
 }
 
 impl Sender {
@@ -254,14 +258,22 @@ impl Sender {
             unsubscribed: None,
             to_release: 0,
             order: None,
+            handed_over: false,
         }
     }
 
-    /// Runs until it is dropped; ends only when the ledger fails.
-    pub async fn run(mut self) -> LedgerError {
+    /// Runs until it is dropped. Ends when the ledger fails, or when another process sends
+    /// ([`LedgerError::NotLeading`]); returns the orders for the next sender.
+    pub async fn run(mut self) -> (LedgerError, mpsc::Receiver<FlushOrder>) {
+        let error = self.until_it_ends().await;
+        (error, self.orders)
+    }
+
+    async fn until_it_ends(&mut self) -> LedgerError {
         let mut jumps = self.clock.jumps();
         loop {
             let wake = match self.turn().await {
+                Ok(_) if self.handed_over => return LedgerError::NotLeading,
                 Ok(wake) => wake,
                 // A disk that is full or slow may recover; an answer that was not written is kept, and written then.
                 Err(LedgerError::Io(error)) => {
@@ -323,6 +335,11 @@ impl Sender {
         clock::monotonic().duration_since(self.began) + self.skipped
     }
 
+    /// The uptime at this instant.
+    fn uptime_of(&self, instant: Instant) -> Duration {
+        instant.duration_since(self.began) + self.skipped
+    }
+
     /// The instant of this uptime.
     fn instant(&self, uptime: Duration) -> Instant {
         self.began + uptime.saturating_sub(self.skipped)
@@ -336,7 +353,7 @@ impl Sender {
     async fn turn(&mut self) -> Result<Duration, LedgerError> {
         self.keep_up();
         self.write_notes().await?;
-        if self.uptime() >= self.look_at {
+        if self.uptime() >= self.look_at && self.flush() != Flush::HandOver {
             self.look().await?;
         }
         if self.to_release > 0 {
@@ -353,6 +370,11 @@ impl Sender {
     /// Begins a flush order: the next turn makes waiting records due and, for [`Flush::Final`], seals the open hour.
     /// A disk that fails is tried again while the order has time.
     fn take_order(&mut self, order: FlushOrder) {
+        if order.flush == Flush::HandOver {
+            (self.look_at, self.to_release) = (self.uptime_of(order.until), 0);
+            self.order = Some(order);
+            return;
+        }
         self.order = Some(order);
         self.ask_now();
         self.jumped();
@@ -371,15 +393,18 @@ impl Sender {
     /// Ends the order if nothing more can be sent in its time; otherwise returns when a waiting record is due again.
     async fn retry_in_this_order(&mut self, next: Option<Duration>) -> Result<Option<Duration>, LedgerError> {
         let Some(order) = &self.order else { return Ok(None) };
-        let until = order.until.duration_since(self.began) + self.skipped;
+        let until = self.uptime_of(order.until);
         let now = self.uptime();
         if !self.flights.is_empty() && now < until {
             return Ok(None);
         }
-        if (self.is_sealing || self.to_release > 0) && now < until {
+        let hands_over = order.flush == Flush::HandOver;
+        if (self.is_sealing || self.to_release > 0) && !hands_over && now < until {
             return Ok(Some(now));
         }
-        let retry = if self.queue.is_empty() && !self.stale {
+        let retry = if hands_over {
+            None
+        } else if self.queue.is_empty() && !self.stale {
             let wall = self.clock.now();
             let due = self.store.next_due().await?;
             due.map(|due| (now + due.since(wall)).max(now + RETRY_MIN))
@@ -390,6 +415,7 @@ impl Sender {
             self.look_at = self.look_at.min(retry.unwrap_or(self.look_at));
             return Ok(retry);
         }
+        self.handed_over |= hands_over;
         if let Some(order) = self.order.take() {
             // The receiver may have been dropped.
             let _ = order.done.send(());
@@ -517,7 +543,9 @@ impl Sender {
         loop {
             let now = self.uptime();
             let starts_at = self.pace.ready_at().max(now);
-            let over = self.order.as_ref().is_some_and(|order| self.instant(starts_at) >= order.until);
+            let over = self.order.as_ref().is_some_and(|order| {
+                order.flush == Flush::HandOver || self.instant(starts_at) >= order.until
+            });
             let renewing = self.signing.reload_credentials && !self.flights.is_empty();
             if over || renewing || self.flights.len() >= CALLS_MAX {
                 return Ok(None);

@@ -45,6 +45,7 @@ mod claim;
 mod closing;
 mod counting;
 mod database;
+pub mod engine;
 #[cfg(any(test, feature = "fail-points"))]
 pub mod fail_point;
 mod files;
@@ -181,7 +182,10 @@ pub enum LedgerError {
         /// What fills it.
         contents: Contents,
     },
-    /// The disk failed, or is full.
+    /// The database that holds it must not be used as it is: a person has to change something.
+    #[error("the ledger's database cannot be used: {0}")]
+    Unusable(String),
+    /// The disk failed, or is full; or the database does not answer. It may work again by itself.
     #[error("the ledger cannot be read or written: {0}")]
     Io(String),
     /// Another replica seals and sends now.

@@ -1,5 +1,5 @@
 //! The ledger as the parts of a process see it: [`View`] for people, [`Store`] for intake and sender. Each engine
-//! implements both with the same meaning: SQLite for one process (`writer`), PostgreSQL for several replicas.
+//! implements both with the same meaning: SQLite for one process (`writer`), another one for several replicas (`engine`).
 //!
 //! The traits hand out no connection and no transaction: each method is one step that an engine commits as a whole.
 
@@ -100,10 +100,13 @@ fn ready<T: Send + 'static>(done: Result<T, LedgerError>) -> StoreFuture<'static
 
 /// The ledger of a running process. The steps from [`Store::seal`] on are the sender's: they need [`Store::lead`].
 pub trait Store: View {
-    /// Waits until this process is the one that seals and sends. With SQLite it always is.
+    /// Waits until the ledger can be used; an error if waiting does not help. Before that, each step says why it cannot.
+    fn ready(&self) -> StoreFuture<'_, ()>;
+
+    /// Waits until this process is the one that seals and sends, through failures that pass. With SQLite it always is.
     fn lead(&self) -> StoreFuture<'_, ()>;
 
-    /// The process stops: lets another one lead at once.
+    /// The process stops: lets another one lead at once. Afterwards [`Store::lead`] waits for ever.
     fn leave(&self) -> BoxFuture<'_, ()>;
 
     /// Whether other processes use the ledger at the same time: then a process that stops leaves the open hour to them.

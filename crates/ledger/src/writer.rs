@@ -284,6 +284,10 @@ impl Lifecycle for Writer {
 }
 
 impl Store for Writer {
+    fn ready(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn lead(&self) -> StoreFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }

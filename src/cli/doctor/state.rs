@@ -9,6 +9,7 @@ use crate::app::address;
 use crate::config::{Config, Disk, LicenseModel};
 use crate::doctor::Finding;
 use crate::doctor::disk::{self, Ledger, Space};
+use crate::engine;
 use crate::license;
 use crate::registration::memory::Store;
 use tollgate_disk::describe;
@@ -18,10 +19,13 @@ use tollgate_ledger::{Database, FILE_NAME, LedgerError};
 /// Enough for the running sidecar to sum up its ledger.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Findings about the folder, its free space, and the ledger in modes that have one.
+/// Findings about the folder, its free space, and the ledger in modes that have one; or about a shared ledger.
 pub(super) async fn examine(config: &Config, writable: &dyn Disk) -> Vec<Finding> {
     let mode = config.product.mode;
     let holds_seats = mode.asks_license_manager() && config.license.model == LicenseModel::Floating;
+    if let Some((url_file, engine)) = config.state.url_file.clone().zip(engine::installed()) {
+        return engine.examine(url_file).await.into_iter().map(disk::shared_ledger).collect();
+    }
     let Some(folder) = config.state.dir.path() else {
         let remedy = if holds_seats {
             "A container that restarts loses its seats until their checkout ends; mount a volume at state_dir to change \

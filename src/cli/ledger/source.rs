@@ -12,6 +12,7 @@ use crate::api::usage::{backlog, balances, shown_whole};
 use crate::app::repairs;
 use crate::cli::sidecar::{Complaint, Sidecar, read, says, unanswered};
 use crate::config::{App, Config, LedgerPlace, Mode, State};
+use crate::engine;
 use crate::exit::Exit;
 use tollgate_clock as clock;
 use tollgate_http::client::Ask;
@@ -42,7 +43,8 @@ impl Source {
 
     fn at(mode: Mode, app: &App, state: &State, repairs: Option<Repairs>) -> Result<Self, Complaint> {
         let folder = state.dir.path().map(ToOwned::to_owned).unwrap_or_default();
-        let there = folder.join(FILE_NAME).symlink_metadata().is_ok();
+        let shared = state.url_file.clone().zip(engine::installed());
+        let there = shared.is_some() || folder.join(FILE_NAME).symlink_metadata().is_ok();
         // A ledger in the folder can be read even if the settings name no product.
         let read_alone = there && repairs.is_none();
         if !mode.has_ledger() && !read_alone {
@@ -60,6 +62,13 @@ impl Source {
             let text = format!("{nobody}, and there is no ledger in {}", folder.display());
             return Err((Exit::Io, text));
         }
+        let by_seller = mode.is_run_by_seller();
+        let window = if by_seller { Window::BatchMeterUsage } else { Window::MeterUsage };
+        if let Some((url_file, engine)) = shared {
+            let runtime = sidecar.into_runtime();
+            let ledger = runtime.block_on(engine.look(url_file)).map_err(|error| failed(&error))?;
+            return Ok(Self::Open { ledger, runtime, repairs, window });
+        }
         let open = if repairs.is_some() { Database::open_existing } else { Database::inspect };
         let ledger = open(&folder).map_err(|error| match error {
             LedgerError::InUse(path) => {
@@ -72,8 +81,6 @@ impl Source {
             }
             error => failed(&error),
         })?;
-        let by_seller = mode.is_run_by_seller();
-        let window = if by_seller { Window::BatchMeterUsage } else { Window::MeterUsage };
         Ok(Self::Open {
             ledger: Box::new(Mutex::new(ledger)),
             runtime: sidecar.into_runtime(),

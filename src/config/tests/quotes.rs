@@ -53,7 +53,7 @@ fn value_of(setting: Setting) -> &'static str {
         Setting::PublicKeyVersion => "1",
         Setting::Region | Setting::LicenseRegion => "us-east-1",
         Setting::EndpointUrl => "http://127.0.0.1:4566",
-        Setting::AppTokenFile | Setting::LicenseTokenFile => "/token",
+        Setting::AppTokenFile | Setting::LicenseTokenFile | Setting::LedgerUrlFile => "/token",
         Setting::Dimensions | Setting::EntitlementDimension => "requests",
         Setting::OnDenied => "hold",
         Setting::LedgerRepair => "true",

@@ -23,7 +23,7 @@ impl Stage {
     /// Starts a sender.
     fn start(outlet: Outlet, service: Scripted) -> Self {
         let (bench, sender) = Bench::with_sender(service, outlet);
-        Self { bench, sender: tokio::spawn(sender.run()) }
+        Self { bench, sender: tokio::spawn(async move { sender.run().await.0 }) }
     }
 
     async fn take(&self, slots: impl IntoIterator<Item = (String, String)>) {
@@ -316,6 +316,31 @@ async fn two_seconds_between_sigterm_and_sigkill_bill_ten_records() {
     stage.sender.abort();
     assert_eq!(stage.service.billed_at(|_, _| true).len(), 10);
     assert_eq!(stage.in_doubt().await, 0);
+}
+
+/// Another replica continues with the rest, so only the calls that are in flight are waited for.
+#[tokio::test(start_paused = true)]
+async fn a_sender_that_hands_over_answers_its_calls_starts_none_and_ends() {
+    let mut stage = Stage::start(Outlet::MeterUsage, Scripted::always(Act::Accept).taking(CALL));
+    stage.take(dimensions(100)).await;
+    stage.close();
+    while stage.service.calls().len() < 3 {
+        stage.pass(Duration::from_millis(10)).await;
+    }
+    stage.take(dimensions(1)).await;
+    let (done, handed_over) = oneshot::channel();
+    let until = clock::monotonic() + Duration::from_secs(20);
+    stage.flushes.send(FlushOrder { flush: Flush::HandOver, until, done }).await.unwrap();
+    handed_over.await.unwrap();
+    assert!(matches!((&mut stage.sender).await.unwrap(), LedgerError::NotLeading));
+    let called = stage.service.calls().len();
+    assert!(called < 20, "{called} of 100");
+    stage.pass(MINUTE).await;
+    assert_eq!(stage.service.calls().len(), called);
+    let records = stage.records().await;
+    let accepted = records.iter().filter(|record| record.state == ACCEPTED).count();
+    assert_eq!((accepted, stage.in_doubt().await), (called, 0), "each answer is noted");
+    assert_eq!(records.len(), 100, "the open hour is not sealed");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,1 @@
+//! The lease: which replica seals and sends.

@@ -1,0 +1,1 @@
+//! Moves a ledger on disk into the database.

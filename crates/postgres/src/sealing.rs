@@ -1,0 +1,1 @@
+//! Closes hours and seals their usage into records.

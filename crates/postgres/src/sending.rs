@@ -1,0 +1,1 @@
+//! Due times, attempts and answers.

@@ -1,0 +1,1 @@
+//! Forgets what is no longer needed, in small pieces.
