@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every transaction, in the order in which usage passes them, then those of repairs and upgrades. Each has a step
 /// before its commit and one after it.
-const TRANSACTIONS: [&str; 17] = [
+const TRANSACTIONS: [&str; 18] = [
     "open",
     "upgrade",
     "take",
@@ -25,6 +25,7 @@ const TRANSACTIONS: [&str; 17] = [
     "confirm",
     "discard",
     "identify",
+    "move",
     "lifecycle",
     "flush",
 ];

@@ -3,7 +3,6 @@
 //! A pooler in transaction mode may stand between. So there is no state of a session: no prepared statements, no
 //! `LISTEN`, no session locks, and every setting is made with `SET LOCAL`.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -45,8 +44,8 @@ pub(crate) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 /// Where the database is, and what is expected there.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
-    /// `ledger_url_file`.
-    pub(crate) dsn_file: PathBuf,
+    /// `ledger_url_file`, or where a ledger moves to.
+    pub(crate) dsn: dsn::Source,
     /// CA certificates (PEM) to trust instead of the system's, unless the DSN names others.
     pub(crate) ca_bundle: Option<Vec<u8>>,
     pub(crate) facts: schema::Expected,
@@ -99,8 +98,8 @@ impl From<Fault> for LedgerError {
 impl Connector {
     /// Connects to the first host of the DSN that can be used.
     pub(crate) async fn connect(&self) -> Result<Session, Fault> {
-        let in_file = |text: String| Fault::Lasting(format!("{} {text}", self.dsn_file.display()));
-        let dsn = dsn::read(&self.dsn_file).map_err(|error| in_file(error.to_string()))?;
+        let in_file = |text: String| Fault::Lasting(format!("{} {text}", self.dsn));
+        let dsn = self.dsn.read().map_err(|error| in_file(error.to_string()))?;
         let tls = self.tls(&dsn).map_err(in_file)?;
         let mut faults = Vec::new();
         for host in &dsn.hosts {
@@ -414,6 +413,15 @@ impl Link {
             }
         }
         Ok(Held(state))
+    }
+
+    /// `host:port/database` of the host that is used.
+    pub(crate) async fn name(&self) -> Result<String, LedgerError> {
+        let mut held = self.session().await?;
+        let session = held.take();
+        let name = session.name.clone();
+        held.give_back(session);
+        Ok(name)
     }
 
     /// Begins a writing transaction.
