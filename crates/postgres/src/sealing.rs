@@ -26,6 +26,9 @@ use tollgate_time::Timestamp;
 /// Most slots of a piece. The next piece is smaller if one took too long, or if a slot in it cannot be sealed.
 const SLOTS_MAX: usize = 400;
 
+/// The fewest slots to which a slow piece makes the next one: the transaction itself takes time too.
+const SLOTS_SLOW: usize = 50;
+
 /// Rows that are read for a piece. A slot with more is a piece of its own.
 const ROWS_MAX: i64 = 1000;
 
@@ -112,8 +115,11 @@ impl Progress {
 
     /// A piece took this long.
     fn took(&mut self, time: Duration) {
-        let next = if time > PIECE_TIME { self.slots_max / 2 } else { self.slots_max * 2 };
-        self.slots_max = next.clamp(1, SLOTS_MAX);
+        self.slots_max = if time > PIECE_TIME {
+            (self.slots_max / 2).max(SLOTS_SLOW.min(self.slots_max))
+        } else {
+            (self.slots_max * 2).min(SLOTS_MAX)
+        };
     }
 }
 
