@@ -10,6 +10,7 @@ use crate::writer::Writer;
 use tollgate_clock as clock;
 
 /// Customers of the hour, with three dimensions each. `TOLLGATE_CUSTOMERS=50000` measures the design's size.
+#[expect(clippy::disallowed_methods, reason = "the size of a measurement, not a setting")]
 fn customers() -> usize {
     std::env::var("TOLLGATE_CUSTOMERS").ok().map_or(2000, |number| number.parse().unwrap())
 }
