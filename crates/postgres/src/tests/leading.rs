@@ -154,6 +154,23 @@ async fn who_takes_over_marks_calls_under_way_as_in_doubt() {
     assert_eq!(second.doubtful(9).await.unwrap().len(), 1);
 }
 
+/// As while a password is rotated: the file names the new one later than the database.
+#[tokio::test]
+async fn a_replica_waits_through_what_a_person_changes() {
+    let ledger = Ledger::make().await;
+    let (leader, other) = (ledger.leader().await, ledger.replica(QUICK));
+    let url = fs::read_to_string(ledger.url_file()).unwrap();
+    fs::write(ledger.url_file(), url.replace("sslmode=disable", "sslmode=odd")).unwrap();
+    leader.disconnect().await;
+    assert!(matches!(leader.seal().await, Err(LedgerError::Io(_))));
+    leader.leave().await;
+    let mut waiting = Box::pin(other.lead());
+    assert!(timeout(QUICK.renew_every, &mut waiting).await.is_err());
+    fs::write(ledger.url_file(), url).unwrap();
+    timeout(SOON, waiting).await.unwrap().unwrap();
+    other.seal().await.unwrap();
+}
+
 /// Neither a replica's clock nor the ledger's decides about the lease: only the time that passes in the database.
 #[tokio::test]
 async fn a_clock_that_is_off_changes_no_lease() {
