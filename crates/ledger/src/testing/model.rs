@@ -76,8 +76,8 @@ enum Reply {
     Unknown,
     /// The leading process is killed before the answer.
     Killed,
-    /// The leading process loses the lead before the answer.
-    Lost,
+    /// The leading process stops before the answer.
+    Stopped,
     Carry,
     Dead,
 }
@@ -88,7 +88,7 @@ const REPLIES: [Reply; 8] = [
     Reply::Refused,
     Reply::Unknown,
     Reply::Killed,
-    Reply::Lost,
+    Reply::Stopped,
     Reply::Carry,
     Reply::Dead,
 ];
@@ -113,7 +113,7 @@ enum Step {
     Repair { process: u8, index: u8, kind: u8 },
     /// A process is killed.
     Restart { process: u8 },
-    /// Another process leads.
+    /// The leading process stops, and is started again when another one leads.
     Lead { process: u8 },
 }
 
@@ -225,6 +225,14 @@ impl Run<'_> {
         self.leader().lead().await.map_err(|error| failed(&error))
     }
 
+    async fn hand_over(&mut self, to: usize) -> Result<(), TestCaseError> {
+        let stopped = self.leading;
+        self.leader().leave().await;
+        self.lead(if to % self.engine.stores().len() == stopped { stopped + 1 } else { to }).await?;
+        self.engine.restart(stopped).await;
+        Ok(())
+    }
+
     async fn restart(&mut self, process: u8) -> Result<(), TestCaseError> {
         let process = usize::from(process) % self.engine.stores().len();
         self.engine.restart(process).await;
@@ -272,10 +280,7 @@ impl Run<'_> {
             }
             Step::Repair { process, index, kind } => self.repair(process, index, kind).await,
             Step::Restart { process } => self.restart(process).await,
-            Step::Lead { process } => {
-                self.leader().leave().await;
-                self.lead(usize::from(process)).await
-            }
+            Step::Lead { process } => self.hand_over(usize::from(process)).await,
         }
     }
 
@@ -375,27 +380,27 @@ impl Run<'_> {
             Reply::Unconfirmed => {
                 totals.pending -= amount;
                 totals.billed += amount;
-                Answered::Unconfirmed("DuplicateRecord".to_owned())
+                Answered::Unconfirmed("held".to_owned())
             }
-            Reply::Refused => Answered::Refused("ThrottlingException".to_owned()),
+            Reply::Refused => Answered::Refused("throttled".to_owned()),
             Reply::Unknown => Answered::Unknown("Timeout".to_owned()),
             Reply::Killed => {
                 drop(leader);
                 self.restart(u8::try_from(self.leading).unwrap_or_default()).await?;
                 return self.is_in_doubt(record.id).await;
             }
-            Reply::Lost if leader.is_shared() => {
-                leader.leave().await;
-                self.lead(self.leading + 1).await?;
+            Reply::Stopped if leader.is_shared() => {
+                drop(leader);
+                self.hand_over(self.leading + 1).await?;
                 return self.is_in_doubt(record.id).await;
             }
-            // The only process always leads.
-            Reply::Lost => Answered::Unknown("Timeout".to_owned()),
+            // The only process stops when its calls are answered.
+            Reply::Stopped => Answered::Unknown("Timeout".to_owned()),
             Reply::Carry => Answered::Carry("expired".to_owned()),
             Reply::Dead => {
                 totals.pending -= amount;
                 totals.dead += amount;
-                Answered::Dead("InvalidTagException".to_owned())
+                Answered::Dead("refused".to_owned())
             }
         };
         let noted = Noted { id: record.id, answered, due_at: None };

@@ -2,11 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::bench::{Unobserved, event, one};
+use super::bench::{Unobserved, Writer, WriterSettings, event, one};
 use super::steps::*;
 use super::*;
-use crate::counter::WriterSettings;
-use crate::writer::Writer;
 use tollgate_clock as clock;
 
 /// Customers of the hour, with three dimensions each. `TOLLGATE_CUSTOMERS=50000` measures the design's size.
