@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::bench::{Unobserved, Writer, WriterSettings, event, one};
 use super::steps::*;
 use super::*;
 use tollgate_clock as clock;
