@@ -63,7 +63,7 @@ pub struct Event {
 pub struct RejectedEvent {
     /// The member that is wrong: `form` (the event cannot be read), `id`, `dimension`, `quantity`, `timestamp`,
     /// `tags` or `customer`. Callers add `conflict` (the `id` was used for other content), and use `customer` where the
-    /// hour counts the account in another form.
+    /// hour counts the account in another form or its license has ended.
     pub reason: &'static str,
     /// The event's dimension, if the name could be one of AWS's.
     pub dimension: Option<String>,

@@ -23,6 +23,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tollgate_clock as clock;
 use tollgate_disk::{Links, describe, read_regular};
 use tollgate_ledger::LedgerError;
+use tollgate_time::Timestamp;
 
 use crate::dsn::{self, CONNECT_TIMEOUT, Dsn, Target};
 use crate::schema;
@@ -432,6 +433,15 @@ impl Link {
             schema::check_readable(&session).await?;
         }
         Ok(session)
+    }
+
+    /// The database's time.
+    pub(crate) async fn now(&self) -> Result<Timestamp, Fault> {
+        let mut held = self.session().await?;
+        let session = held.take();
+        let rows = session.query("SELECT tollgate.ledger_now()", &[]).await?;
+        held.give_back(session);
+        Ok(Timestamp::from_unix_millis(rows.first().map_or(0, |row| row.get(0))))
     }
 
     /// Waits until another attempt to connect may begin.

@@ -4,54 +4,31 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tollgate_clock::WallClock;
-use tollgate_ledger::engine::{Engine, Examined, Grade, Moved};
+use tollgate_ledger::engine::{Engine, Examined, Grade, MoveFuture, Moved};
 use tollgate_ledger::store::{Store, StoreFuture, View};
 use tollgate_ledger::writer::Observer;
 use tollgate_ledger::{LedgerError, LedgerSettings};
 use tollgate_marketplace::service::BoxFuture;
-use tollgate_time::Timestamp;
 
 use crate::store::PostgresStore;
 use crate::{Destination, LeaseTimes, MoveError, PostgresLedger, PostgresSettings, checks, dsn, move_ledger};
 
+/// Lines about a move come at most after this many rows.
+const SAID_EVERY: u64 = 100_000;
+
 /// The engine.
-#[derive(Debug, Clone, Default)]
-pub struct PostgresEngine {
-    /// The replica's name, for people.
-    pub name: String,
-    /// CA certificates (PEM) to trust instead of the system's, unless the URL names others (`sslrootcert`).
-    pub ca_bundle: Option<Vec<u8>>,
-}
+#[derive(Debug, Clone, Copy)]
+pub struct PostgresEngine;
 
-impl PostgresEngine {
-    fn settings(&self, url_file: PathBuf, ledger: LedgerSettings) -> PostgresSettings {
-        PostgresSettings {
-            url_file,
-            ca_bundle: self.ca_bundle.clone(),
-            name: self.name.clone(),
-            ledger,
-            lease: LeaseTimes::default(),
-        }
-    }
-}
-
-/// For commands, which meter nothing: no product.
-fn of_a_command() -> LedgerSettings {
-    LedgerSettings {
-        product: String::new(),
-        pod: String::new(),
-        settle: std::time::Duration::ZERO,
-        bytes_max: u64::MAX,
-        started_at: Timestamp::from_unix_millis(0),
-        zero_dimensions: Vec::new(),
-        aws_door: false,
-        idempotency_window: std::time::Duration::ZERO,
-    }
+fn settings(url_file: PathBuf, ledger: LedgerSettings) -> PostgresSettings {
+    // For people: in Kubernetes the pod's name.
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    PostgresSettings { url_file, ca_bundle: None, name, ledger, lease: LeaseTimes::default() }
 }
 
 impl Engine for PostgresEngine {
     fn check_url(&self, url: &str) -> Result<(), String> {
-        dsn::parse(url).map(drop).map_err(|error| format!("the URL {error}"))
+        dsn::parse(url).map(drop).map_err(|bad| bad.to_string())
     }
 
     fn open(
@@ -61,20 +38,23 @@ impl Engine for PostgresEngine {
         clock: WallClock,
         observer: Box<dyn Observer>,
     ) -> Arc<dyn Store> {
-        Arc::new(PostgresStore::start(&self.settings(url_file, settings), clock, observer))
+        Arc::new(PostgresStore::start(&self::settings(url_file, settings), clock, observer))
     }
 
-    fn look(&self, url_file: PathBuf) -> StoreFuture<'_, Box<dyn View>> {
+    fn look(&self, url_file: PathBuf, to_repair: Option<LedgerSettings>) -> StoreFuture<'_, Box<dyn View>> {
         Box::pin(async move {
-            let ledger = PostgresLedger::of_a_command(&self.settings(url_file, of_a_command()));
+            let ledger = match to_repair {
+                Some(ledger) => PostgresLedger::with_clock(&settings(url_file, ledger), WallClock::system()),
+                None => PostgresLedger::to_look(url_file),
+            };
             drop(ledger.views.session().await?);
             Ok(Box::new(ledger) as Box<dyn View>)
         })
     }
 
-    fn examine(&self, url_file: PathBuf) -> BoxFuture<'_, Vec<Examined>> {
+    fn examine(&self, url_file: PathBuf, ledger: LedgerSettings) -> BoxFuture<'_, Vec<Examined>> {
         Box::pin(async move {
-            let seen = checks::examine(&self.settings(url_file, of_a_command())).await;
+            let seen = checks::examine(&settings(url_file, ledger)).await;
             let examined = |seen: checks::Seen| Examined {
                 check: seen.check,
                 grade: match seen.grade {
@@ -93,11 +73,17 @@ impl Engine for PostgresEngine {
         &'a self,
         folder: PathBuf,
         url: String,
-        said: &'a mut (dyn FnMut(String) + Send),
-    ) -> StoreFuture<'a, Moved> {
+        said: &'a mut dyn FnMut(String),
+    ) -> MoveFuture<'a> {
         Box::pin(async move {
-            let destination = Destination::url(url, self.ca_bundle.clone());
-            let copied = |part: &'static str, rows| said(format!("{part}: {rows} copied"));
+            let destination = Destination::url(url, None);
+            let mut next = 0;
+            let copied = |part: &'static str, rows: u64| {
+                if rows >= next {
+                    said(format!("{part}: {rows} rows"));
+                    next = rows + SAID_EVERY;
+                }
+            };
             let moved = move_ledger(&folder, destination, copied).await.map_err(|error| match error {
                 MoveError::Ledger(error) => error,
                 MoveError::Refused(text) => LedgerError::Unusable(text),

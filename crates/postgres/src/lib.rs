@@ -40,9 +40,11 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerSettings;
+use tollgate_time::Timestamp;
 
 pub use checks::{Grade, Seen, examine};
 use connect::{Connector, Link, Purpose};
@@ -100,9 +102,26 @@ impl PostgresLedger {
         Self::made(settings, clock, Purpose::Use)
     }
 
-    /// For a command, which reads and repairs: it neither makes nor upgrades the schema, and meters no product.
-    fn of_a_command(settings: &PostgresSettings) -> Self {
-        Self::made(settings, WallClock::system(), Purpose::Look)
+    /// To read, whatever product the ledger is for: the schema is neither made nor upgraded.
+    fn to_look(url_file: PathBuf) -> Self {
+        let nothing = LedgerSettings {
+            product: String::new(),
+            pod: String::new(),
+            settle: Duration::ZERO,
+            bytes_max: u64::MAX,
+            started_at: Timestamp::from_unix_millis(0),
+            zero_dimensions: Vec::new(),
+            aws_door: false,
+            idempotency_window: Duration::ZERO,
+        };
+        let settings = PostgresSettings {
+            url_file,
+            ca_bundle: None,
+            name: String::new(),
+            ledger: nothing,
+            lease: LeaseTimes::default(),
+        };
+        Self::made(&settings, WallClock::system(), Purpose::Look)
     }
 
     fn made(settings: &PostgresSettings, clock: WallClock, purpose: Purpose) -> Self {

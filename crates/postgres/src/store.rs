@@ -36,8 +36,10 @@ pub struct PostgresStore {
 struct Shared {
     ledger: PostgresLedger,
     writer: Writer,
+    /// Follows the database's time.
+    clock: WallClock,
     uses: watch::Sender<()>,
-    /// Steps of this process that changed the ledger, without those of the writer.
+    /// Steps of this process that may have changed the ledger.
     steps: AtomicU64,
     began: Instant,
 }
@@ -55,7 +57,8 @@ impl PostgresStore {
         };
         let shared = Shared {
             writer: Writer::start(connector, writer, clock.clone(), observer),
-            ledger: PostgresLedger::with_clock(settings, clock),
+            ledger: PostgresLedger::with_clock(settings, clock.clone()),
+            clock,
             uses: watch::Sender::default(),
             steps: AtomicU64::new(0),
             began: clock::monotonic(),
@@ -70,7 +73,7 @@ impl PostgresStore {
         step: impl Future<Output = Result<T, LedgerError>> + Send + 'a,
     ) -> StoreFuture<'a, T> {
         Box::pin(async move {
-            let done = step.await?;
+            let done = step.await.map_err(passing)?;
             if changes {
                 self.shared.steps.fetch_add(1, Ordering::Release);
             }
@@ -79,6 +82,15 @@ impl PostgresStore {
             }
             Ok(done)
         })
+    }
+}
+
+/// This replica has used the database before. A password that was replaced, or a privilege that was taken, is waited out
+/// like any other failure: a person mends it without a restart.
+fn passing(error: LedgerError) -> LedgerError {
+    match error {
+        LedgerError::Unusable(text) => LedgerError::Io(text),
+        error => error,
     }
 }
 
@@ -121,8 +133,11 @@ impl Store for PostgresStore {
     fn ready(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             loop {
-                match self.shared.ledger.views.session().await {
-                    Ok(_) => return Ok(()),
+                match self.shared.ledger.views.now().await {
+                    Ok(now) => {
+                        self.shared.clock.follow(now);
+                        return Ok(());
+                    }
                     Err(fault @ Fault::Lasting(_)) => return Err(fault.into()),
                     Err(Fault::Transient(_)) => self.shared.ledger.views.may_try().await,
                 }
@@ -131,7 +146,15 @@ impl Store for PostgresStore {
     }
 
     fn lead(&self) -> StoreFuture<'_, ()> {
-        Box::pin(self.shared.ledger.leader.lead())
+        Box::pin(async move {
+            while let Err(error) = self.shared.ledger.leader.lead().await {
+                match passing(error) {
+                    LedgerError::Io(_) => self.shared.ledger.views.may_try().await,
+                    error => return Err(error),
+                }
+            }
+            Ok(())
+        })
     }
 
     fn leave(&self) -> BoxFuture<'_, ()> {
@@ -152,7 +175,7 @@ impl Store for PostgresStore {
 
     /// Other replicas write too, so it changes with each second.
     fn written(&self) -> u64 {
-        let own = self.shared.writer.written() + self.shared.steps.load(Ordering::Acquire);
+        let own = self.shared.steps.load(Ordering::Acquire);
         own + clock::monotonic().duration_since(self.shared.began).as_secs()
     }
 
@@ -161,11 +184,11 @@ impl Store for PostgresStore {
     }
 
     fn take(&self, events: Vec<Event>, guard: Guard) -> StoreFuture<'_, Vec<Taken>> {
-        self.step(false, self.shared.writer.take(events, guard))
+        self.step(true, self.shared.writer.take(events, guard))
     }
 
     fn take_whole(&self, events: Vec<Event>, guard: Guard) -> StoreFuture<'_, Vec<Taken>> {
-        self.step(false, self.shared.writer.take_whole(events, guard))
+        self.step(true, self.shared.writer.take_whole(events, guard))
     }
 
     fn identify(&self, identifier: String, account: String) -> StoreFuture<'_, ()> {

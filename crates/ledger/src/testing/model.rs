@@ -380,9 +380,9 @@ impl Run<'_> {
             Reply::Unconfirmed => {
                 totals.pending -= amount;
                 totals.billed += amount;
-                Answered::Unconfirmed("DuplicateRecord".to_owned())
+                Answered::Unconfirmed("held".to_owned())
             }
-            Reply::Refused => Answered::Refused("ThrottlingException".to_owned()),
+            Reply::Refused => Answered::Refused("throttled".to_owned()),
             Reply::Unknown => Answered::Unknown("Timeout".to_owned()),
             Reply::Killed => {
                 drop(leader);
@@ -400,7 +400,7 @@ impl Run<'_> {
             Reply::Dead => {
                 totals.pending -= amount;
                 totals.dead += amount;
-                Answered::Dead("InvalidTagException".to_owned())
+                Answered::Dead("refused".to_owned())
             }
         };
         let noted = Noted { id: record.id, answered, due_at: None };

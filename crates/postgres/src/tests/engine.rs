@@ -8,7 +8,7 @@ use tollgate_ledger::testing::settings;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_takes_usage_leads_seals_and_shows_it() {
     let bench = Bench::new().await;
-    let engine = PostgresEngine { name: "replica".to_owned(), ca_bundle: None };
+    let engine = PostgresEngine;
     let file = bench.database.url_file();
     let clock = WallClock::fixed(START.plus(HOUR));
     let store = engine.open(file.clone(), settings(""), clock.clone(), Box::new(Unobserved));
@@ -25,9 +25,9 @@ async fn a_replica_takes_usage_leads_seals_and_shows_it() {
     while store.seal(false, later).await.unwrap().more {}
     assert_eq!(store.due(later, 10).await.unwrap().len(), 1);
 
-    let view = engine.look(file.clone()).await.unwrap();
+    let view = engine.look(file.clone(), None).await.unwrap();
     assert_eq!(view.totals().await.unwrap()["requests"].pending, 1);
-    let examined = engine.examine(file).await;
+    let examined = engine.examine(file, settings("")).await;
     assert!(examined.iter().all(|one| one.grade != Grade::Fault), "{examined:?}");
     store.leave().await;
 }
@@ -35,13 +35,13 @@ async fn a_replica_takes_usage_leads_seals_and_shows_it() {
 #[tokio::test]
 async fn a_command_makes_no_ledger() {
     let database = Server::shared().database().await;
-    let error = PostgresEngine::default().look(database.url_file()).await.unwrap_err();
+    let error = PostgresEngine.look(database.url_file(), None).await.unwrap_err();
     assert!(matches!(&error, LedgerError::Unusable(text) if text.contains("holds no ledger yet")), "{error}");
     assert_eq!(database.run("SELECT to_regnamespace('tollgate')").await, [["NULL"]]);
 }
 
 #[test]
 fn a_url_that_is_of_no_use_is_named_without_its_password() {
-    let error = PostgresEngine::default().check_url("postgres://u:secret@h").unwrap_err();
-    assert!(error.starts_with("the URL names no database") && !error.contains("secret"), "{error}");
+    let error = PostgresEngine.check_url("postgres://u:secret@h").unwrap_err();
+    assert!(error.starts_with("names no database") && !error.contains("secret"), "{error}");
 }

@@ -69,8 +69,8 @@ async fn settled_records_are_kept_by_day_for_a_hundred_days_and_their_sums_for_f
     let sealed = ledger.sealed(&leader, EIGHT, 2).await;
     leader.answered_all(sealed.iter().map(|id| accepted(*id)).collect(), None, START).await.unwrap();
     let today = day_of(EIGHT);
-    let place = "SELECT DISTINCT tableoid::regclass::text FROM tollgate.settled";
-    assert_eq!(ledger.one(place).await, format!("tollgate.settled_{today}"));
+    let place = "SELECT DISTINCT relname FROM tollgate.settled JOIN pg_class ON pg_class.oid = settled.tableoid";
+    assert_eq!(ledger.one(place).await, format!("settled_{today}"));
     // An older day than the first partition.
     let old = today - i64::from(SETTLED_DAYS) + 1;
     ledger
