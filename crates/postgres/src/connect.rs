@@ -3,7 +3,6 @@
 //! A pooler in transaction mode may stand between. So there is no state of a session: no prepared statements, no
 //! `LISTEN`, no session locks, and every setting is made with `SET LOCAL`.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,7 +15,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::config::SslMode;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls, Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -45,8 +44,8 @@ pub(crate) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 /// Where the database is, and what is expected there.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
-    /// `ledger_url_file`.
-    pub(crate) dsn_file: PathBuf,
+    /// `ledger_url_file`, or where a ledger moves to.
+    pub(crate) dsn: dsn::Source,
     /// CA certificates (PEM) to trust instead of the system's, unless the DSN names others.
     pub(crate) ca_bundle: Option<Vec<u8>>,
     pub(crate) facts: schema::Expected,
@@ -99,8 +98,8 @@ impl From<Fault> for LedgerError {
 impl Connector {
     /// Connects to the first host of the DSN that can be used.
     pub(crate) async fn connect(&self) -> Result<Session, Fault> {
-        let in_file = |text: String| Fault::Lasting(format!("{} {text}", self.dsn_file.display()));
-        let dsn = dsn::read(&self.dsn_file).map_err(|error| in_file(error.to_string()))?;
+        let in_file = |text: String| Fault::Lasting(format!("{} {text}", self.dsn));
+        let dsn = self.dsn.read().map_err(|error| in_file(error.to_string()))?;
         let tls = self.tls(&dsn).map_err(in_file)?;
         let mut faults = Vec::new();
         for host in &dsn.hosts {
@@ -306,9 +305,9 @@ impl Session {
 
     /// The beginning of every writing transaction. A pooler may give each transaction another session, so the settings
     /// are made in each.
-    fn begin_sql(&self) -> String {
+    pub(crate) fn begin_sql(&self) -> String {
         format!(
-            "BEGIN; SET LOCAL synchronous_commit = {}; SET LOCAL idle_in_transaction_session_timeout = '5s'; \
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = {}; SET LOCAL idle_in_transaction_session_timeout = '5s'; \
              SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s'",
             self.synchronous_commit
         )
@@ -316,11 +315,18 @@ impl Session {
 
     fn failed(&self, error: tokio_postgres::Error) -> Failed {
         let text = format!("{}: {}", self.name, reason(&error));
+        let fatal =
+            |error: &DbError| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
         // A database that has become read-only answers each statement: the next connection asks which one is the primary.
         let broken = self.client.is_closed()
-            || error.as_db_error().is_none()
+            || error.as_db_error().is_none_or(fatal)
             || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
         Failed { text, code: error.code().cloned(), broken }
+    }
+
+    /// The connection is of no more use, for this reason.
+    pub(crate) fn broken(&self, text: &str) -> Failed {
+        Failed { text: format!("{}: {text}", self.name), code: None, broken: true }
     }
 
     fn late(&self) -> Failed {
@@ -414,6 +420,15 @@ impl Link {
             }
         }
         Ok(Held(state))
+    }
+
+    /// `host:port/database` of the host that is used.
+    pub(crate) async fn name(&self) -> Result<String, LedgerError> {
+        let mut held = self.session().await?;
+        let session = held.take();
+        let name = session.name.clone();
+        held.give_back(session);
+        Ok(name)
     }
 
     /// Begins a writing transaction.

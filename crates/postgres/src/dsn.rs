@@ -20,6 +20,40 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long data that was sent may stay unacknowledged before the connection is given up.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
 
+/// Where the text is.
+#[derive(Clone)]
+pub(crate) enum Source {
+    /// In a file, which is read anew for each connection, so that a changed password needs no restart.
+    File(PathBuf),
+    /// On a command line.
+    Text(String),
+}
+
+impl Source {
+    pub(crate) fn read(&self) -> Result<Dsn, BadDsn> {
+        match self {
+            Self::File(path) => read(path),
+            Self::Text(text) => parse(text),
+        }
+    }
+}
+
+/// The file's path; the text has a password.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Text(_) => f.write_str("the URL"),
+        }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({self})")
+    }
+}
+
 /// Where the database is. Has a password: `Debug` and `Display` show neither it nor the user.
 #[derive(Clone)]
 pub(crate) struct Dsn {
@@ -50,7 +84,7 @@ impl fmt::Debug for Dsn {
     }
 }
 
-/// Why the file is of no use; the text follows the file's path.
+/// Why the text is of no use; the sentence follows the file's path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadDsn {
     #[error("{0}")]
@@ -75,8 +109,8 @@ pub(crate) enum BadDsn {
     UnusedRoot,
 }
 
-/// Reads the file. It is read anew for each connection, so that a changed password needs no restart.
-pub(crate) fn read(path: &Path) -> Result<Dsn, BadDsn> {
+/// Reads the file.
+fn read(path: &Path) -> Result<Dsn, BadDsn> {
     let bytes = read_regular(path, BYTES_MAX, Links::Follow)
         .map_err(|error| BadDsn::Unreadable(format!("cannot be read: {}", describe(&error))))?;
     parse(std::str::from_utf8(&bytes).map_err(|_| BadDsn::NotText)?)

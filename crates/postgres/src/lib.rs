@@ -14,12 +14,17 @@
 //!
 //! The schema is described in `schema`.
 
+mod carrying;
+mod columns;
 mod connect;
+mod counter;
 mod counting;
 mod dsn;
+mod identities;
 mod lease;
 mod moving;
 mod repair;
+mod rows;
 mod schema;
 mod sealing;
 mod sending;
@@ -37,6 +42,9 @@ use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerSettings;
 
 use connect::{Connector, Link};
+pub use lease::LeaseTimes;
+use lease::{Leader, LeaderSettings};
+pub use moving::{Destination, MoveError, Moved, move_ledger};
 
 /// Where the database is, and how a replica uses the ledger in it.
 #[derive(Debug, Clone)]
@@ -49,6 +57,8 @@ pub struct PostgresSettings {
     pub name: String,
     /// As for the ledger on disk. `pod`, `bytes_max`, `started_at` and `aws_door` have no meaning here.
     pub ledger: LedgerSettings,
+    /// Which replica seals and sends.
+    pub lease: LeaseTimes,
 }
 
 /// The ledger of one replica.
@@ -60,7 +70,7 @@ pub struct PostgresLedger {
     /// For reading and repair.
     views: Link,
     /// For sealing and sending, by the replica that holds the lease.
-    leader: Link,
+    leader: Arc<Leader>,
 }
 
 impl PostgresLedger {
@@ -68,19 +78,16 @@ impl PostgresLedger {
     #[must_use]
     pub fn new(settings: PostgresSettings) -> Self {
         let connector = Arc::new(Connector {
-            dsn_file: settings.url_file.clone(),
+            dsn: dsn::Source::File(settings.url_file.clone()),
             ca_bundle: settings.ca_bundle.clone(),
             facts: schema::Expected {
                 product: settings.ledger.product.clone(),
                 settle: settings.ledger.settle,
             },
         });
-        Self {
-            settings,
-            clock: WallClock::system(),
-            views: Link::new(Arc::clone(&connector)),
-            leader: Link::new(connector),
-        }
+        let clock = WallClock::system();
+        let leader = Leader::new(Arc::clone(&connector), clock.clone(), LeaderSettings::of(&settings));
+        Self { settings, clock, views: Link::new(connector), leader: Arc::new(leader) }
     }
 }
 

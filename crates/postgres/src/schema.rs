@@ -36,12 +36,13 @@ use crate::connect::{Failed, Fault, Session};
 
 /// The change from the schema before, or from nothing for the first one.
 pub(crate) struct Migration {
-    pub(crate) sql: &'static str,
+    pub(crate) sql: &'static [&'static str],
     /// The schema of the oldest program that may use the result.
     pub(crate) min_reader: i32,
 }
 
-pub(crate) const MIGRATIONS: [Migration; 1] = [Migration { sql: SCHEMA_1, min_reader: 1 }];
+pub(crate) const MIGRATIONS: [Migration; 1] =
+    [Migration { sql: &[SCHEMA_1, include_str!("take.sql")], min_reader: 1 }];
 
 /// The schema that this program writes.
 pub(crate) const SCHEMA: i32 = MIGRATIONS.len() as i32;
@@ -158,7 +159,9 @@ async fn migrate(session: &Session, expected: &Expected) -> Result<Found, Fault>
         }
     }
     for migration in to_do {
-        session.batch(migration.sql).await?;
+        for sql in migration.sql {
+            session.batch(sql).await?;
+        }
     }
     let min_reader = MIGRATIONS[MIGRATIONS.len() - 1].min_reader;
     if held == 0 {
@@ -227,7 +230,7 @@ const SCHEMA_1: &str = "
 CREATE TABLE tollgate.ledger (
     one boolean PRIMARY KEY DEFAULT true CHECK (one), schema int NOT NULL, min_reader int NOT NULL,
     ledger_id text NOT NULL, product text NOT NULL, state text NOT NULL DEFAULT 'ready', started_at bigint NOT NULL,
-    closed bigint NOT NULL, version bigint NOT NULL DEFAULT 0);
+    closed bigint NOT NULL, version bigint NOT NULL DEFAULT 0, forgotten bigint, denied boolean NOT NULL DEFAULT false);
 CREATE FUNCTION tollgate.ledger_now() RETURNS bigint LANGUAGE sql VOLATILE AS
     'SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint';
 CREATE TABLE tollgate.writers (
@@ -257,11 +260,10 @@ CREATE TABLE tollgate.records (
     state text NOT NULL, in_doubt boolean NOT NULL DEFAULT false, attempting boolean NOT NULL DEFAULT false,
     unconfirmed boolean NOT NULL DEFAULT false, attempts bigint NOT NULL DEFAULT 0, epoch bigint, code text,
     metering_record_id text, sealed_at bigint NOT NULL, updated_at bigint NOT NULL, due_at bigint NOT NULL DEFAULT 0,
-    region text, raw numeric(38,0), rounded numeric(38,0), UNIQUE (customer, dimension, hour));
+    region text, raw numeric(38,0), rounded numeric(38,0), UNIQUE (customer, dimension, hour)) WITH (fillfactor = 80);
 CREATE INDEX records_due ON tollgate.records (due_at, id) WHERE state = 'sealed';
 CREATE INDEX records_doubt ON tollgate.records (due_at, id) WHERE state = 'sealed' AND in_doubt;
 CREATE INDEX records_oldest ON tollgate.records (timestamp) WHERE state = 'sealed';
-CREATE INDEX records_attempting ON tollgate.records (id) WHERE attempting;
 CREATE INDEX records_state ON tollgate.records (state, hour, id);
 CREATE TABLE tollgate.settled (
     day int NOT NULL, id bigint NOT NULL, customer text NOT NULL, dimension text NOT NULL, hour bigint NOT NULL,
