@@ -80,7 +80,7 @@ pub(crate) struct Expected {
 
 /// What the database holds under our name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+pub(crate) enum Found {
     Nothing,
     /// A ledger of this schema.
     Ledger {
@@ -100,6 +100,13 @@ pub(crate) async fn check(session: &Session, expected: &Expected) -> Result<(), 
     }
     refuse(session, found)?;
     adopt_product(session, expected).await
+}
+
+/// What is there, if this program may use it; changes nothing.
+pub(crate) async fn look(session: &Session) -> Result<Found, Fault> {
+    let found = find(session).await?;
+    refuse(session, found)?;
+    Ok(found)
 }
 
 fn refuse(session: &Session, found: Found) -> Result<(), Fault> {
