@@ -710,7 +710,8 @@ class Campaign:
         for line in lines:
             print(line)
         lost = {what: sum(replica.wire.lost[what] for replica in self.replicas) for what in (ANSWER, REQUEST)}
-        print(f"{self.load.numbers} events {dict(self.load.ended)}, without ids {dict(self.load.account.fates())}, 503 by code {dict(self.load.refusals)}")
+        print(f"{self.load.numbers} events {dict(self.load.ended)}, without ids {dict(self.load.account.fates())}, 503 by code {dict(self.load.refusals)}; "
+              f"{self.load.account.accepted_again()} ids were accepted by two answers")
         print(f"{len(self.replicas)} replicas, {self.deaths} kills, commits lost {lost}; {len(records)} records, {marks} marks by {senders} replicas; "
               f"{len(self.takeovers)} takeovers, the longest {max(self.takeovers, default=0):.1f} s; "
               f"all replicas accepted at most {max(self.recoveries):.1f} s after a fault")
