@@ -309,7 +309,8 @@ mod tests {
         }
     }
 
-    fn batch(time: &str, status: &str, quantity: Value) -> Value {
+    fn batch(time: &str, status: &str, quantity: impl Into<Value>) -> Value {
+        let quantity: Value = quantity.into();
         let record = json!({
             "dimension": "requests", "timestamp": "Nov 24, 2026, 8:10:00\u{202f}AM", "quantity": quantity,
             "customerAWSAccountId": "111122223333", "licenseArn": ARN,
@@ -339,7 +340,7 @@ mod tests {
 
     #[test]
     fn every_form_of_cloudtrails_events_is_read() {
-        let event = batch("2026-11-24T09:03:00Z", "Success", json!(5));
+        let event = batch("2026-11-24T09:03:00Z", "Success", 5);
         let as_text = json!({"EventId": "event-1", "CloudTrailEvent": event.to_string()});
         for document in [
             event.clone(),
@@ -368,11 +369,11 @@ mod tests {
         let (five, six) = (doubt(buyer(), "5"), doubt(buyer(), "6"));
         let sent = "2026-11-24T09:03:00Z";
         let (before, after) = (quiet("2026-11-24T09:00:00Z"), quiet("2026-11-24T09:40:00Z"));
-        let success = batch(sent, "Success", json!(5));
+        let success = batch(sent, "Success", 5);
         assert_eq!(verdict(std::slice::from_ref(&success), &five), "billed");
-        assert_eq!(verdict(&[batch(sent, "Success", json!("5.0"))], &five), "billed");
+        assert_eq!(verdict(&[batch(sent, "Success", "5.0")], &five), "billed");
         assert_eq!(verdict(std::slice::from_ref(&success), &six), "other_value");
-        let refused = batch(sent, "CustomerNotSubscribed", json!(5));
+        let refused = batch(sent, "CustomerNotSubscribed", 5);
         assert_eq!(verdict(&[before.clone(), refused, after.clone()], &five), "not_there");
         assert_eq!(verdict(&[before.clone(), after.clone()], &five), "not_there");
         assert_eq!(
@@ -380,7 +381,7 @@ mod tests {
             "not_covered",
             "still under way"
         );
-        assert_eq!(verdict(&[after.clone()], &five), "not_covered");
+        assert_eq!(verdict(std::slice::from_ref(&after), &five), "not_covered");
         assert_eq!(verdict(&[], &five), "not_covered");
         // Another customer's, another hour's, another product's.
         let other = doubt(Customer::Identifier("111122223333".to_owned()), "5");
@@ -395,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_failed_call_bills_nothing() {
-        let mut failed = batch("2026-11-24T09:03:00Z", "Success", json!(5));
+        let mut failed = batch("2026-11-24T09:03:00Z", "Success", 5);
         failed["errorCode"] = "ThrottlingException".into();
         assert_eq!(verdict(&[failed], &doubt(buyer(), "5")), "not_covered");
     }
