@@ -167,10 +167,8 @@ async fn a_flush_waits_for_the_groups_that_count_to_the_hour() {
     let mut flushing = tokio::spawn(async move { flush(&flushing, &[&plain(1)]).await });
     let waits = tokio::time::timeout(Duration::from_secs(1), &mut flushing).await;
     assert!(waits.is_err(), "{waits:?}");
-    let count = format!(
-        "UPDATE tollgate.sums SET amount = amount + 6; UPDATE tollgate.accepted SET amount = amount + 6; COMMIT"
-    );
-    group.batch(&count).await.unwrap();
+    let count = "UPDATE tollgate.sums SET amount = amount + 6; UPDATE tollgate.accepted SET amount = amount + 6; COMMIT";
+    group.batch(count).await.unwrap();
     assert_eq!(flushing.await.unwrap().records.len(), 1);
     assert_eq!(bench.run(RECORDS).await[0][3], "7");
 }
