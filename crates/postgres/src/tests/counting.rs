@@ -276,6 +276,29 @@ async fn a_slot_keeps_its_tag_sets_up_to_awss_number_and_counts_the_rest_untagge
     assert_eq!(bench.accepted().await, "3002");
 }
 
+/// More tag sets than the replica keeps in memory.
+#[tokio::test]
+async fn what_a_replica_no_longer_knows_of_its_tag_sets_it_reads_again() {
+    let bench = Bench::new().await;
+    let replica = bench.replica("a");
+    let customers = ["111122223333", "444455556666"]
+        .map(|account| Customer::Account { account_id: account.to_owned(), license_arn: None });
+    let tagged = |customer: &Customer, number: usize| Event {
+        customer: customer.clone(),
+        tags: tags(&number.to_string()),
+        ..event(None, 1, START)
+    };
+    for from in (0..3000).step_by(500) {
+        for customer in &customers {
+            take(&replica, (from..from + 500).map(|number| tagged(customer, number)).collect()).await;
+        }
+    }
+    let sets = TAGGED_SETS_MAX.to_string();
+    let counts =
+        "SELECT count(*) FILTER (WHERE tags <> '{}'), sum(amount) FROM tollgate.sums GROUP BY customer";
+    assert_eq!(bench.run(counts).await, [[&*sets, "3000"], [&*sets, "3000"]]);
+}
+
 #[tokio::test]
 async fn a_request_that_must_be_counted_as_a_whole_is_counted_or_leaves_no_trace() {
     let bench = Bench::new().await;
