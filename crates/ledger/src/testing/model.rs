@@ -137,8 +137,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => used().prop_map(|event| Step::Race { event }),
         3 => (1..100u16).prop_map(|minutes| Step::Wait { minutes }),
         1 => Just(Step::SealNow),
-        4 => (0..8u8, 0..8u8).prop_map(|(index, reply)| Step::Answer { index, reply }),
-        2 => (0..4u8, 0..4u8, 0..4u8).prop_map(|(process, index, kind)| Step::Repair { process, index, kind }),
+        5 => (0..8u8, 0..8u8).prop_map(|(index, reply)| Step::Answer { index, reply }),
+        3 => (0..4u8, 0..4u8, 0..4u8).prop_map(|(process, index, kind)| Step::Repair { process, index, kind }),
         1 => (0..4u8).prop_map(|process| Step::Restart { process }),
         1 => (0..4u8).prop_map(|process| Step::Lead { process }),
     ]
@@ -146,7 +146,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Steps of one test.
 pub fn steps() -> impl Strategy<Value = Steps> {
-    prop::collection::vec(step(), 1..60).prop_map(Steps)
+    prop::collection::vec(step(), 10..60).prop_map(Steps)
 }
 
 type Place = (Customer, String);
@@ -273,8 +273,8 @@ impl Run<'_> {
             Step::SealNow => self.seal(true).await,
             Step::Answer { index, reply } => {
                 let unsent = self.unsent().await?;
-                match unsent.get(usize::from(index)) {
-                    Some(due) => self.answer(&due.record.clone(), REPLIES[usize::from(reply)]).await,
+                match usize::from(index).checked_rem(unsent.len()) {
+                    Some(index) => self.answer(&unsent[index].record, REPLIES[usize::from(reply)]).await,
                     None => Ok(()),
                 }
             }
@@ -430,7 +430,8 @@ impl Run<'_> {
         let mut letters = self.page(Some(ShownState::Dead)).await?;
         letters.extend(self.page(Some(ShownState::Unconfirmed)).await?);
         letters.sort_by_key(|record| record.id);
-        let Some(record) = letters.get(usize::from(index)).cloned() else { return Ok(()) };
+        let Some(index) = usize::from(index).checked_rem(letters.len()) else { return Ok(()) };
+        let record = letters.swap_remove(index);
         let note = || Note::new("ticket 7").expect("it is valid");
         let to = DIMENSIONS[usize::from(record.dimension == DIMENSIONS[0])];
         let replay = |to_dimension| Repair::Replay { accept_double_billing: true, to_dimension, note: None };

@@ -110,7 +110,7 @@ fn run(steps: Steps) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 50, ..ProptestConfig::default() })]
 
     #[test]
     fn two_replicas_keep_every_balance(steps in steps()) {
