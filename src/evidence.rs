@@ -102,9 +102,9 @@ impl Verdict {
 }
 
 impl Evidence {
-    /// Adds a document of CloudTrail: a log file (`Records`), the answer of `lookup-events` (`Events`, each with its event
-    /// as text), a list of events, or one event. Other services' events only extend the covered time. `None` if the
-    /// document is none of these.
+    /// Adds a document of CloudTrail: a log file (`Records`), the answer of `lookup-events` (`Events`, each with its
+    /// event as text), a list of events, or one event. Other services' events only extend the covered time. `None` if
+    /// the document is none of these.
     #[must_use]
     pub fn add(&mut self, document: &Value) -> Option<()> {
         let events = match document {

@@ -82,8 +82,8 @@ enum LedgerCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Check for each dimension that accepted = billed + pending + dead + discarded; or, with AWS's log, which records in
-    /// doubt were billed
+    /// Check for each dimension that accepted = billed + pending + dead + discarded; or, with AWS's log, which records
+    /// in doubt were billed
     Reconcile {
         #[command(flatten)]
         output: Output,

@@ -2,8 +2,8 @@
 //!
 //! A shell, [`keeper.sh`](../src/keeper.sh), starts and ends the servers on behalf of the test process. It runs as
 //! another user where the test process is root, because PostgreSQL refuses root. It ends everything when its standard
-//! input ends, so a test process that is
-//! killed leaves nothing behind. The campaign of replicas uses the same shell from Python.
+//! input ends, so a test process that is killed leaves nothing behind. The campaign of replicas uses the same shell
+//! from Python.
 //!
 //! A failure here panics with what PostgreSQL said: a test cannot go on without its server.
 #![expect(clippy::panic, reason = "only tests use this crate")]

@@ -24,8 +24,8 @@ use tollgate_time::Timestamp;
 /// Where AWS's reports are read.
 #[derive(Debug, clap::Args)]
 pub(super) struct Witness {
-    /// Decide records in doubt or unconfirmed by these files of CloudTrail, from the console, `lookup-events` or S3; - is
-    /// standard input
+    /// Decide records in doubt or unconfirmed by these files of CloudTrail, from the console, `lookup-events` or S3; -
+    /// is standard input
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "emulator")]
     cloudtrail: Vec<String>,
     /// The same by the bill of the emulator at this URL
