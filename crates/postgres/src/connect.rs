@@ -341,10 +341,11 @@ impl Session {
         let text = format!("{}: {}", self.name, reason(error));
         let fatal =
             |error: &DbError| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
-        // A database that has become read-only answers each statement: the next connection asks which one is the primary.
-        let broken = self.client.is_closed()
-            || error.as_db_error().is_none_or(fatal)
-            || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
+        // A database that has become read-only answers each statement: the next connection asks which one is the
+        // primary.
+        let unknown = error.as_db_error().is_none_or(fatal);
+        let broken =
+            unknown || self.client.is_closed() || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
         Failed { text, code: error.code().cloned(), broken }
     }
 
@@ -373,6 +374,11 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
+    /// The server did not say that the statement failed: what it was to commit may have been committed.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.broken && self.code != Some(SqlState::READ_ONLY_SQL_TRANSACTION)
+    }
+
     /// Another transaction was in the way: try again.
     pub(crate) fn is_contention(&self) -> bool {
         let codes = [

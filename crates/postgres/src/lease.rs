@@ -176,7 +176,7 @@ impl Leader {
         }
     }
 
-    /// Waits until this replica holds the lease; also while the database does not answer, and for ever if the replica
+    /// Waits until this replica holds the lease; also while the database cannot be used, and for ever if the replica
     /// stops. No call to AWS is under way then.
     pub(crate) async fn lead(self: &Arc<Self>) -> Result<(), LedgerError> {
         loop {
@@ -218,10 +218,10 @@ impl Leader {
     async fn take(&self) -> Result<bool, LedgerError> {
         let own = *locked(&self.lease);
         if let Some(lease) = own {
-            let _ = self.link.query(FREE, &lease.params()).await?;
+            self.link.query(FREE, &lease.params()).await.map_err(passing)?;
             self.lose(lease);
         }
-        let transaction = self.link.begin().await?;
+        let transaction = self.link.begin().await.map_err(passing)?;
         if transaction.query(IS_FREE, &[]).await?.is_empty() {
             transaction.rollback().await?;
             return Ok(false);
@@ -250,7 +250,7 @@ impl Leader {
     /// Begins a transaction that may write, if this replica holds the lease.
     pub(crate) async fn leading(&self) -> Result<Leading<'_>, LedgerError> {
         let lease = locked(&self.lease).ok_or(LedgerError::NotLeading)?;
-        let transaction = self.link.begin().await?;
+        let transaction = self.link.begin().await.map_err(passing)?;
         let params = lease.params();
         let (planned, ours) =
             tokio::join!(biased; transaction.batch(BY_INDEX), transaction.query(CHECK, &params));
@@ -273,6 +273,12 @@ impl Leader {
         drop(self.link.session().await);
     }
 
+    /// Ends the connection.
+    #[cfg(test)]
+    pub(crate) async fn disconnect(&self) {
+        drop(self.link.session().await.unwrap().take());
+    }
+
     /// `false` if another replica took the lease.
     async fn renew(&self, lease: Lease) -> Result<bool, LedgerError> {
         let lasts = millis(self.settings.times.lasts);
@@ -282,7 +288,7 @@ impl Leader {
 
     /// Runs one reading statement of the sender, on the plan of [`BY_INDEX`].
     pub(crate) async fn read(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, LedgerError> {
-        let transaction = self.link.begin().await?;
+        let transaction = self.link.begin().await.map_err(passing)?;
         let (planned, rows) =
             tokio::join!(biased; transaction.batch(BY_INDEX), transaction.query(sql, params));
         planned?;
@@ -322,6 +328,15 @@ async fn keep(leader: Weak<Leader>, times: LeaseTimes) {
             Ok(true) => times.renew_every,
             Err(_) => times.look_every,
         };
+    }
+}
+
+/// The ledger could be used when the replica started. What is wrong now may become right by itself, such as a password
+/// that was changed in the database before its file.
+fn passing(error: LedgerError) -> LedgerError {
+    match error {
+        LedgerError::Unusable(text) => LedgerError::Io(text),
+        error => error,
     }
 }
 

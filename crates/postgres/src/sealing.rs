@@ -2,7 +2,8 @@
 //!
 //! - An hour is closed for everybody under its exclusive lock, which waits for the groups of events that were begun
 //!   before. From then on nothing is added to it.
-//! - Closed slots are sealed in their order, a piece in each transaction, so that no acknowledgement waits long for one.
+//! - Closed slots are sealed in their order, a piece in each transaction, so that no acknowledgement waits long for
+//!   one.
 //! - A slot that cannot be sealed stays, and the others are sealed. It is tried again when the next hour closes.
 
 use std::collections::BTreeMap;
@@ -24,13 +25,13 @@ use tollgate_metering::seal::{self, Sum};
 use tollgate_time::Timestamp;
 
 /// Most slots of a piece. The next piece is smaller if one took too long, or if a slot in it cannot be sealed.
-const SLOTS_MAX: usize = 400;
+const SLOTS_MAX: usize = 250;
 
 /// The fewest slots to which a slow piece makes the next one: the transaction itself takes time too.
 const SLOTS_SLOW: usize = 50;
 
 /// Rows that are read for a piece. A slot with more is a piece of its own.
-const ROWS_MAX: i64 = 1000;
+const ROWS_MAX: i64 = 750;
 
 /// How long a piece may take; requests for the same disk wait as long.
 const PIECE_TIME: Duration = Duration::from_millis(25);
