@@ -107,9 +107,9 @@ impl Listing {
                 (entries.iter().map(repair).collect(), entries.len() == limit)
             }
             Self::Open => {
-                let piece = ledger.open_usage(looked, query.after.unwrap_or_default(), limit).await?;
+                let piece = ledger.open_usage(looked, query.after.clone().unwrap_or_default(), limit).await?;
                 next.after = piece.next;
-                (piece.rows.iter().map(open).collect(), piece.next.is_some())
+                (piece.rows.iter().map(open).collect(), next.after.is_some())
             }
         };
         Ok((rows, Some(next).filter(|_| more)))

@@ -65,7 +65,7 @@ impl Query {
         add("hour", looked.hour.map(|hour| hour.to_string()));
         add("state", looked.state.map(|state| state.as_str().to_owned()));
         add("before", looked.before.map(|id| id.to_string()));
-        add("after", self.after.map(|after| after.to_string()));
+        add("after", self.after.as_ref().map(ToString::to_string));
         text
     }
 }
@@ -125,8 +125,9 @@ mod tests {
             hour: hour("2026-11-24T08"),
         };
         for query in [
-            Query { looked, limit: 7, after: Some(From { slot: 17, rows: 3 }) },
+            Query { looked, limit: 7, after: Some(From::Slot { slot: 17, rows: 3 }) },
             Query { looked: Looked::default(), limit: SHOWN_MAX, after: None },
+            Query { looked: Looked::default(), limit: 1, after: From::parse("498752~x61~x") },
         ] {
             assert_eq!(Query::parse(&query.write()), Some(query));
         }

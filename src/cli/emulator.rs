@@ -1,4 +1,5 @@
-//! `tollgate emulator`: a local stand-in for AWS's metering service, License Manager, STS and the ECS agent.
+//! `tollgate emulator`: a local stand-in for AWS's metering and entitlement services, License Manager, STS and
+//! the ECS agent.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -248,13 +249,14 @@ fn announce(facts: &Facts, args: &EmulatorArgs) {
         None => "accepts every well-formed web identity token (--web-identity-jwks verifies them)",
     };
     say(&format!(
-        "tollgate emulator: AWS Marketplace metering and AWS License Manager at {endpoint}\n  \
+        "tollgate emulator: AWS Marketplace metering and entitlement, AWS License Manager at {endpoint}\n  \
          product {product_code} with key version {public_key_version}, contract product {product_id}\n  \
          public keys in {}\n  \
          a page for browsers at {endpoint}/, the admin paths at {endpoint}/_emulator\n  \
          STS too, which {tokens}\n\
          point any AWS SDK at it; every access key is one pod:\n  \
          export AWS_ENDPOINT_URL_MARKETPLACE_METERING={endpoint} AWS_ENDPOINT_URL_LICENSE_MANAGER={endpoint}\n  \
+         export AWS_ENDPOINT_URL_MARKETPLACE_ENTITLEMENT_SERVICE={endpoint}\n  \
          export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=pod-1 AWS_SECRET_ACCESS_KEY=any\n",
         public_keys.display()
     ));

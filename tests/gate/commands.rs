@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use tollgate::program::MARK;
 
-use crate::processes::{Emulator, Sidecar, command, refusing_addr};
+use crate::processes::{Emulator, Sidecar, command, command_ignoring, refusing_addr};
 
 fn probe(question: &str, addr: &str) -> Output {
     command(&["probe", question, "--probe-addr", addr]).output().unwrap()
@@ -88,9 +88,12 @@ fn ignored(told: &str) -> (&str, u64) {
 #[test]
 fn exec_becomes_the_command_once_the_gate_is_open() {
     let emulator = Emulator::start();
-    let gated = tell(exec(&emulator, "pod-exec", &["/bin/sh"]));
-    let mut plain = Command::new("/bin/sh");
-    plain.env_clear();
+    let mut gated = command_ignoring(&["INT", "QUIT", "TERM"], &["exec", "--", "/bin/sh"]);
+    emulator.configure(&mut gated, "pod-exec");
+    let gated = tell(gated);
+    let mut plain = Command::new("env");
+    plain.args(["--default-signal", "--ignore-signal=INT", "--ignore-signal=QUIT", "--ignore-signal=TERM"]);
+    plain.arg("/bin/sh").env_clear();
     let direct = tell(plain);
     assert_eq!(gated.0, "PID not-\u{fffd}text kept gone", "same process, own environment");
     assert!(direct.1.contains("open 2\n") && direct.1.contains("SigBlk: "), "{}", direct.1);

@@ -12,7 +12,7 @@ use tollgate_clock as clock;
 
 use crate::contract::held;
 use crate::processes::{
-    Emulator, PROGRAM, Sidecar, command, configure_contract, configure_metered, get_local, http,
+    Emulator, Sidecar, command, command_ignoring, configure_contract, configure_metered, get_local, http,
 };
 
 /// Far longer than any command here needs for a line.
@@ -159,14 +159,10 @@ fn a_signal_that_the_caller_has_ignored_is_ignored_by_the_command_too() {
     let emulator = Emulator::start();
     let state = tempfile::tempdir().unwrap();
     let script = "grep SigIgn /proc/self/status; exit 0";
-    let inner = exec(&emulator, "pod-ignored", state.path(), &["/bin/sh", "-c", script]);
-    let mut outer = Command::new("env");
-    outer
-        .args(["--ignore-signal=HUP", "--ignore-signal=INT", "--ignore-signal=USR2", PROGRAM])
-        .args(inner.get_args())
-        .env_clear();
-    outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
-    let running = Supervised::of(outer, state);
+    let mut exec = command_ignoring(&["HUP", "INT", "USR2"], &["exec", "--", "/bin/sh", "-c", script]);
+    emulator.configure(&mut exec, "pod-ignored");
+    configure_metered(&mut exec, state.path());
+    let running = Supervised::of(exec, state);
     let line = running.line();
     let mask = u64::from_str_radix(line.split_whitespace().last().unwrap(), 16).unwrap();
     let ignored = [1, 2, 10, 12, 15].map(|signal: u32| mask >> (signal - 1) & 1 == 1);

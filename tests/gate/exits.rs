@@ -1,8 +1,8 @@
 //! Every exit code but 0, with the real binary: the last line names the true cause.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::processes::{Emulator, PROGRAM, Sidecar, command, configure_metered, refusing_addr};
+use crate::processes::{Emulator, Sidecar, command, configure_metered, refusing_addr};
 
 /// Runs to the end; returns the exit code, and the last line of standard error, or of standard output if standard
 /// error is empty.
@@ -93,10 +93,7 @@ fn a_signal_before_the_gate_opens_leaves_the_reason_as_the_last_line() {
     let emulator = Emulator::start();
     emulator.admin("/_emulator/faults", r#"{"fault":"throttle"}"#);
     for signal in ["TERM", "INT", "HUP"] {
-        // The program that started the tests may ignore a signal (nohup, a shell's background), and its children
-        // inherit that.
-        let mut exec = Command::new("env");
-        exec.args(["--default-signal", PROGRAM, "exec", "--", "/bin/true"]).env_clear().stdin(Stdio::null());
+        let mut exec = command(&["exec", "--", "/bin/true"]);
         emulator.configure(&mut exec, "pod-143");
         let mut waiting = Sidecar::start(exec);
         waiting.wait_for_code("pending", "ThrottlingException");

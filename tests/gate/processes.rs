@@ -19,10 +19,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for a line of the log. It is far longer than a line takes on a slow machine.
 const LINE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The binary with none of the caller's settings.
+/// The binary with none of the caller's settings. It starts with no signal ignored: children inherit what their parent
+/// ignores, and a shell starts a job in the background with SIGINT and SIGQUIT ignored, `nohup` with SIGHUP.
 pub(crate) fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
-    command.args(arguments).env_clear().stdin(Stdio::null());
+    command_ignoring(&[], arguments)
+}
+
+/// The same, but with these signals ignored.
+pub(crate) fn command_ignoring(signals: &[&str], arguments: &[&str]) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal").args(signals.iter().map(|signal| format!("--ignore-signal={signal}")));
+    command.arg(PROGRAM).args(arguments).env_clear().stdin(Stdio::null());
     command
 }
 

@@ -1,8 +1,9 @@
-"""Every constraint of botocore's own models of metering and License Manager, at its limit and one beyond, against the emulator.
+"""Every constraint of botocore's own models of metering, entitlement and License Manager, at its limit and one beyond, against
+the emulator.
 
 Usage: constraints.py PROGRAM
 
-For each member of each operation's input (lists and structures within included) the walk builds values whose validity
+For each member of each operation's input (lists, maps and structures within included) the walk builds values whose validity
 follows from the model alone: lengths, patterns, ranges, counts, required members, types. The emulator must refuse
 exactly the invalid ones, with ValidationException or, for a wrong type, SerializationException. A valid value may still
 be refused for its meaning (an unknown product), with other exceptions.
@@ -51,6 +52,12 @@ BASES = {
         ],
     },
     "ResolveCustomer": {"RegistrationToken": "token"},
+    "GetEntitlements": {
+        "ProductCode": "demosaas",
+        "Filter": {name: ["v"] for name in ("CUSTOMER_AWS_ACCOUNT_ID", "CUSTOMER_IDENTIFIER", "LICENSE_ARN", "DIMENSION")},
+        "NextToken": "emulated-page-0",
+        "MaxResults": 10,
+    },
     "CheckoutLicense": {
         "ProductSKU": "prod-democontract",
         "CheckoutType": "PROVISIONAL",
@@ -93,6 +100,7 @@ BASES = {
 # The emulator's operations of each service, and the least number of values that a walk over them must find.
 SERVICES = {
     "meteringmarketplace": (["RegisterUsage", "MeterUsage", "BatchMeterUsage", "ResolveCustomer"], 800),
+    "marketplace-entitlement": (["GetEntitlements"], 100),
     "license-manager": (
         [
             "CheckoutLicense", "ExtendLicenseConsumption", "CheckInLicense", "ListReceivedLicenses", "GetLicense",
@@ -191,6 +199,13 @@ def values(member, here):
     elif member.type_name == "structure":
         yield here, "x", False, "a text for a structure"
         yield from walk(member, here)
+    elif member.type_name == "map":
+        yield here, [], False, "a list for a map"
+        yield here, {}, True, "an empty map"
+        for name in texts(member.key):
+            yield here, {name: ["v"]}, fits(member.key, name), f"the key {name[:20]!r}"
+        for name in member.key.enum:
+            yield from values(member.value, here + [name])
     elif member.type_name == "list":
         yield here, "x", False, "a text for a list"
         borders = [member.metadata.get("min", 0), *({member.metadata.get("max")} - {None})]

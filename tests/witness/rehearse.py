@@ -24,6 +24,9 @@ SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "deploy/rehearsal/rehears
 BUYER = "111122223333"
 # A script that does not end by then is hung.
 LIMIT = 60
+# The program that started this may ignore Ctrl-C, as a shell does for a job in the background: children inherit that, and a
+# shell cannot trap what it was started with ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Every selector but this one finds no pod.
 PODS = "app.kubernetes.io/instance=shop"
 KUBECTL = """#!/bin/sh

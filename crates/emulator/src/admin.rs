@@ -4,6 +4,7 @@
 //! cannot give orders, nor read by DNS rebinding: the browser's `Origin` and `Host` headers show where a request comes
 //! from.
 
+mod event;
 mod license;
 
 use std::collections::BTreeSet;
@@ -34,7 +35,7 @@ use tollgate_http::{self as http, Body};
 use tollgate_time::Timestamp;
 
 /// The paths, as `/_emulator` lists them.
-const PATHS: [(&str, &str); 22] = [
+const PATHS: [(&str, &str); 26] = [
     ("GET /_emulator/clock", "the emulated time"),
     ("POST /_emulator/clock", "{\"advance\": \"1h\"} or {\"now\": \"2026-11-24T08:00:00Z\"}"),
     (
@@ -66,6 +67,19 @@ const PATHS: [(&str, &str); 22] = [
     ),
     ("GET /_emulator/switches", "the questions that AWS's documents leave open, and the answers in force"),
     ("POST /_emulator/switches", "{\"dry_run\": \"exception\"}"),
+    (
+        "GET /_emulator/events",
+        "where events are posted, and the latest with their deliveries; ?last=100 of these",
+    ),
+    (
+        "POST /_emulator/events",
+        "{\"event\": \"license-deprovisioned\", \"account_id\": \"111122223333\"} or {\"resend\": \"ID\"}: it happens, and is posted",
+    ),
+    (
+        "POST /_emulator/event-target",
+        "{\"url\": \"http://127.0.0.1:8080/v1/events/marketplace\", \"header\": \"authorization\", \"value\": …}",
+    ),
+    ("DELETE /_emulator/event-target", "events are not posted any more"),
     ("POST /_emulator/tokens", "{\"account_id\": \"111122223333\"}: a registration token"),
     (
         "GET /_emulator/credentials/NAME",
@@ -212,7 +226,7 @@ impl Query<'_> {
 /// Hours shown by default (`last`).
 const HOURS_SHOWN: u64 = 24;
 
-/// Events of licenses shown by default (`last`).
+/// Events shown by default (`last`).
 const EVENTS_SHOWN: u64 = 100;
 
 /// Calls shown by default (`limit`).
@@ -239,6 +253,10 @@ fn read(engine: &Engine, path: &str, query: &Query<'_>) -> Answered {
             drop(state);
             license::shown(engine, usize::try_from(last).unwrap_or(usize::MAX))?
         }
+        "events" => {
+            let last = query.number("last")?.unwrap_or(EVENTS_SHOWN);
+            state.events.json(usize::try_from(last).unwrap_or(usize::MAX))
+        }
         "faults" => {
             let mut faults = state.script.json();
             let table = |names: &mut dyn Iterator<Item = (&str, &str)>| {
@@ -255,6 +273,7 @@ fn read(engine: &Engine, path: &str, query: &Query<'_>) -> Answered {
             drop(state);
             world_json(engine)
         }
+        "event-target" => return Err(Refusal::Method("POST, DELETE")),
         _ if PATHS.iter().any(|(known, _)| known.strip_prefix("POST /_emulator/") == Some(path)) => {
             return Err(Refusal::Method("POST"));
         }
@@ -280,10 +299,19 @@ async fn order(engine: &Arc<Engine>, method: &str, path: &str, body: &[u8]) -> A
         ("POST", "pods") => pod(engine, body),
         ("POST", "licenses") => license::order(engine, body),
         ("POST", "refresh-tokens") => license::refresh_token(engine, body),
+        ("POST", "events") => event::order(engine, body).await,
+        ("POST", "event-target") => event::target(engine, body),
+        ("DELETE", "event-target") => {
+            engine.state().events.target = None;
+            Ok(json!({}))
+        }
         ("POST", "switches") => switches(engine, body).await,
         ("POST", "tokens") => token(engine, body),
         (_, "faults") => Err(Refusal::Method("GET, HEAD, POST, DELETE")),
-        (_, "clock" | "world" | "switches" | "licenses") => Err(Refusal::Method("GET, HEAD, POST")),
+        (_, "clock" | "events" | "world" | "switches" | "licenses") => {
+            Err(Refusal::Method("GET, HEAD, POST"))
+        }
+        (_, "event-target") => Err(Refusal::Method("POST, DELETE")),
         (_, "" | "ledger" | "ledger/hours" | "calls") => Err(Refusal::Method("GET, HEAD")),
         (_, "reset" | "products" | "customers" | "pods" | "tokens" | "refresh-tokens") => {
             Err(Refusal::Method("POST"))
@@ -492,14 +520,25 @@ fn customer_json(world: &World, account_id: &str) -> Value {
     let licenses = world.products.keys().flat_map(|code| world.licenses(account_id, code));
     let licenses: Vec<Value> = licenses
         .map(|license| {
-            json!({
+            let mut shown = json!({
                 "product_code": license.product_code,
                 "license_arn": license.arn,
                 "agreement_id": license.agreement_id,
                 "subscribed": license.subscribed,
                 "active_from": license.active_from.map(|at| at.to_string()),
                 "active_until": license.active_until.map(|at| at.to_string()),
-            })
+            });
+            if !license.entitlements.is_empty() {
+                let entitlements = license.entitlements.iter().map(|entitlement| {
+                    json!({
+                        "dimension": entitlement.dimension,
+                        "value": entitlement.value,
+                        "expires_at": entitlement.end(&license).map(|at| at.to_string()),
+                    })
+                });
+                shown["entitlements"] = entitlements.collect();
+            }
+            shown
         })
         .collect();
     json!({

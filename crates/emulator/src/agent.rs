@@ -146,6 +146,7 @@ fn reply(outcome: Cow<'static, str>, status: StatusCode, document: &Value) -> Re
         status,
         content_type: "application/json",
         body: document.to_string(),
+        encoded: None,
         headers: Vec::new(),
         secrets: Vec::new(),
     }

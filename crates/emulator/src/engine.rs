@@ -15,6 +15,7 @@ use super::calls::{Call, Calls};
 use super::change::Change;
 use super::clock::EmulatedClock;
 use super::credentials::{Now, Role, Session, Sessions, id_of};
+use super::event::Events;
 use super::fault::{FaultKind, Hit, Script};
 use super::journal::Journal;
 use super::keys::KeyFolder;
@@ -60,6 +61,7 @@ pub(super) struct EngineState {
     pub(super) script: Script,
     pub(super) sessions: Sessions,
     pub(super) calls: Calls,
+    pub(super) events: Events,
     quotas: Quotas,
     journal: Option<Journal>,
     last_call: u64,
@@ -108,6 +110,7 @@ impl Engine {
             script: Script::new(options.seed),
             sessions: Sessions::default(),
             calls: Calls::default(),
+            events: Events::default(),
             quotas: Quotas::default(),
             journal: journal.flatten(),
             last_call,
@@ -191,6 +194,7 @@ impl Engine {
         state.script = Script::new(self.seed);
         state.sessions = Sessions::default();
         state.calls = Calls::default();
+        state.events = Events::default();
         state.quotas = Quotas::default();
         state.last_call = 0;
         Ok(())

@@ -43,14 +43,14 @@ pub(super) enum FaultKind {
     Unprocessed(usize),
     /// Credentials that expire after this time, whatever was requested.
     ShortLived(Duration),
-    /// ListReceivedLicenses: misleading pages.
+    /// ListReceivedLicenses, GetEntitlements: misleading pages.
     Pages(Pages),
 }
 
 /// Misleading pages of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pages {
-    /// A page without licenses, and a token for the page that should have had them.
+    /// A page without items, and a token for the page that should have had them.
     Empty,
     /// A token on every page, also on the last.
     Endless,
@@ -65,7 +65,9 @@ impl FaultKind {
             }
             Self::Unprocessed(_) => matches!(action, Action::Json(Operation::BatchMeterUsage)),
             Self::ShortLived(_) => action.gives_credentials(),
-            Self::Pages(_) => matches!(action, Action::Json(Operation::ListReceivedLicenses)),
+            Self::Pages(_) => {
+                matches!(action, Action::Json(Operation::ListReceivedLicenses | Operation::GetEntitlements))
+            }
             _ => true,
         }
     }
@@ -78,13 +80,13 @@ impl FaultKind {
     }
 
     /// Whether a rule without an operation applies to this action. Faults that fit every action then apply only to
-    /// metering and License Manager.
+    /// metering, entitlement and License Manager.
     fn is_meant_for(&self, action: Action) -> bool {
-        // License Manager's model does not have an exception that only metering has.
-        let foreign = |code: &str| Api::Metering.has(code) && !Api::LicenseManager.has(code);
         let meant = match (action, self) {
             (Action::Json(operation), Self::Exception(error)) => {
-                operation.api() == Api::Metering || !foreign(&error.code)
+                // The other models do not have an exception that only metering has.
+                let api = operation.api();
+                api == Api::Metering || api.has(&error.code) || !Api::Metering.has(&error.code)
             }
             (Action::Json(_), _) | (_, Self::ShortLived(_)) => true,
             _ => false,
@@ -110,14 +112,18 @@ pub(super) const NAMES: [(&str, &str); 17] = [
     ("token", "RegisterUsage: a bad token, named by \"token\""),
     ("unprocessed", "BatchMeterUsage: the last \"records\" (1 unless stated) are left unprocessed"),
     ("short-lived", "AssumeRoleWithWebIdentity, ContainerCredentials: credentials that end after \"delay\""),
-    ("empty-page", "ListReceivedLicenses: a page without licenses, and a token that leads to them"),
-    ("endless-pages", "ListReceivedLicenses: every page has a token"),
+    (
+        "empty-page",
+        "ListReceivedLicenses, GetEntitlements: a page without items, and a token that leads to them",
+    ),
+    ("endless-pages", "ListReceivedLicenses, GetEntitlements: every page has a token"),
 ];
 
 /// A checked rule.
 #[derive(Debug, Clone)]
 struct Rule {
-    /// Without it, the rule applies to every operation of metering and License Manager that the fault fits.
+    /// Without it, the rule applies to every operation of metering, entitlement and License Manager that the
+    /// fault fits.
     action: Option<Action>,
     pod: Option<String>,
     kind: FaultKind,
@@ -435,8 +441,14 @@ mod tests {
             assert_eq!(hits(&rule, Operation::MeterUsage).is_some(), metering, "{code}");
             assert_eq!(hits(&rule, Operation::CheckoutLicense).is_some(), licenses, "{code}");
         }
-        let pages = script(&[r#"{"fault":"empty-page"}"#]).json();
-        assert_eq!(pages["rules"][0]["operation"], "ListReceivedLicenses");
+        let pages = r#"{"fault":"empty-page"}"#;
+        for (operation, meant) in [
+            (Operation::ListReceivedLicenses, true),
+            (Operation::GetEntitlements, true),
+            (Operation::GetLicense, false),
+        ] {
+            assert_eq!(hits(pages, operation).is_some(), meant, "{operation:?}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(super) fn is_ours(headers: &HeaderMap) -> bool {
     hosts.next().is_none() && is_private(host)
 }
 
-fn is_private(host: &str) -> bool {
+pub(super) fn is_private(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,

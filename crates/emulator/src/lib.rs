@@ -1,5 +1,5 @@
-//! The emulator: a strict stand-in for AWS Marketplace's metering service and AWS License Manager, for laptops and
-//! tests.
+//! The emulator: a strict stand-in for AWS Marketplace's metering and entitlement services and AWS License Manager, for
+//! laptops and tests.
 //!
 //! - It speaks AWS JSON 1.1 over plain HTTP: an unmodified AWS SDK needs only one environment variable.
 //! - It has its own wire structs: if the client side shared them, a misspelt field would go unnoticed.
@@ -21,6 +21,7 @@ mod clock;
 mod credentials;
 mod decimal;
 mod engine;
+mod event;
 mod fault;
 mod hash;
 mod host;

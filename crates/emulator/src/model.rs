@@ -1,5 +1,5 @@
-//! The service models `meteringmarketplace/2016-01-14` and, in `license`, `license-manager/2018-08-01` (both as of
-//! botocore 1.44.8) as data, and their checker.
+//! The service models `meteringmarketplace/2016-01-14`, `marketplace-entitlement/2017-01-11` and, in `license`,
+//! `license-manager/2018-08-01` (all as of botocore 1.44.8) as data, and their checker.
 //!
 //! - Every shape that a request can contain is written here once, in the model's terms: required members, lengths,
 //!   ranges, patterns. `tests/witness` walks the published model and compares what is accepted.
@@ -22,6 +22,11 @@ pub(super) enum Shape {
     List {
         min: usize,
         max: usize,
+        member: &'static Self,
+    },
+    /// Values by name; only these names exist.
+    Map {
+        keys: &'static [&'static str],
         member: &'static Self,
     },
     Text {
@@ -142,6 +147,10 @@ const AGREEMENT_ID: Shape = Shape::Text {
     }),
 };
 
+/// The filters of GetEntitlements.
+pub(super) const ENTITLEMENT_FILTERS: [&str; 4] =
+    ["CUSTOMER_IDENTIFIER", "DIMENSION", "CUSTOMER_AWS_ACCOUNT_ID", "LICENSE_ARN"];
+
 const REGISTER_USAGE: Shape = Shape::Structure(&[
     required("ProductCode", &PRODUCT_CODE),
     required("PublicKeyVersion", &VERSION_INTEGER),
@@ -161,6 +170,15 @@ const BATCH_METER_USAGE: Shape =
     Shape::Structure(&[required("UsageRecords", &USAGE_RECORD_LIST), optional("ProductCode", &PRODUCT_CODE)]);
 const RESOLVE_CUSTOMER: Shape = Shape::Structure(&[required("RegistrationToken", &NON_EMPTY_STRING)]);
 
+const FILTER_VALUES: Shape =
+    Shape::List { min: 1, max: UNBOUNDED, member: &Shape::Text { min: 0, max: UNBOUNDED, pattern: None } };
+const GET_ENTITLEMENTS: Shape = Shape::Structure(&[
+    required("ProductCode", &Shape::Text { min: 1, max: 255, pattern: None }),
+    optional("Filter", &Shape::Map { keys: &ENTITLEMENT_FILTERS, member: &FILTER_VALUES }),
+    optional("NextToken", &Shape::Text { min: 0, max: UNBOUNDED, pattern: Some(license::SOLID) }),
+    optional("MaxResults", &Shape::Integer { min: 1, max: 25 }),
+]);
+
 /// The input of an operation.
 pub(super) const fn input(operation: Operation) -> &'static Shape {
     match operation {
@@ -176,6 +194,7 @@ pub(super) const fn input(operation: Operation) -> &'static Shape {
         Operation::GetLicenseUsage => &license::GET_LICENSE_USAGE,
         Operation::GetAccessToken => &license::GET_ACCESS_TOKEN,
         Operation::CreateLicense => &license::CREATE_LICENSE,
+        Operation::GetEntitlements => &GET_ENTITLEMENTS,
     }
 }
 
@@ -287,6 +306,19 @@ impl Checker {
                 }
                 Ok(())
             }
+            (Shape::Map { keys, member }, Value::Object(map)) => {
+                for (name, value) in map {
+                    let before = path.len();
+                    step(path, name);
+                    if !keys.contains(&name.as_str()) {
+                        let rule = format!("Member must satisfy enum value set: [{}]", keys.join(", "));
+                        self.note(name, path, &format!("Map keys must satisfy constraint: [{rule}]"));
+                    }
+                    self.walk(value, member, path)?;
+                    path.truncate(before);
+                }
+                Ok(())
+            }
             (Shape::Text { min, max, pattern }, Value::String(text)) => {
                 // The model counts characters; counting stops at the first one too many.
                 self.length(text, text.chars().take(max.saturating_add(1)).count(), *min, *max, path);
@@ -326,6 +358,7 @@ impl Checker {
                 Ok(())
             }
             (Shape::Structure(_), _) => Err(unreadable(value, path, "a structure")),
+            (Shape::Map { .. }, _) => Err(unreadable(value, path, "a map")),
             (Shape::List { .. }, _) => Err(unreadable(value, path, "a list")),
             (Shape::Text { .. } | Shape::Choice(_), _) => Err(unreadable(value, path, "a string")),
             (Shape::Long, _) => Err(unreadable(value, path, "a 64-bit integer")),

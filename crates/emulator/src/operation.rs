@@ -1,5 +1,5 @@
-//! The operations of the two services that speak AWS JSON 1.1, metering and License Manager, and their errors with the
-//! names of AWS's framework.
+//! The operations of the services that speak AWS JSON 1.1 (metering, entitlement, License Manager), and their errors
+//! with the names of AWS's framework.
 
 use std::borrow::Cow;
 
@@ -14,6 +14,7 @@ const FRAMEWORK: &str = "com.amazon.coral.service";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Api {
     Metering,
+    Entitlement,
     LicenseManager,
 }
 
@@ -22,6 +23,7 @@ impl Api {
     const fn target(self) -> &'static str {
         match self {
             Self::Metering => "AWSMPMeteringService",
+            Self::Entitlement => "AWSMPEntitlementService",
             Self::LicenseManager => "AWSLicenseManager",
         }
     }
@@ -30,6 +32,7 @@ impl Api {
     const fn namespace(self) -> &'static str {
         match self {
             Self::Metering => "com.amazonaws.services.marketplacemetering",
+            Self::Entitlement => "com.amazonaws.services.marketplaceentitlement",
             Self::LicenseManager => "com.amazonaws.licensemanager",
         }
     }
@@ -37,7 +40,7 @@ impl Api {
     /// The service's name in a credential scope and in IAM's actions.
     pub(super) const fn signing_name(self) -> &'static str {
         match self {
-            Self::Metering => "aws-marketplace",
+            Self::Metering | Self::Entitlement => "aws-marketplace",
             Self::LicenseManager => "license-manager",
         }
     }
@@ -45,7 +48,7 @@ impl Api {
     /// The error for a fault of the service itself.
     pub(super) const fn internal_error(self) -> &'static str {
         match self {
-            Self::Metering => "InternalServiceErrorException",
+            Self::Metering | Self::Entitlement => "InternalServiceErrorException",
             Self::LicenseManager => "ServerInternalException",
         }
     }
@@ -53,7 +56,7 @@ impl Api {
     /// The error of a call above the quota.
     pub(super) const fn throttling(self) -> &'static str {
         match self {
-            Self::Metering => "ThrottlingException",
+            Self::Metering | Self::Entitlement => "ThrottlingException",
             Self::LicenseManager => "RateLimitExceededException",
         }
     }
@@ -80,10 +83,11 @@ pub(super) enum Operation {
     GetLicenseUsage,
     GetAccessToken,
     CreateLicense,
+    GetEntitlements,
 }
 
 impl Operation {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::RegisterUsage,
         Self::MeterUsage,
         Self::BatchMeterUsage,
@@ -96,6 +100,7 @@ impl Operation {
         Self::GetLicenseUsage,
         Self::GetAccessToken,
         Self::CreateLicense,
+        Self::GetEntitlements,
     ];
 
     /// The service that it belongs to.
@@ -104,6 +109,7 @@ impl Operation {
             Self::RegisterUsage | Self::MeterUsage | Self::BatchMeterUsage | Self::ResolveCustomer => {
                 Api::Metering
             }
+            Self::GetEntitlements => Api::Entitlement,
             Self::CheckoutLicense
             | Self::ExtendLicenseConsumption
             | Self::CheckInLicense
@@ -129,6 +135,7 @@ impl Operation {
             Self::GetLicenseUsage => "GetLicenseUsage",
             Self::GetAccessToken => "GetAccessToken",
             Self::CreateLicense => "CreateLicense",
+            Self::GetEntitlements => "GetEntitlements",
         }
     }
 
@@ -242,6 +249,9 @@ impl Operation {
                 "RateLimitExceededException",
                 "ServerInternalException",
             ],
+            Self::GetEntitlements => {
+                &["InvalidParameterException", "ThrottlingException", "InternalServiceErrorException"]
+            }
             Self::CreateLicense => &[
                 "ValidationException",
                 "InvalidParameterValueException",
@@ -293,7 +303,7 @@ impl ServiceError {
     pub(super) fn body(&self, api: Api) -> Value {
         let (namespace, member) = match (api.has(&self.code), api) {
             (true, Api::LicenseManager) => (api.namespace(), "Message"),
-            (true, Api::Metering) => (api.namespace(), "message"),
+            (true, Api::Metering | Api::Entitlement) => (api.namespace(), "message"),
             (false, _) => (FRAMEWORK, "message"),
         };
         let mut body = json!({"__type": format!("{namespace}#{}", self.code), member: self.message});
@@ -331,6 +341,8 @@ mod tests {
         for (target, found) in [
             ("AWSMPMeteringService.MeterUsage", Some(Operation::MeterUsage)),
             ("AWSLicenseManager.CheckoutLicense", Some(Operation::CheckoutLicense)),
+            ("AWSMPEntitlementService.GetEntitlements", Some(Operation::GetEntitlements)),
+            ("AWSMPMeteringService.GetEntitlements", None),
             ("AWSLicenseManager.MeterUsage", None),
             ("AWSMPMeteringService.CheckoutLicense", None),
             ("AWSMPMeteringService.meterusage", None),

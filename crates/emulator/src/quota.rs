@@ -1,4 +1,4 @@
-//! Call quotas per account and region (AWS Marketplace API reference, metering service quotas): a bucket that holds one
+//! Call quotas per account and region (AWS Marketplace API reference, metering and entitlement service quotas): a bucket that holds one
 //! second's worth and refills steadily, in real time.
 
 use std::collections::HashMap;
@@ -13,6 +13,8 @@ use super::world::switches::Switch;
 const fn rate(operation: Operation) -> f64 {
     match operation {
         Operation::RegisterUsage => 5.0,
+        // AWS Marketplace API reference, entitlement service quotas.
+        Operation::GetEntitlements => 20.0,
         // ResolveCustomer is not in AWS's list; it gets the rate of the other two.
         _ => 10.0,
     }
@@ -115,6 +117,13 @@ mod tests {
         for operation in [Operation::MeterUsage, Operation::BatchMeterUsage, Operation::ResolveCustomer] {
             assert_eq!(served(&world, operation), 10, "{operation:?}");
         }
+        let mut entitled = Quotas::default();
+        assert_eq!(
+            (0..25)
+                .filter(|_| entitled.admit(start, &world, "pod", "us-east-1", Operation::GetEntitlements))
+                .count(),
+            20
+        );
         let mut quotas = Quotas::default();
         let mut admit = |pod: &str, operation| quotas.admit(start, &world, pod, "us-east-1", operation);
         assert!((0..5).all(|_| admit("pod-1", Operation::RegisterUsage)));

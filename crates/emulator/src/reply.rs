@@ -15,6 +15,8 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) content_type: &'static str,
     pub(super) body: String,
+    /// The body as it is sent, if that is not its text.
+    pub(super) encoded: Option<Vec<u8>>,
     pub(super) headers: Vec<(&'static str, String)>,
     /// Parts of the body that notes omit.
     pub(super) secrets: Vec<String>,
@@ -26,9 +28,14 @@ impl Reply {
         self.secrets.iter().fold(self.body.clone(), |body, secret| body.replace(secret, "…"))
     }
 
-    pub(super) fn response(self) -> Response<Body> {
-        let mut response = http::answer(self.status, self.content_type, self.body);
-        for (name, value) in self.headers {
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.encoded.unwrap_or_else(|| self.body.into_bytes())
+    }
+
+    pub(super) fn response(mut self) -> Response<Body> {
+        let headers = std::mem::take(&mut self.headers);
+        let mut response = http::answer(self.status, self.content_type, self.into_bytes());
+        for (name, value) in headers {
             if let Ok(value) = HeaderValue::from_str(&value) {
                 response.headers_mut().insert(HeaderName::from_static(name), value);
             }

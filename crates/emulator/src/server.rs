@@ -23,7 +23,7 @@ use super::operation::{Api, Operation, ServiceError};
 use super::reply::Reply;
 use super::sigv4::{self, Signed, Signer};
 use super::sts::{self, Parameters};
-use super::wire::{self, Outcome};
+use super::wire::{self, Outcome, Protocol, cbor};
 use super::{HEADER, admin, agent, host};
 use tollgate_http::{self as http, Abandoned, Body, BodyError, Handler};
 
@@ -57,7 +57,7 @@ impl Handler for Server {
 
 /// The service and operation that a request is for.
 enum Asked {
-    Json(Operation),
+    Json(Operation, Protocol),
     Sts(Parameters),
     Agent(agent::Path),
 }
@@ -81,6 +81,7 @@ impl Server {
         match (&parts.method, path) {
             (&Method::GET | &Method::POST, "/") if is_sts(&parts) => self.sts(&parts, &bytes).await,
             (&Method::POST, "/") => self.json(&parts, &bytes).await,
+            (&Method::POST, path) if cbor::is_path(path) => self.json(&parts, &bytes).await,
             (method, "/") if http::reads(method) => {
                 let mut page = http::answer(StatusCode::OK, "text/html; charset=utf-8", PAGE);
                 page.headers_mut().insert("content-security-policy", HeaderValue::from_static(PAGE_POLICY));
@@ -115,10 +116,12 @@ impl Server {
         self.refuse(number, asked.map_or("", Operation::name), reply, "")
     }
 
-    /// One call of the metering service or of License Manager.
+    /// One call of metering, entitlement or License Manager.
     async fn json(&self, parts: &Parts, bytes: &Bytes) -> Result<Response<Body>, Abandoned> {
         let number = self.0.number();
-        let asked = wire::operation(&parts.headers);
+        let path = parts.uri.path();
+        let protocol = Protocol::of_path(path);
+        let asked = protocol.operation(path, &parts.headers);
         let signed = asked.clone().and_then(|operation| {
             // The token identifies the caller. If there is a signature too, it must be valid.
             let unsigned =
@@ -128,18 +131,19 @@ impl Server {
             } else {
                 self.authenticate(operation.api().signing_name(), parts, bytes)?
             };
-            Ok((operation, signer))
+            Ok((operation, signer, protocol.json(bytes)?))
         });
-        let request = wire::shown(asked.clone().ok(), bytes);
+        let body = signed.as_ref().map_or_else(|_| bytes.clone(), |(.., body)| body.clone());
+        let request = wire::shown(asked.clone().ok(), &body);
         match signed {
-            Ok((operation, signer)) => {
+            Ok((operation, signer, _)) => {
                 let pending = self.pending(number, Action::Json(operation), signer);
-                self.call(&pending, Asked::Json(operation), parts, bytes, &request).await
+                self.call(&pending, Asked::Json(operation, protocol), parts, &body, &request).await
             }
             Err(error) => {
                 let asked = asked.ok();
                 let api = asked.map_or(Api::Metering, Operation::api);
-                let reply = wire::reply(api, &Err(error), &request_id(number));
+                let reply = protocol.reply(wire::reply(api, &Err(error), &request_id(number)));
                 Ok(self.refuse(number, asked.map_or("", Operation::name), reply, &request))
             }
         }
@@ -196,6 +200,7 @@ impl Server {
         self.0.authenticate(Signed {
             service,
             method: parts.method.as_str(),
+            path: parts.uri.path(),
             query: parts.uri.query().unwrap_or_default(),
             headers: &parts.headers,
             body,
@@ -218,6 +223,10 @@ impl Server {
         request: &str,
     ) -> Result<Response<Body>, Abandoned> {
         let request_id = request_id(pending.number);
+        let protocol = match asked {
+            Asked::Json(_, protocol) => protocol,
+            _ => Protocol::Json,
+        };
         let reply = match pending.fault.as_ref().map(|hit| &hit.kind) {
             Some(FaultKind::Hang) => {
                 self.note(pending, request, "none", None, String::new());
@@ -231,7 +240,7 @@ impl Server {
             Some(FaultKind::Html(status)) => return Ok(self.html(pending, request, *status)),
             Some(FaultKind::Exception(error)) => pending.action.failure(error.clone(), &request_id),
             _ => match asked {
-                Asked::Json(operation) => {
+                Asked::Json(operation, _) => {
                     let outcome = self.outcome(pending, operation, bytes).await;
                     wire::reply(operation.api(), &outcome, &request_id)
                 }
@@ -250,7 +259,7 @@ impl Server {
                 }
             },
         };
-        self.finish(pending, request, reply).await
+        self.finish(pending, request, protocol.reply(reply)).await
     }
 
     /// The answer to a request that was not authenticated.
@@ -390,7 +399,8 @@ fn is_sts(parts: &Parts) -> bool {
 
 /// An answer sent in pieces over some time; with `breaks` it ends after half of its bytes.
 fn slow(reply: Reply, over: Duration, breaks: bool) -> Response<Body> {
-    let bytes = Bytes::from(reply.body);
+    let (status, content_type) = (reply.status, reply.content_type);
+    let bytes = Bytes::from(reply.into_bytes());
     let length = bytes.len();
     let pieces = Pieces {
         piece: length.div_ceil(PIECES).max(1),
@@ -400,9 +410,9 @@ fn slow(reply: Reply, over: Duration, breaks: bool) -> Response<Body> {
         breaks,
     };
     let mut response = Response::new(pieces.boxed());
-    *response.status_mut() = reply.status;
+    *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     response
 }

@@ -1,10 +1,11 @@
-//! The decisions of metering and License Manager: (world, bill, seats, request, now) in, answer and changes out. No
+//! The decisions of metering, entitlement and License Manager: (world, bill, seats, request, now) in, answer and changes out. No
 //! sockets, files, clock or keys: a token to be signed is part of the answer.
 //!
 //! The checks are in AWS's order as far as it is known: the caller and its permissions, the shape of the request, its
 //! origin, its content.
 
 mod batch;
+mod entitlement;
 mod license;
 mod meter;
 mod register;
@@ -135,6 +136,7 @@ impl Service {
             Operation::MeterUsage => meter::decide(self, &pod, request, changes),
             Operation::BatchMeterUsage => batch::decide(self, request, changes),
             Operation::ResolveCustomer => resolve::decide(self, request, changes),
+            Operation::GetEntitlements => entitlement::decide(self, &pod, request),
             _ => license::decide(self, &pod, request, changes),
         }
     }
@@ -165,7 +167,7 @@ impl Service {
             Api::Metering if dry_run && self.world.switches.second(Switch::DryRun) => {
                 ServiceError::new("UnauthorizedException", message)
             }
-            Api::Metering => ServiceError::new("AccessDeniedException", message),
+            Api::Metering | Api::Entitlement => ServiceError::new("AccessDeniedException", message),
         }
     }
 
@@ -241,6 +243,19 @@ fn out_of_bounds(why: &str) -> ServiceError {
         "TimestampOutOfBoundsException",
         format!("The timestamp value passed in the UsageRecord is out of allowed range. (emulator: {why})"),
     )
+}
+
+const PAGE_TOKEN_PREFIX: &str = "emulated-page-";
+
+/// The token for the page of a listing that begins with this item.
+fn page_token(start: usize) -> String {
+    format!("{PAGE_TOKEN_PREFIX}{start}")
+}
+
+/// The item with which a token's page begins.
+fn page_start(token: &str) -> Option<usize> {
+    let start = token.strip_prefix(PAGE_TOKEN_PREFIX)?.parse().ok();
+    start.filter(|start| *start < usize::MAX / 2)
 }
 
 fn members<'a, T: serde::Deserialize<'a>>(request: &Request<'a>) -> Result<T, ServiceError> {

@@ -33,6 +33,8 @@ pub(super) struct Signed<'a> {
     /// The service's name in the credential scope.
     pub(super) service: &'static str,
     pub(super) method: &'a str,
+    /// Without characters that have to be encoded.
+    pub(super) path: &'a str,
     pub(super) query: &'a str,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a [u8],
@@ -73,7 +75,7 @@ fn unknown_key() -> ServiceError {
 /// The name of STS in a credential scope.
 pub(super) const STS: &str = "sts";
 
-/// Checks the `Authorization` of a request for `/`.
+/// Checks the `Authorization` of a request.
 pub(super) fn check(signed: Signed<'_>, keyring: Keyring<'_>) -> Result<Signer, ServiceError> {
     let Some(text) = header(signed.headers, "authorization") else {
         return Err(ServiceError::new("MissingAuthenticationTokenException", "Missing Authentication Token"));
@@ -230,11 +232,11 @@ fn verify(
     })
 }
 
-/// The canonical request for `/`.
+/// The canonical request.
 fn canonical_request(signed: Signed<'_>, names: &[&str], signed_headers: &str) -> Option<String> {
     let mut query: Vec<&str> = signed.query.split('&').filter(|pair| !pair.is_empty()).collect();
     query.sort_unstable();
-    let mut canonical = format!("{}\n/\n{}\n", signed.method, query.join("&"));
+    let mut canonical = format!("{}\n{}\n{}\n", signed.method, signed.path, query.join("&"));
     for name in names {
         let values = signed.headers.get_all(*name);
         let values: Option<Vec<String>> =

@@ -181,6 +181,7 @@ fn reply(status: StatusCode, body: String, request_id: &str) -> Reply {
         status,
         content_type: CONTENT_TYPE,
         body,
+        encoded: None,
         headers: vec![("x-amzn-requestid", request_id.to_owned())],
         secrets: Vec::new(),
     }

@@ -1,12 +1,15 @@
-//! AWS JSON 1.1 over HTTP, for metering and License Manager: how a request names its operation, how its members are
+//! AWS JSON 1.1 over HTTP (in `cbor` also Smithy RPC v2), for metering, entitlement and License Manager: how a request names its operation, how its members are
 //! read, and the form of an error (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
 //!
 //! The structs are the emulator's own; the client side has others.
 
+pub(super) mod cbor;
 pub(super) mod license;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
 use serde::Deserialize;
@@ -20,6 +23,43 @@ use tollgate_time::Timestamp;
 
 /// The content type of every request and answer.
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
+
+/// How a request is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Json,
+    Cbor,
+}
+
+impl Protocol {
+    pub(super) fn of_path(path: &str) -> Self {
+        if cbor::is_path(path) { Self::Cbor } else { Self::Json }
+    }
+
+    /// The operation of a request.
+    pub(super) fn operation(self, path: &str, headers: &HeaderMap) -> Result<Operation, ServiceError> {
+        match self {
+            Self::Json => operation(headers),
+            Self::Cbor => cbor::operation(path, headers),
+        }
+    }
+
+    /// The body as JSON.
+    pub(super) fn json(self, body: &Bytes) -> Result<Bytes, ServiceError> {
+        match self {
+            Self::Json => Ok(body.clone()),
+            Self::Cbor => Ok(cbor::decoded(body)?.to_string().into()),
+        }
+    }
+
+    /// The answer as the caller reads it.
+    pub(super) fn reply(self, reply: Reply) -> Reply {
+        match self {
+            Self::Json => reply,
+            Self::Cbor => cbor::encoded(reply),
+        }
+    }
+}
 
 /// The operation that the headers name.
 pub(super) fn operation(headers: &HeaderMap) -> Result<Operation, ServiceError> {
@@ -122,6 +162,16 @@ pub(super) struct ResolveCustomer<'a> {
     pub(super) registration_token: Cow<'a, str>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct GetEntitlements {
+    pub(super) product_code: String,
+    /// Values by the filter's name.
+    pub(super) filter: Option<BTreeMap<String, Vec<String>>>,
+    pub(super) next_token: Option<String>,
+    pub(super) max_results: Option<usize>,
+}
+
 /// A quantity in the form in which it was written: AWS requires the same form for all parts of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Written {
@@ -194,6 +244,7 @@ pub(super) fn reply(api: Api, outcome: &Outcome, request_id: &str) -> Reply {
         status,
         content_type: CONTENT_TYPE,
         body,
+        encoded: None,
         headers,
         secrets: license::secrets(outcome),
     }

@@ -37,8 +37,8 @@ impl Pricing {
             Operation::RegisterUsage => matches!(self, Self::Hourly),
             Operation::MeterUsage => matches!(self, Self::Metered),
             Operation::BatchMeterUsage | Operation::ResolveCustomer => matches!(self, Self::Saas),
-            // License Manager uses product IDs, not product codes.
-            _ => matches!(operation.api(), Api::LicenseManager),
+            // License Manager uses product IDs, and a product without entitlements has an empty list of them.
+            _ => !matches!(operation.api(), Api::Metering),
         }
     }
 }
@@ -91,6 +91,28 @@ pub(super) struct License {
     /// When an order ended the subscription; `None` after it began again.
     #[serde(default, with = "super::clock::millis_option")]
     pub(super) unsubscribed_at: Option<Timestamp>,
+    /// What its contract includes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) entitlements: Vec<Entitlement>,
+}
+
+/// A contract dimension of a SaaS product that a customer bought, as `GetEntitlements` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entitlement {
+    pub(super) dimension: String,
+    pub(super) value: EntitlementValue,
+    #[serde(default, with = "super::clock::millis_option")]
+    pub(super) expires_at: Option<Timestamp>,
+}
+
+/// An entitlement's value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum EntitlementValue {
+    Boolean(bool),
+    /// An integer or, written with a fraction, a double.
+    Number(serde_json::Number),
+    Text(String),
 }
 
 /// A buyer's account.
@@ -126,6 +148,7 @@ impl Customer {
             active_from: None,
             active_until: None,
             unsubscribed_at: self.unsubscribed_at,
+            entitlements: Vec::new(),
         }
     }
 
@@ -395,6 +418,13 @@ pub(super) struct Wanted<'a> {
     pub(super) account_id: &'a str,
     pub(super) product_id: &'a str,
     pub(super) key_fingerprint: &'a str,
+}
+
+impl Entitlement {
+    /// The end of the entitlement, which may be that of its license.
+    pub(super) fn end(&self, license: &License) -> Option<Timestamp> {
+        self.expires_at.or(license.active_until)
+    }
 }
 
 impl License {

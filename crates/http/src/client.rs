@@ -66,13 +66,15 @@ pub struct Ask<'a> {
     pub json: Option<Bytes>,
     /// `Authorization`, if any.
     pub authorization: Option<&'a str>,
+    /// Other headers, by name.
+    pub headers: &'a [(&'a str, &'a str)],
 }
 
 impl<'a> Ask<'a> {
     /// A GET without a body.
     #[must_use]
     pub fn get(path: &'a str) -> Self {
-        Self { method: Method::GET, path, host: "localhost", json: None, authorization: None }
+        Self { method: Method::GET, path, host: "localhost", json: None, authorization: None, headers: &[] }
     }
 
     /// A POST of JSON.
@@ -103,6 +105,11 @@ pub async fn ask(address: &Address, ask: Ask<'_>, limit: Duration) -> Result<Res
 
 /// GETs an `http://host[:port]/path` URL within `limit`; the name is resolved by the system.
 pub async fn get_url(url: &str, limit: Duration) -> Result<Response<Bytes>, ClientError> {
+    ask_url(url, Ask::get("/"), limit).await
+}
+
+/// Sends `ask` to an `http://host[:port]/path` URL, which replaces its host and path.
+pub async fn ask_url(url: &str, ask: Ask<'_>, limit: Duration) -> Result<Response<Bytes>, ClientError> {
     let uri: Uri = url.parse().map_err(|_| ClientError::Url)?;
     let (Some("http"), Some(host)) = (uri.scheme_str(), uri.host()) else { return Err(ClientError::Url) };
     let port = uri.port_u16().unwrap_or(80);
@@ -112,7 +119,7 @@ pub async fn get_url(url: &str, limit: Duration) -> Result<Response<Bytes>, Clie
         let stream = TcpStream::connect((host.trim_matches(['[', ']']), port))
             .await
             .map_err(|source| ClientError::Connect { address: address.clone(), source })?;
-        exchange(stream, Ask { host, ..Ask::get(path) }, &address, SMALL_ANSWER_BYTES_MAX).await
+        exchange(stream, Ask { host, path, ..ask }, &address, SMALL_ANSWER_BYTES_MAX).await
     };
     tokio::time::timeout(limit, whole)
         .await
@@ -132,6 +139,9 @@ async fn exchange(
     }
     if let Some(authorization) = ask.authorization {
         request = request.header(hyper::header::AUTHORIZATION, authorization);
+    }
+    for (name, value) in ask.headers {
+        request = request.header(*name, *value);
     }
     let request = request.body(Full::new(ask.json.unwrap_or_default())).map_err(|_| broken())?;
     let (mut sender, connection) =

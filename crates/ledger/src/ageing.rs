@@ -231,6 +231,7 @@ pub(super) fn of_record(transaction: &Transaction<'_>, id: i64) -> rusqlite::Res
 }
 
 /// Whether the table of exceptions classes this code as a denial (`CustomerNotEntitledException`).
-pub(super) fn is_denial(code: &str) -> bool {
+#[must_use]
+pub fn is_denial(code: &str) -> bool {
     classify(ErrorResponse { status: 400, code: Some(code) }).0 == FaultClass::Denied
 }

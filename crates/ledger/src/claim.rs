@@ -11,7 +11,7 @@ use rusqlite::{OptionalExtension as _, Transaction, params};
 use super::closing::Hours;
 use super::rows::{self, Slot};
 use super::slots::{self, Past};
-use super::{Ledger, LedgerError, LedgerSettings};
+use super::{Ledger, LedgerError, LedgerSettings, stored};
 use tollgate_marketplace::{Customer, Hour, HourUsage, Quantity, Region};
 use tollgate_metering::record::RecordState;
 use tollgate_time::Timestamp;
@@ -174,7 +174,7 @@ fn grant(
                 slot.dimension,
                 slot.hour.number(),
                 rows::signed(claim.usage.quantity.micros()),
-                rows::stored(&claim.usage.allocations),
+                stored::text(&claim.usage.allocations),
                 region_name
             ],
             |row| {

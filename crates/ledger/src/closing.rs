@@ -18,8 +18,46 @@ use super::{LedgerSettings, claim, meta, set_meta};
 use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 
-const LAST_CLOSED: &str = "last_closed";
+pub(super) const LAST_CLOSED: &str = "last_closed";
 const SEALED_EARLY: &str = "sealed_early";
+
+/// Which hours are closed for all slots at one moment. Pure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoursAt {
+    /// The latest hour that is closed for all slots.
+    pub closed: Hour,
+    /// The hour to which late usage counts.
+    pub current: Hour,
+    /// The hour of the clock.
+    pub present: Hour,
+}
+
+impl HoursAt {
+    /// At `now`, in a ledger whose latest closed hour is stored as `stored`.
+    #[must_use]
+    pub fn new(stored: Option<Hour>, settle: Duration, now: Timestamp) -> Self {
+        let present = Hour::of(now);
+        let by_clock = Hour::latest_closed(now, settle);
+        let closed =
+            stored.filter(|hour| is_credible(*hour, present)).map_or(by_clock, |stored| stored.max(by_clock));
+        Self { closed, current: present.max(closed.next()), present }
+    }
+
+    /// Usage in a later hour than this was put there by a clock that was ahead. `early` is the latest hour of which
+    /// slots were sealed before its end: clocks differ by minutes, and late usage of such a slot is in the hour after
+    /// it.
+    #[must_use]
+    pub fn farthest(self, early: Option<Hour>) -> Hour {
+        let next = self.current.max(self.present.next());
+        early.map_or(next, |early| next.max(early.next()))
+    }
+}
+
+/// After a small step back of the clock, the latest closed hour may be one ahead of the present. If it is farther ahead,
+/// the clock was wrong then or is wrong now; waiting for that hour would delay usage as long.
+fn is_credible(hour: Hour, present: Hour) -> bool {
+    hour <= present.next()
+}
 
 /// Which hours are closed at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -60,20 +98,9 @@ impl Hours {
         now: Timestamp,
     ) -> rusqlite::Result<Self> {
         let stored = read(connection, LAST_CLOSED)?;
-        let present = Hour::of(now);
-        // After a small step back of the clock, the latest closed hour may be one ahead of the present. If it is
-        // farther ahead, the clock was wrong then or is wrong now; waiting for that hour would delay usage as long.
-        let counts = |hour: &Hour| *hour <= present.next();
-        let by_clock = Hour::latest_closed(now, settle);
-        let closed = stored.filter(counts).map_or(by_clock, |stored| stored.max(by_clock));
-        Ok(Self {
-            closed,
-            current: present.max(closed.next()),
-            present,
-            stored,
-            early: read(connection, SEALED_EARLY)?.filter(counts),
-            has_door,
-        })
+        let HoursAt { closed, current, present } = HoursAt::new(stored, settle, now);
+        let early = read(connection, SEALED_EARLY)?.filter(|hour| is_credible(*hour, present));
+        Ok(Self { closed, current, present, stored, early, has_door })
     }
 
     /// The latest hour that was closed before this moment; in a new ledger, the latest that is closed now.
@@ -100,11 +127,10 @@ impl Hours {
         Ok(())
     }
 
-    /// Usage in a later hour than this was put there by a clock that was ahead. Clocks differ by minutes, and late
-    /// usage of a slot that was sealed early is in the hour after it.
+    /// Usage in a later hour than this was put there by a clock that was ahead.
     pub(super) fn farthest(&self) -> Hour {
-        let next = self.current.max(self.present.next());
-        self.early.map_or(next, |early| next.max(early.next()))
+        let Self { closed, current, present, early, .. } = *self;
+        HoursAt { closed, current, present }.farthest(early)
     }
 
     /// Whether a slot of this hour may have a record although the hour is open.

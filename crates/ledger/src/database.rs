@@ -11,7 +11,9 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use super::mark::{self, Mark};
 use super::schema::{LEFT_BEHIND, MIGRATIONS, SCHEMA};
 use super::totals::{self, Contents, Totals};
-use super::{CHECKPOINT_PAGES_MAX, FILE_NAME, LedgerError, PAGE_BYTES, amount, files, quarantine, rows};
+use super::{
+    CHECKPOINT_PAGES_MAX, FILE_NAME, LedgerError, PAGE_BYTES, amount, files, moving, quarantine, rows,
+};
 
 /// Memory for SQLite's pages, in KiB: an hour's working set is small.
 const CACHE_KIB: i64 = 512;
@@ -54,13 +56,22 @@ impl Database {
     /// Connects and checks that no committed transaction is missing. Until the checks are done nothing is written, not
     /// even by SQLite's checkpoint when it closes the file.
     pub(super) fn connect(path: &Path, log_pages: u64) -> Result<Self, LedgerError> {
+        Self::connect_if(path, log_pages, check_version)
+    }
+
+    /// The same with another check of whether this program may use the file.
+    pub(super) fn connect_if(
+        path: &Path,
+        log_pages: u64,
+        check: impl FnOnce(&mut Connection, &Path) -> Result<(), LedgerError>,
+    ) -> Result<Self, LedgerError> {
         let path = &files::prepare(path)?;
         let damaged = |error: rusqlite::Error| classify(path, &error);
         let mut connection = Connection::open_with_flags(path, files::flags()).map_err(damaged)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(damaged)?;
         connection.busy_timeout(Duration::ZERO).map_err(damaged)?;
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(damaged)?;
-        check_version(&mut connection, path)?;
+        check(&mut connection, path)?;
         let mark = Mark::open(&connection, path)?;
         // A container may have no folder for temporary files; no query sorts more than the unsent records.
         let pragmas = [
@@ -302,6 +313,7 @@ pub(super) fn check_version(connection: &mut Connection, path: &Path) -> Result<
             Ok(())
         };
     }
+    moving::refuse(connection, path)?;
     let min_reader = meta(connection, "min_reader").map_err(failed)?;
     match min_reader.as_deref().map(str::parse::<i64>) {
         Some(Ok(min_reader)) if min_reader <= SCHEMA => Ok(()),

@@ -71,7 +71,7 @@ impl<'a> Forms<'a> {
 
 /// How an account is named; the numbers are those of column `licensed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub enum Form {
     /// `CustomerAWSAccountId` alone.
     Account = 0,
     /// With a `LicenseArn`.
@@ -88,26 +88,35 @@ impl Form {
             _ => Self::Account,
         }
     }
+
+    /// The name under which an engine notes the customer's account, and the customer's form; `None` in mode `metered`,
+    /// where there is one customer. `account`: the account of a legacy identifier, if it is known.
+    #[must_use]
+    pub fn named(customer: &Customer, account: Option<&str>) -> Option<(String, Self)> {
+        match customer {
+            Customer::Own => None,
+            Customer::Account { account_id, license_arn } => {
+                let form = if license_arn.is_some() { Self::License } else { Self::Account };
+                Some((format!("account {account_id}"), form))
+            }
+            Customer::Identifier(identifier) => {
+                let unknown = || format!("identifier {identifier}");
+                Some((account.map_or_else(unknown, |account| format!("account {account}")), Self::Identifier))
+            }
+        }
+    }
 }
 
 /// The customer's account and its form; `None` in mode `metered`, where there is one customer.
 fn form_of(connection: &Connection, customer: &Customer) -> rusqlite::Result<Option<(String, Form)>> {
-    match customer {
-        Customer::Own => Ok(None),
-        Customer::Account { account_id, license_arn } => {
-            let form = if license_arn.is_some() { Form::License } else { Form::Account };
-            Ok(Some((format!("account {account_id}"), form)))
-        }
-        Customer::Identifier(identifier) => {
-            let account: Option<String> = connection
-                .prepare_cached("SELECT account FROM identities WHERE identifier = ?1")?
-                .query_row([identifier], |row| row.get(0))
-                .optional()?;
-            let name = account
-                .map_or_else(|| format!("identifier {identifier}"), |account| format!("account {account}"));
-            Ok(Some((name, Form::Identifier)))
-        }
-    }
+    let account: Option<String> = match customer {
+        Customer::Identifier(identifier) => connection
+            .prepare_cached("SELECT account FROM identities WHERE identifier = ?1")?
+            .query_row([identifier], |row| row.get(0))
+            .optional()?,
+        Customer::Own | Customer::Account { .. } => None,
+    };
+    Ok(Form::named(customer, account.as_deref()))
 }
 
 /// Claims the customer's form for an hour; `false` if the hour has another form.

@@ -23,6 +23,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Transaction,
 use super::closing::Hours;
 use super::upkeep::{Budget, forgotten_before};
 use super::{LedgerSettings, meta, set_meta};
+use tollgate_marketplace::Hour;
 use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
@@ -118,13 +119,7 @@ impl<'a> Keys<'a> {
     }
 
     fn hash(&self, id: &str) -> [u8; HASH_BYTES] {
-        let mut context = digest::Context::new(&digest::SHA256);
-        // The ledger's id has a fixed length, so no other pair of id and key gives the same text.
-        context.update(self.ledger_id.as_bytes());
-        context.update(id.as_bytes());
-        let mut hash = [0; HASH_BYTES];
-        hash.copy_from_slice(&context.finish().as_ref()[..HASH_BYTES]);
-        hash
+        hash(&self.ledger_id, id)
     }
 
     /// Claims an event's key; `false` if it was claimed before.
@@ -156,6 +151,85 @@ impl<'a> Keys<'a> {
             .prepare_cached(NOTE)?
             .execute(params![self.current, self.seen_at.unix_millis(), self.claimed])
             .map(|_| ())
+    }
+}
+
+/// The hash of a key.
+pub(super) fn hash(ledger_id: &str, id: &str) -> [u8; HASH_BYTES] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    // The ledger's id has a fixed length, so no other pair of id and key gives the same text.
+    context.update(ledger_id.as_bytes());
+    context.update(id.as_bytes());
+    let mut hash = [0; HASH_BYTES];
+    hash.copy_from_slice(&context.finish().as_ref()[..HASH_BYTES]);
+    hash
+}
+
+/// A table of keys, for a move.
+pub(super) struct KeyTable {
+    /// In the ring; `None` for the keys of schema 1.
+    number: Option<i64>,
+    /// The hour of its newest key, at the latest.
+    hour: Hour,
+    ledger_id: String,
+}
+
+/// The tables that hold keys. A key is as old at `now` as its table's newest key is in the ring's own time.
+pub(super) fn tables(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<KeyTable>> {
+    let ledger_id = meta(connection, "ledger_id")?.unwrap_or_default();
+    let time = meta(connection, TIME)?.and_then(|text| text.parse().ok()).map(Timestamp::from_unix_millis);
+    let mut find = connection.prepare_cached("SELECT number, last_at FROM key_tables ORDER BY number")?;
+    let table = |row: &rusqlite::Row<'_>| {
+        let last_at: Option<i64> = row.get(1)?;
+        let last_at = last_at.map(Timestamp::from_unix_millis);
+        let age = time.zip(last_at).map_or(Duration::ZERO, |(time, last_at)| time.since(last_at));
+        Ok(KeyTable {
+            number: Some(row.get(0)?),
+            hour: Hour::of(now.minus(age)),
+            ledger_id: ledger_id.clone(),
+        })
+    };
+    let mut all = find.query_map([], table)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    if meta(connection, OLD_KEYS)?.is_some() {
+        all.push(KeyTable { number: None, hour: Hour::of(now), ledger_id });
+    }
+    Ok(all)
+}
+
+/// A key that moves, and its place in its table.
+pub(super) type Placed = (String, serde_json::Value);
+
+impl KeyTable {
+    /// Keys behind this place.
+    pub(super) fn read(
+        &self,
+        connection: &Connection,
+        after: &str,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<Placed>> {
+        let sql = self.number.map_or_else(
+            || {
+                "SELECT hex(id), hex(substr(content, 1, 8)), id FROM keys
+                 WHERE id > CAST(unhex(?1) AS TEXT) ORDER BY id LIMIT ?2"
+                    .to_owned()
+            },
+            |number| {
+                format!(
+                    "SELECT hex(hash), hex(content), NULL FROM keys_{number} WHERE hash > unhex(?1)
+                     ORDER BY hash LIMIT ?2"
+                )
+            },
+        );
+        let mut find = connection.prepare_cached(&sql)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let keys = find.query_map(params![after, limit], |row| {
+            let (place, content, id): (String, String, Option<String>) =
+                (row.get(0)?, row.get(1)?, row.get(2)?);
+            let hash = id.map_or_else(|| place.clone(), |id| super::hex(&hash(&self.ledger_id, &id)));
+            let key = serde_json::json!({"hash": hash, "content": content, "hour": self.hour.number()});
+            Ok((place, key))
+        })?;
+        keys.collect()
     }
 }
 

@@ -53,6 +53,7 @@ mod keys;
 mod links;
 mod mark;
 mod migration;
+pub mod moving;
 mod quarantine;
 pub mod repair;
 mod rows;
@@ -61,6 +62,7 @@ mod sealing;
 mod sending;
 mod slots;
 pub mod store;
+pub mod stored;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod totals;
@@ -79,12 +81,18 @@ use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
 use ageing::Ageing;
+pub use ageing::is_denial;
 pub use claim::{Claim, Claimed, Settled};
+pub use closing::HoursAt;
 pub use database::Database;
 use database::{classify, has_meta, meta, schema_number, set_meta};
-pub use links::Links;
+pub use forms::Form;
+pub use links::{Links, SHOWN_LINKS_MAX};
+pub use rows::OTHER_FORM;
 use schema::SCHEMA;
-pub use sealing::Sealing;
+pub use sealing::{AHEAD_HOURS_MAX, Sealing};
+pub use sending::DUE_AHEAD_MAX;
+pub use slots::{TAG_BYTES_MAX, TAGGED_SETS_MAX};
 pub use totals::{Contents, Totals};
 pub use upkeep::Summary;
 
@@ -152,6 +160,27 @@ pub enum LedgerError {
     /// Nothing was ever committed to it.
     #[error("{0} is empty: no usage was counted in it; the sidecar creates a ledger there at its next start")]
     Empty(PathBuf),
+    /// It is being moved to another store.
+    #[error(
+        "{path} is being moved to {to} and takes no usage: finish the move with `tollgate-saas ledger move`"
+    )]
+    Moving {
+        /// The file.
+        path: PathBuf,
+        /// Where its usage goes, without a password.
+        to: String,
+    },
+    /// It was moved to another store.
+    #[error(
+        "the usage in {path} was moved to {to}, which counts on: use ledger_url_file with that database, or give this \
+         sidecar a state_dir of its own"
+    )]
+    Moved {
+        /// The file.
+        path: PathBuf,
+        /// Where its usage is, without a password.
+        to: String,
+    },
     /// A database of another program.
     #[error(
         "{0} is a database of another program; move it away, or give tollgate a state_dir of its own (nothing was \
@@ -178,7 +207,10 @@ pub enum LedgerError {
         /// What fills it.
         contents: Contents,
     },
-    /// The disk failed, or is full.
+    /// The database that holds it must not be used as it is: a person has to change something.
+    #[error("the ledger's database cannot be used: {0}")]
+    Unusable(String),
+    /// The disk failed, or is full; or the database does not answer. It may work again by itself.
     #[error("the ledger cannot be read or written: {0}")]
     Io(String),
     /// Another replica seals and sends now.
@@ -402,7 +434,19 @@ fn random_hex() -> rusqlite::Result<String> {
     SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_| rusqlite::Error::ToSqlConversionFailure(Box::new(NoEntropy)))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
+}
+
+/// Bytes as hexadecimal text.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads hexadecimal text.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digits && text.len().is_multiple_of(2) { text.as_bytes().chunks(2).map(byte).collect() } else { None }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension as _, Transaction};
 use super::{Database, LedgerError};
 
 /// Most links that are shown of one record, such as one that contains a thousand replayed dead letters.
-const SHOWN_MAX: i64 = 100;
+pub const SHOWN_LINKS_MAX: i64 = 100;
 
 /// A record's neighbours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Database {
                 .optional()?;
             let mut sources = connection
                 .prepare_cached("SELECT source FROM links WHERE target = ?1 ORDER BY source LIMIT ?2")?;
-            let includes = sources.query_map([id, SHOWN_MAX], |row| row.get(0))?;
+            let includes = sources.query_map([id, SHOWN_LINKS_MAX], |row| row.get(0))?;
             Ok(Links { counts_in, includes: includes.collect::<rusqlite::Result<_>>()? })
         })
     }

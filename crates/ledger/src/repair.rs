@@ -70,7 +70,8 @@ pub enum Repair {
 
 impl Repair {
     /// The name in the audit, and of the transaction.
-    const fn action(&self) -> &'static str {
+    #[must_use]
+    pub const fn action(&self) -> &'static str {
         match self {
             Self::Replay { .. } => "replay",
             Self::Confirm(_) => "confirm",
@@ -108,11 +109,16 @@ pub struct Entry {
 }
 
 /// The columns of a record that decide about a repair.
-struct Found {
-    state: RecordState,
-    code: Option<String>,
-    dimension: String,
-    amount: i128,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its state.
+    pub state: RecordState,
+    /// AWS's latest exception, or why it is a dead letter.
+    pub code: Option<String>,
+    /// Its dimension.
+    pub dimension: String,
+    /// Its amount, in millionths of the event's own unit.
+    pub amount: i128,
 }
 
 impl Found {
@@ -128,7 +134,8 @@ impl Found {
     }
 
     /// Whether the repair is allowed. Pure.
-    fn judge(&self, repair: &Repair) -> Repaired {
+    #[must_use]
+    pub fn judge(&self, repair: &Repair) -> Repaired {
         let unconfirmed = self.state == RecordState::Accepted { unconfirmed: true };
         let dead = matches!(self.state, RecordState::Dead { .. });
         let reported = self.code.as_deref().is_some_and(reported_by_another);
@@ -145,7 +152,8 @@ impl Found {
     }
 
     /// The audit's text: the given reason, and what the record was.
-    fn note(&self, repair: &Repair) -> String {
+    #[must_use]
+    pub fn note(&self, repair: &Repair) -> String {
         let (given, redirected) = match repair {
             Repair::Replay { note, to_dimension, .. } => (note.as_ref(), to_dimension.as_deref()),
             Repair::Confirm(note) | Repair::Discard(note) => (Some(note), None),

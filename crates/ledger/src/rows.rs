@@ -1,16 +1,14 @@
 //! The rows of the ledger: writes and reads records.
 
-use std::borrow::Cow;
-
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::ageing::{self, Overdue};
 use super::amount::amount;
 use super::closing::Hours;
 use super::slots::{self, Part, Past};
-use super::{forms, links, meta, set_meta};
+use super::{forms, links, meta, set_meta, stored};
 use tollgate_marketplace::{Allocation, Customer, Hour, HourUsage, Quantity, TagSet};
 use tollgate_metering::record::{Record, RecordState, Whole};
 use tollgate_time::Timestamp;
@@ -49,31 +47,10 @@ pub(super) fn json<T: for<'a> Deserialize<'a>>(column: usize, text: &str) -> rus
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }
 
-/// A record's allocation as it is stored.
-#[derive(Serialize, Deserialize)]
-struct StoredAllocation<'a> {
-    tags: Cow<'a, TagSet>,
-    micros: u64,
-}
-
-/// Allocations as they are stored.
-pub(super) fn stored(allocations: &[Allocation]) -> String {
-    let parts: Vec<StoredAllocation<'_>> = allocations
-        .iter()
-        .map(|part| StoredAllocation { tags: Cow::Borrowed(&part.tags), micros: part.quantity.micros() })
-        .collect();
-    serde_json::to_string(&parts).expect("maps of strings and numbers are JSON")
-}
-
-/// Reads what [`stored`] wrote.
+/// Reads a column of stored allocations.
 fn allocations(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<Allocation>> {
-    let parts: Vec<StoredAllocation<'_>> = json(column, row.get_ref(column)?.as_str()?)?;
-    let part = |part: StoredAllocation<'_>| {
-        let above = || unreadable(column, "an allocation above AWS's maximum");
-        let quantity = Quantity::from_micros(part.micros).ok_or_else(above)?;
-        Ok(Allocation { tags: part.tags.into_owned(), quantity })
-    };
-    parts.into_iter().map(part).collect()
+    stored::allocations(row.get_ref(column)?.as_str()?)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }
 
 /// Notes the metered product. Returns the earlier product if the ledger has unsent usage of it.
@@ -142,7 +119,7 @@ pub(super) fn insert_record(
             slot.hour.number(),
             signed(usage.quantity.micros()),
             usage.decimal,
-            stored(&usage.allocations),
+            stored::text(&usage.allocations),
             usage.timestamp.unix_millis(),
             client_token,
             past.late_from.map(Hour::number),
@@ -232,7 +209,7 @@ pub(super) enum Carried {
 }
 
 /// The code of a dead letter that could not be carried because its customer has another form in the current hour.
-pub(super) const OTHER_FORM: &str = "OtherForm";
+pub const OTHER_FORM: &str = "OtherForm";
 
 /// If `condition` holds for the record: counts its quantity to the current hour, or to the next hour without a record
 /// of its slot; to `to_dimension` if it is given.

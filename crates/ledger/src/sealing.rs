@@ -18,8 +18,8 @@ use tollgate_metering::record::RecordState;
 use tollgate_metering::seal;
 use tollgate_time::Timestamp;
 
-/// How many hours ahead [`free`] looks for an hour for a slot; no slot needs one farther away.
-const AHEAD_HOURS_MAX: i64 = 48;
+/// How many hours ahead an hour is looked for to which a slot is carried; no slot needs one farther away.
+pub const AHEAD_HOURS_MAX: i64 = 48;
 
 /// What one call sealed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

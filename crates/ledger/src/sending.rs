@@ -19,13 +19,13 @@ use tollgate_time::Timestamp;
 
 /// No record waits longer than this: the longest phase is 10 min, the longest back-off less than 7. A later due time
 /// was noted by a clock that has jumped back since, and counts as due.
-pub(super) const DUE_AHEAD_MAX: Duration = Duration::from_secs(900);
+pub const DUE_AHEAD_MAX: Duration = Duration::from_secs(900);
 
 /// Records that [`Ledger::release`] makes due between two looks at the clock.
 const STEP_RELEASED: usize = 50;
 
 /// Key of `meta`: AWS's latest answer to a whole call was that the account is not entitled.
-const DENIED: &str = "denied";
+pub(super) const DENIED: &str = "denied";
 
 impl Ledger {
     /// Unsent records that are due, those that have waited longest first.

@@ -16,10 +16,10 @@ use tollgate_time::Timestamp;
 
 /// Most tag sets of a slot: AWS takes `ALLOCATIONS_MAX` allocations for a record, and one is for untagged usage. Usage
 /// of further tag sets is counted as untagged.
-pub(super) const TAGGED_SETS_MAX: usize = ALLOCATIONS_MAX - 1;
+pub const TAGGED_SETS_MAX: usize = ALLOCATIONS_MAX - 1;
 
 /// Most bytes of a slot's tags, as AWS counts them in a request, less the bytes of the untagged share.
-pub(super) const TAG_BYTES_MAX: usize = ALLOCATIONS_BYTES_MAX - PART_BYTES;
+pub const TAG_BYTES_MAX: usize = ALLOCATIONS_BYTES_MAX - PART_BYTES;
 
 /// How an amount gets into a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

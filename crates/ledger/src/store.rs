@@ -81,7 +81,7 @@ impl View for Mutex<Database> {
         from: From,
         limit: usize,
     ) -> StoreFuture<'_, Piece<OpenUsage, From>> {
-        ready(open(self).open_usage(&looked, from, limit))
+        ready(open(self).open_usage(&looked, &from, limit))
     }
 
     fn repair(&self, id: i64, repair: Repair, now: Timestamp) -> StoreFuture<'_, Repaired> {

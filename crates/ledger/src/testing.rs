@@ -1,6 +1,7 @@
 //! Fixtures for tests of the ledger and of its users.
 
 pub mod bare;
+pub mod model;
 
 use std::time::Duration;
 
@@ -76,7 +77,7 @@ impl Database {
     pub fn all_open(&self) -> Result<Vec<OpenUsage>, LedgerError> {
         let (mut all, mut next) = (Vec::new(), Some(From::default()));
         while let Some(from) = next {
-            let piece = self.open_usage(&Looked::default(), from, usize::MAX)?;
+            let piece = self.open_usage(&Looked::default(), &from, usize::MAX)?;
             all.extend(piece.rows);
             next = piece.next;
         }

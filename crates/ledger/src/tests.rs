@@ -1,5 +1,4 @@
-//! The ledger's promises under repeats, late events, closed hours, restarts, other processes and damage, and compared
-//! with a model of a few lines that holds everything in memory.
+//! The ledger's promises under repeats, late events, closed hours, restarts, other processes and damage.
 
 mod ageing;
 mod bounds;
@@ -11,11 +10,13 @@ mod files;
 mod forms;
 mod inspect;
 mod keys;
+mod model;
+mod moving;
 mod repair;
 mod upgrade;
 mod versions;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -564,109 +565,6 @@ fn accepted_reports_through_the_door_move_usage_on_once_and_reports_of_0_never()
         assert!(billed >= 6000, "{micros}: {billed} of 8000 left; the rest waits for the next hour");
         let late = |record: &Record| record.late_from.map_or(0, |from| record.hour.number() - from.number());
         assert!(sealed.iter().all(|record| late(record) <= 2), "{micros}: {sealed:?}");
-    }
-}
-
-// === the model ===
-
-#[derive(Debug, Clone)]
-enum Step {
-    Take { key: u8, micros: u64, age_minutes: u16 },
-    Wait { minutes: u16 },
-    SealNow,
-    Answer { index: u8, kind: u8 },
-    Repair { index: u8, kind: u8 },
-    Restart { pod: u8 },
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        6 => (0..40u8, 1..5_000_000u64, 0..180u16)
-            .prop_map(|(key, micros, age_minutes)| Step::Take { key, micros, age_minutes }),
-        3 => (1..100u16).prop_map(|minutes| Step::Wait { minutes }),
-        1 => Just(Step::SealNow),
-        3 => (0..8u8, 0..5u8).prop_map(|(index, kind)| Step::Answer { index, kind }),
-        2 => (0..4u8, 0..3u8).prop_map(|(index, kind)| Step::Repair { index, kind }),
-        1 => (1..3u8).prop_map(|pod| Step::Restart { pod }),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
-
-    /// In any order of steps: acknowledged = billed + pending + dead + discarded, to the millionth, and sealed records
-    /// never change.
-    #[test]
-    fn the_ledger_keeps_every_balance(steps in prop::collection::vec(step(), 1..60)) {
-        let mut bench = Bench::new();
-        let mut now = START.plus(4 * HOUR);
-        let mut keys: HashMap<u8, u64> = HashMap::new();
-        let (mut accepted, mut billed, mut dead, mut discarded) = (0_i128, 0_i128, 0_i128, 0_i128);
-        let mut sealed: HashMap<i64, (Quantity, Timestamp, String)> = HashMap::new();
-        for step in steps {
-            match step {
-                Step::Take { key, micros, age_minutes } => {
-                    let at = now.minus(MINUTE * u32::from(age_minutes));
-                    let taken = bench.take(event(Some(&key.to_string()), micros, at), now);
-                    let expected = match keys.get(&key) {
-                        None => Taken::Accepted,
-                        Some(known) if *known == micros => Taken::Duplicate,
-                        Some(_) => Taken::Conflict,
-                    };
-                    prop_assert_eq!(taken, expected);
-                    if taken == Taken::Accepted {
-                        keys.insert(key, micros);
-                        accepted += i128::from(micros);
-                    }
-                }
-                Step::Wait { minutes } => {
-                    now = now.plus(MINUTE * u32::from(minutes));
-                    bench.ledger().seal_closed(now).unwrap();
-                }
-                Step::SealNow => {
-                    bench.ledger().seal_now(now).unwrap();
-                }
-                Step::Restart { pod } => bench.restart(&format!("pod-{pod}")),
-                Step::Repair { index, kind } => {
-                    let letters = bench.ledger().dead_letters(100).unwrap();
-                    let Some(letter) = letters.get(usize::from(index)) else { continue };
-                    let order = [repair::replay(true), repair::confirm(), repair::discard()][usize::from(kind)].clone();
-                    bench.ledger().repair(letter.id, &order, now).unwrap();
-                    dead -= i128::from(letter.quantity.micros());
-                    billed += if kind == 1 { i128::from(letter.quantity.micros()) } else { 0 };
-                    discarded += if kind == 2 { i128::from(letter.quantity.micros()) } else { 0 };
-                }
-                Step::Answer { index, kind } => {
-                    let unsent = bench.ledger().unsent(100).unwrap();
-                    let Some(record) = unsent.get(usize::from(index)) else { continue };
-                    let answered = match kind {
-                        0 => Answered::Accepted(None),
-                        1 => Answered::Refused("refused".into()),
-                        2 => {
-                            bench.ledger().attempt(&[record.id], None, now).unwrap();
-                            Answered::Unknown("timeout".into())
-                        }
-                        3 => Answered::Carry("expired".into()),
-                        _ => Answered::Dead("dead".into()),
-                    };
-                    billed += if kind == 0 { record.quantity.micros().into() } else { 0 };
-                    dead += if kind == 4 { record.quantity.micros().into() } else { 0 };
-                    bench.ledger().answered(record.id, &answered, now).unwrap();
-                }
-            }
-            let totals = bench.total("requests");
-            let counted = (totals.accepted, totals.billed, totals.dead, totals.discarded);
-            prop_assert_eq!(counted, (accepted, billed, dead, discarded));
-            for record in bench.ledger().records(1000).unwrap() {
-                let fixed = (record.quantity, record.timestamp, record.client_token.clone());
-                let known = sealed.entry(record.id).or_insert_with(|| fixed.clone());
-                prop_assert_eq!(&*known, &fixed);
-            }
-        }
-        // At most one record for each pod and hour: AWS takes one value.
-        let records = bench.ledger().records(1000).unwrap();
-        let slots: BTreeSet<_> = records.iter().map(|record| (&record.pod, record.hour)).collect();
-        prop_assert_eq!(slots.len(), records.len());
     }
 }
 

@@ -92,7 +92,9 @@ impl ShownState {
         }
     }
 
-    const fn condition(self) -> &'static str {
+    /// The condition on a record's columns, in SQL that every engine understands.
+    #[must_use]
+    pub const fn condition(self) -> &'static str {
         match self {
             Self::Sealed => "state = 'sealed' AND NOT (in_doubt OR attempting)",
             Self::InDoubt => "state = 'sealed' AND (in_doubt OR attempting)",
@@ -132,19 +134,49 @@ pub struct Piece<T, N> {
     pub next: Option<N>,
 }
 
-/// Where a piece of open usage begins: at this slot, after this many of its rows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct From {
-    /// The slot's number.
-    pub slot: i64,
-    /// Rows of it that were listed.
-    pub rows: usize,
+/// Where a piece of open usage begins. Its text means something to the engine that gave it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum From {
+    /// With the first row.
+    #[default]
+    Start,
+    /// Where slots have numbers: at this slot, after this many of its rows.
+    Slot {
+        /// The slot's number.
+        slot: i64,
+        /// Rows of it that were listed.
+        rows: usize,
+    },
+    /// Behind the row with this key.
+    Key(Vec<KeyPart>),
 }
 
-/// Two numbers, such as `17.3`.
+/// A column of a row's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyPart {
+    /// A number.
+    Number(i64),
+    /// Text or bytes.
+    Bytes(Vec<u8>),
+}
+
+/// Two numbers such as `17.3`, or the columns of a key such as `498752~x61~x`.
 impl std::fmt::Display for From {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.slot, self.rows)
+        match self {
+            Self::Start => f.write_str("0.0"),
+            Self::Slot { slot, rows } => write!(f, "{slot}.{rows}"),
+            Self::Key(parts) => {
+                for (index, part) in parts.iter().enumerate() {
+                    f.write_str(if index == 0 { "" } else { "~" })?;
+                    match part {
+                        KeyPart::Number(number) => write!(f, "{number}")?,
+                        KeyPart::Bytes(bytes) => write!(f, "x{}", super::hex(bytes))?,
+                    }
+                }
+                Ok(())
+            }
+        }
     }
 }
 
@@ -152,8 +184,14 @@ impl From {
     /// Reads the text that `Display` writes.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (slot, rows) = text.split_once('.')?;
-        Some(Self { slot: slot.parse().ok()?, rows: rows.parse().ok()? })
+        if let Some((slot, rows)) = text.split_once('.') {
+            return Some(Self::Slot { slot: slot.parse().ok()?, rows: rows.parse().ok()? });
+        }
+        let part = |text: &str| match text.strip_prefix('x') {
+            Some(hex) => super::unhex(hex).map(KeyPart::Bytes),
+            None => text.parse().ok().map(KeyPart::Number),
+        };
+        text.contains('~').then(|| text.split('~').map(part).collect::<Option<_>>().map(Self::Key))?
     }
 }
 
@@ -163,9 +201,14 @@ impl Database {
     pub fn open_usage(
         &self,
         looked: &Looked,
-        from: From,
+        from: &From,
         limit: usize,
     ) -> Result<Piece<OpenUsage, From>, LedgerError> {
+        // A key is from another engine.
+        let (first, listed) = match from {
+            From::Slot { slot, rows } => (*slot, *rows),
+            From::Start | From::Key(_) => (i64::MIN, 0),
+        };
         let sql = format!(
             "SELECT id, hour, customer, dimension, plus(amount, additive), late_from, tagged,
                  (?2 IS NULL OR {IS_CUSTOMER}) AND (?3 IS NULL OR dimension = ?3) AND (?4 IS NULL OR hour = ?4)
@@ -175,17 +218,17 @@ impl Database {
         self.reading(|connection| {
             let (mut budget, mut found) = (Budget::new(), Vec::new());
             let mut statement = connection.prepare_cached(&sql)?;
-            let mut slots = statement.query(params![from.slot, looked.customer, looked.dimension, hour])?;
+            let mut slots = statement.query(params![first, looked.customer, looked.dimension, hour])?;
             while let Some(row) = slots.next()? {
                 let slot: i64 = row.get(0)?;
                 if found.len() >= limit || budget.is_spent() {
-                    return Ok(Piece { rows: found, next: Some(From { slot, rows: 0 }) });
+                    return Ok(Piece { rows: found, next: Some(From::Slot { slot, rows: 0 }) });
                 }
                 budget.spend(1);
                 if !row.get(7)? {
                     continue;
                 }
-                let skip = if slot == from.slot { from.rows } else { 0 };
+                let skip = if slot == first { listed } else { 0 };
                 let (late_from, tagged): (Option<i64>, i64) = (row.get(5)?, row.get(6)?);
                 let untagged = OpenUsage {
                     hour: Hour::from_number(row.get(1)?),
@@ -212,7 +255,7 @@ impl Database {
                     ..untagged.clone()
                 }));
                 if found.len() >= limit {
-                    return Ok(Piece { rows: found, next: Some(From { slot, rows }) });
+                    return Ok(Piece { rows: found, next: Some(From::Slot { slot, rows }) });
                 }
             }
             Ok(Piece { rows: found, next: None })

@@ -252,7 +252,7 @@ impl View for Writer {
         from: From,
         limit: usize,
     ) -> StoreFuture<'_, Piece<OpenUsage, From>> {
-        self.step(move |ledger| ledger.open_usage(&looked, from, limit))
+        self.step(move |ledger| ledger.open_usage(&looked, &from, limit))
     }
 
     fn repair(&self, id: i64, repair: Repair, now: Timestamp) -> StoreFuture<'_, Repaired> {

@@ -6,7 +6,7 @@ const STRING: Shape = Shape::Text { min: 0, max: UNBOUNDED, pattern: None };
 const INTEGER: Shape = Shape::Integer { min: i32::MIN as i64, max: i32::MAX as i64 };
 
 /// Texts without blanks.
-const SOLID: Pattern = Pattern { written: "\\S+", matches: is_solid };
+pub(super) const SOLID: Pattern = Pattern { written: "\\S+", matches: is_solid };
 const CLIENT_TOKEN: Shape = Shape::Text { min: 0, max: 2048, pattern: Some(SOLID) };
 const TOKEN_STRING: Shape = Shape::Text { min: 0, max: 4096, pattern: Some(SOLID) };
 const ARN: Shape = Shape::Text {

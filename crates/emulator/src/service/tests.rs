@@ -38,7 +38,7 @@ impl Bench {
         bench
     }
 
-    fn of_world(toml: &str) -> Self {
+    pub(super) fn of_world(toml: &str) -> Self {
         let mut bench = Self::new();
         bench.service.world = World::of_toml(toml).unwrap_or_else(|error| panic!("{error}"));
         bench
@@ -982,7 +982,8 @@ fn story(switch: &str, answer: &str) -> String {
             let unknown = record(json!({"CustomerAWSAccountId": "999999999999"}));
             bench.batch_code(json!({"ProductCode": "demosaas", "UsageRecords": [unknown]}))
         }
-        other => license::tests::story(other, answer),
+        "event_license_arn" => crate::event::tests::license_arn(&bench.service.world),
+        other => entitlement::tests::story(other, answer),
     }
 }
 

@@ -50,7 +50,7 @@ fn checked(headers: &HeaderMap, body: &[u8], only: Option<&(String, Secret)>) ->
 
 fn posted<'a>(headers: &'a HeaderMap, body: &'a [u8]) -> Signed<'a> {
     let now = Now { system: NOW, emulated: NOW };
-    Signed { service: "aws-marketplace", method: "POST", query: "", headers, body, now }
+    Signed { service: "aws-marketplace", method: "POST", path: "/", query: "", headers, body, now }
 }
 
 fn secret(access_key: &str, secret: &str) -> (String, Secret) {

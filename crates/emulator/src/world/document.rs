@@ -16,7 +16,10 @@ use serde::Deserialize;
 pub(crate) use self::contract::ContractDocument;
 use self::place::Place;
 use super::contract::Contract;
-use super::{Agreements, Customer, KeyVersion, License, Platform, Pod, Pricing, Product, Secret, World};
+use super::{
+    Agreements, Customer, Entitlement, EntitlementValue, KeyVersion, License, Platform, Pod, Pricing,
+    Product, Secret, World,
+};
 use crate::model;
 use crate::operation::Operation;
 use tollgate_time::Timestamp;
@@ -94,6 +97,16 @@ struct LicenseDocument {
     subscribed: Option<bool>,
     active_from: Option<String>,
     active_until: Option<String>,
+    entitlements: Option<Vec<LicenseEntitlementDocument>>,
+}
+
+/// What a license of a SaaS product includes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LicenseEntitlementDocument {
+    dimension: String,
+    value: EntitlementValue,
+    expires_at: Option<String>,
 }
 
 /// An order about a pod.
@@ -175,6 +188,37 @@ impl World {
         let (account_id, mut customer) = Faults::of(|faults| order.customer(self, &Place::root(), faults))?;
         customer.note_ends(self.customers.get(&account_id), now);
         Ok((account_id, customer))
+    }
+
+    /// A customer after one of its licenses began or changed (`usable`), or ended. Of a license for which none is
+    /// declared, the standard one is meant.
+    pub(crate) fn provisioned(
+        &self,
+        account_id: &str,
+        license: &License,
+        usable: bool,
+        entitlements: Option<Vec<LicenseEntitlementDocument>>,
+        now: Timestamp,
+    ) -> Result<Customer, OrderError> {
+        let entitlements = entitlements
+            .map(|orders| {
+                let at = Place::root().member("entitlements");
+                Faults::of(|faults| license_entitlements(orders, &at, faults))
+            })
+            .transpose()?;
+        let before = self.customers.get(account_id);
+        let mut customer = before.cloned().unwrap_or_default();
+        if customer.licenses.iter().all(|known| known.arn != license.arn) {
+            customer.licenses.push(license.clone());
+        }
+        for known in customer.licenses.iter_mut().filter(|known| known.arn == license.arn) {
+            known.subscribed = usable;
+            if let Some(entitlements) = &entitlements {
+                known.entitlements.clone_from(entitlements);
+            }
+        }
+        customer.note_ends(before, now);
+        Ok(customer)
     }
 
     /// A contract after an order, with its ARN.
@@ -529,6 +573,8 @@ impl LicenseDocument {
             faults.add(at.member("active_until"), "the license ends before it begins");
         }
         let subscribed = self.subscribed.unwrap_or(true);
+        let place = at.member("entitlements");
+        let entitlements = license_entitlements(self.entitlements.unwrap_or_default(), &place, faults);
         let product_code = self.product_code;
         customer.licenses.push(License {
             product_code,
@@ -538,8 +584,38 @@ impl LicenseDocument {
             active_from,
             active_until,
             unsubscribed_at: None,
+            entitlements,
         });
     }
+}
+
+fn license_entitlements(
+    orders: Vec<LicenseEntitlementDocument>,
+    at: &Place,
+    faults: &mut Faults,
+) -> Vec<Entitlement> {
+    faults.full(at, orders.len(), DIMENSIONS_MAX, "entitlements");
+    let mut dimensions = BTreeSet::new();
+    let mut entitlements = Vec::with_capacity(orders.len());
+    for (index, order) in orders.into_iter().enumerate() {
+        let place = at.item(index);
+        faults.name(place.member("dimension"), &order.dimension);
+        if order.dimension.chars().any(char::is_whitespace) {
+            faults.add(place.member("dimension"), "it must not contain blanks");
+        }
+        if !dimensions.insert(order.dimension.clone()) {
+            faults.add(place.member("dimension"), "the dimension is declared twice");
+        }
+        if let EntitlementValue::Number(number) = &order.value
+            && !number.is_f64()
+            && number.as_i64().is_none_or(|integer| i32::try_from(integer).is_err())
+        {
+            faults.add(place.member("value"), "an integer has 32 bits; a double is written with a fraction");
+        }
+        let expires_at = faults.time(place.member("expires_at"), order.expires_at.as_ref());
+        entitlements.push(Entitlement { dimension: order.dimension, value: order.value, expires_at });
+    }
+    entitlements
 }
 
 impl PodDocument {

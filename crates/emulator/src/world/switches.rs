@@ -23,7 +23,10 @@ pub(crate) enum Switch {
     DryRun,
     DryRunChecks,
     EksFargate,
+    EntitlementPages,
+    EventLicenseArn,
     ExpirationFormat,
+    ExpiredEntitlement,
     ExpiredKey,
     HourBeforeStart,
     IdenticalBatchRecord,
@@ -40,8 +43,10 @@ pub(crate) enum Switch {
     RotationClaim,
     SaltLength,
     TokenResubmission,
+    TwoCustomerFilters,
     UnitMismatch,
     UnknownCustomer,
+    UnknownEntitlementProduct,
 }
 
 /// A switch's name, its answers (the first is the default), and its question.
@@ -62,7 +67,7 @@ const fn entry(
 }
 
 /// All switches, in the order of the enum.
-pub(crate) const TABLE: [Entry; 31] = [
+pub(crate) const TABLE: [Entry; 36] = [
     entry(
         Switch::AbsentNonce,
         "absent_nonce",
@@ -117,7 +122,7 @@ pub(crate) const TABLE: [Entry; 31] = [
         "deprovisioned_flush",
         &["1h", "none"],
         "BatchMeterUsage for a customer whose license was just deprovisioned: taken for one more hour, as AWS's metering \
-         skill has it, or CustomerNotSubscribed at once?",
+         skill has it, or CustomerNotSubscribed at once, as its guide for sellers has it?",
     ),
     entry(
         Switch::DryRun,
@@ -138,10 +143,31 @@ pub(crate) const TABLE: [Entry; 31] = [
         "Is a pod of platform eks-fargate served like one of platform eks?",
     ),
     entry(
+        Switch::EntitlementPages,
+        "entitlement_pages",
+        &["sparse", "full"],
+        "GetEntitlements with a filter: may a page before the last have fewer entitlements than MaxResults, or none, as \
+         its model warns, or is each full?",
+    ),
+    entry(
+        Switch::EventLicenseArn,
+        "event_license_arn",
+        &["arn", "documented"],
+        "license.arn in an event: the ARN as ResolveCustomer has it, as seen, or in the form of AWS's example, which \
+         lacks arn: and license:?",
+    ),
+    entry(
         Switch::ExpirationFormat,
         "expiration_format",
         &["zone", "none"],
         "Times in License Manager's answers: with Z at their end, or without a zone? Clients were seen to read both.",
+    ),
+    entry(
+        Switch::ExpiredEntitlement,
+        "expired_entitlement",
+        &["listed", "omitted"],
+        "GetEntitlements after an entitlement's ExpirationDate, while its license is not deprovisioned: listed, or left \
+         out?",
     ),
     entry(
         Switch::ExpiredKey,
@@ -245,6 +271,13 @@ pub(crate) const TABLE: [Entry; 31] = [
          InvalidTokenException, or ExpiredTokenException, as its text has it?",
     ),
     entry(
+        Switch::TwoCustomerFilters,
+        "two_customer_filters",
+        &["refused", "accepted"],
+        "GetEntitlements with CUSTOMER_IDENTIFIER and CUSTOMER_AWS_ACCOUNT_ID, which its model forbids: \
+         InvalidParameterException, or what fits both?",
+    ),
+    entry(
         Switch::UnitMismatch,
         "unit_mismatch",
         &["no-entitlements", "validation"],
@@ -258,13 +291,20 @@ pub(crate) const TABLE: [Entry; 31] = [
         "BatchMeterUsage for a customer that does not exist: InvalidCustomerIdentifierException, or status \
          CustomerNotSubscribed?",
     ),
+    entry(
+        Switch::UnknownEntitlementProduct,
+        "unknown_entitlement_product",
+        &["empty", "refused"],
+        "GetEntitlements for a product code that does not exist: an empty list, as for another seller's, or \
+         InvalidParameterException?",
+    ),
 ];
 
 /// The answers in force. They are stored by name, so that a journal remains readable after a switch was added.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Switches {
     /// Two bits for each switch: the number of its answer.
-    answers: u64,
+    answers: u128,
 }
 
 /// Bits for a switch's answer.
@@ -297,7 +337,7 @@ impl Switches {
         };
         let place = entry.switch as usize * ANSWER_BITS;
         self.answers &= !(((1 << ANSWER_BITS) - 1) << place);
-        self.answers |= (number as u64) << place;
+        self.answers |= (number as u128) << place;
         Ok(())
     }
 
@@ -333,7 +373,7 @@ mod tests {
 
     #[test]
     fn every_switch_has_all_its_answers() {
-        assert!(TABLE.len() * ANSWER_BITS <= 64);
+        assert!(TABLE.len() * ANSWER_BITS <= 128);
         for (index, entry) in TABLE.iter().enumerate() {
             assert_eq!(entry.switch as usize, index, "{}", entry.name);
             assert!((2..1 << ANSWER_BITS).contains(&entry.answers.len()), "{}", entry.name);

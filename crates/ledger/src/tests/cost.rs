@@ -118,7 +118,7 @@ fn usage_that_was_late_before_makes_its_slot_as_late() {
 }
 
 /// Reads a whole listing; returns its rows, and how many each piece had.
-fn all<T, N: Copy + Default>(
+fn all<T, N>(
     mut piece: impl FnMut(N) -> Result<view::Piece<T, N>, LedgerError>,
     first: N,
 ) -> (Vec<T>, Vec<usize>) {
@@ -146,7 +146,7 @@ fn listings_are_read_in_pieces_whether_or_not_they_find_anything() {
     let ledger = bench.ledger();
     for (customer, found) in [(Some("nobody"), 0), (Some("49999"), 1), (None, SLOTS)] {
         let looked = view::Looked { customer: customer.map(str::to_owned), ..view::Looked::default() };
-        let (rows, pieces) = all(|from| ledger.open_usage(&looked, from, usize::MAX), view::From::default());
+        let (rows, pieces) = all(|from| ledger.open_usage(&looked, &from, usize::MAX), view::From::default());
         assert_eq!(rows.len(), found, "{customer:?}");
         assert!(pieces.len() >= SLOTS / 8000, "{customer:?}: {} pieces", pieces.len());
     }
@@ -179,7 +179,7 @@ fn open_usage_is_listed_once_whatever_the_pages() {
     );
     for limit in 1..9 {
         let looked = view::Looked::default();
-        let (rows, pieces) = all(|from| ledger.open_usage(&looked, from, limit), view::From::default());
+        let (rows, pieces) = all(|from| ledger.open_usage(&looked, &from, limit), view::From::default());
         assert_eq!(rows, whole, "{limit}");
         assert!(pieces.iter().all(|rows| *rows <= limit), "{pieces:?}");
     }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Decided, Request, Service, ServiceAnswer, ServiceError, invalid};
 use crate::fault::Pages;
-use crate::service::members;
+use crate::service::{members, page_start, page_token};
 use crate::wire::license::{Filter, ListReceivedLicenses};
 use crate::world::PodView;
 use crate::world::contract::{Contract, ContractEntitlement};
@@ -34,7 +34,10 @@ pub(super) fn decide(service: &Service, pod: &PodView<'_>, request: &Request<'_>
         })
         .collect();
     fitting.sort_by_key(|(_, contract)| contract.number);
-    let start = asked.next_token.as_deref().map_or(Ok(0), start_of)?;
+    let start = match asked.next_token.as_deref() {
+        Some(token) => page_start(token).ok_or_else(|| invalid("NextToken is not valid."))?,
+        None => 0,
+    };
     let size = match request.pages {
         // The same licenses come on every page, so that no client gets a page at which it could stop.
         Some(Pages::Endless) => PAGE,
@@ -55,20 +58,9 @@ pub(super) fn decide(service: &Service, pod: &PodView<'_>, request: &Request<'_>
     };
     let mut document = json!({"Licenses": licenses});
     if let Some(next) = next {
-        document["NextToken"] = json!(token_of(next));
+        document["NextToken"] = json!(page_token(next));
     }
     Ok(ServiceAnswer::Document(document))
-}
-
-const TOKEN_PREFIX: &str = "emulated-page-";
-
-fn token_of(start: usize) -> String {
-    format!("{TOKEN_PREFIX}{start}")
-}
-
-fn start_of(token: &str) -> Result<usize, ServiceError> {
-    let start = token.strip_prefix(TOKEN_PREFIX).and_then(|start| start.parse().ok());
-    start.filter(|start| *start < usize::MAX / 2).ok_or_else(|| invalid("NextToken is not valid."))
 }
 
 /// The filters of the API reference.

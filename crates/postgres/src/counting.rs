@@ -1,0 +1,1 @@
+//! Counts events: one call of the database for each group.

@@ -1,0 +1,93 @@
+//! The ledger in PostgreSQL, for several replicas: acknowledged usage in one database, which any replica writes and one
+//! replica seals and sends. Only this crate talks to PostgreSQL; what a ledger is, and its decisions, are
+//! `tollgate-ledger`'s.
+//!
+//! # Invariants
+//! - Usage is acknowledged after its transaction was committed with `synchronous_commit`.
+//! - An event's idempotency key and its quantity are committed in one transaction.
+//! - If the answer to a commit was lost, the database says whether it was done, before anybody is told anything.
+//! - Each replica adds to sum rows of its own. They are added up when the hour is sealed.
+//! - Usage counts to an hour only while it is open: intake holds the hour's shared lock, closing the exclusive one. The
+//!   database's time decides.
+//! - Only the holder of the lease seals and sends, and each of its transactions checks that it still is.
+//! - There is no state of a session, so a pooler in transaction mode may stand between.
+//!
+//! The schema is described in `schema`.
+
+mod carrying;
+mod columns;
+mod connect;
+mod counting;
+mod dsn;
+mod lease;
+mod moving;
+mod repair;
+mod rows;
+mod schema;
+mod sealing;
+mod sending;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod totals;
+mod upkeep;
+mod view;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tollgate_clock::WallClock;
+use tollgate_ledger::LedgerSettings;
+
+use connect::{Connector, Link};
+pub use lease::LeaseTimes;
+use lease::{Leader, LeaderSettings};
+pub use moving::{Destination, MoveError, Moved, move_ledger};
+
+/// Where the database is, and how a replica uses the ledger in it.
+#[derive(Debug, Clone)]
+pub struct PostgresSettings {
+    /// The file with the database's URL. It is read anew for each connection.
+    pub url_file: PathBuf,
+    /// CA certificates (PEM) to trust instead of the system's, unless the URL names others (`sslrootcert`).
+    pub ca_bundle: Option<Vec<u8>>,
+    /// The replica's name, for people.
+    pub name: String,
+    /// As for the ledger on disk. `pod`, `bytes_max`, `started_at` and `aws_door` have no meaning here.
+    pub ledger: LedgerSettings,
+    /// Which replica seals and sends.
+    pub lease: LeaseTimes,
+}
+
+/// The ledger of one replica.
+#[derive(Debug)]
+pub struct PostgresLedger {
+    settings: PostgresSettings,
+    /// Follows the database's time.
+    clock: WallClock,
+    /// For reading and repair.
+    views: Link,
+    /// For sealing and sending, by the replica that holds the lease.
+    leader: Arc<Leader>,
+}
+
+impl PostgresLedger {
+    /// A ledger that connects when it is used first.
+    #[must_use]
+    pub fn new(settings: PostgresSettings) -> Self {
+        let connector = Arc::new(Connector {
+            dsn: dsn::Source::File(settings.url_file.clone()),
+            ca_bundle: settings.ca_bundle.clone(),
+            facts: schema::Expected {
+                product: settings.ledger.product.clone(),
+                settle: settings.ledger.settle,
+            },
+        });
+        let clock = WallClock::system();
+        let leader = Leader::new(Arc::clone(&connector), clock.clone(), LeaderSettings::of(&settings));
+        Self { settings, clock, views: Link::new(connector), leader: Arc::new(leader) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

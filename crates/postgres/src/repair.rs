@@ -1,0 +1,244 @@
+//! What people do to records: SQLite's decisions (`tollgate_ledger::repair`), in one transaction each.
+//!
+//! Any replica repairs, whether or not it holds the lease: the holder changes no record that can be repaired.
+
+use tokio_postgres::types::Type;
+
+use crate::PostgresLedger;
+use crate::carrying::{self, Addition, Columns, IfOtherForm, Slot};
+use crate::columns::{amount, column, unreadable};
+use crate::connect::Transaction;
+use crate::rows::{self, COLUMNS};
+use crate::schema::{NO_WRITER, UNTAGGED};
+use tollgate_ledger::repair::{Found, Repair, Repaired};
+use tollgate_ledger::{HoursAt, LedgerError, stored};
+use tollgate_marketplace::Hour;
+use tollgate_metering::record::{Record, RecordState};
+use tollgate_time::Timestamp;
+
+/// How often a replay looks for its hour again if that hour was closed meanwhile. Hours close once an hour.
+const TRIES_MAX: u32 = 3;
+
+/// The database's time, and the latest hour that is closed.
+const NOW: &str = "SELECT closed, tollgate.ledger_now() AS now FROM tollgate.ledger WHERE state = 'ready'";
+
+/// Moves the acknowledged amount of one dimension to another, so that each stays in balance.
+const REDIRECT: &str = "INSERT INTO tollgate.accepted AS accepted (customer, dimension, writer, amount)
+    SELECT $1, dimension, $2, amount::numeric FROM unnest($3::text[], $4::text[]) AS moved (dimension, amount)
+    ORDER BY dimension
+    ON CONFLICT (customer, dimension, writer) DO UPDATE SET amount = accepted.amount + excluded.amount";
+
+const NOTE: &str = "INSERT INTO tollgate.audit (at, record, action, note) VALUES ($1, $2, $3, $4)";
+
+/// A record that is to be repaired.
+struct Letter {
+    record: Record,
+    found: Found,
+    allocations: String,
+}
+
+impl PostgresLedger {
+    /// Repairs one record.
+    pub(crate) async fn repair_record(&self, id: i64, repair: &Repair) -> Result<Repaired, LedgerError> {
+        for _ in 0..TRIES_MAX {
+            let transaction = self.views.begin().await?;
+            let repaired = match look(&transaction, id).await? {
+                Some(letter) => repair_letter(&transaction, &letter, repair).await?,
+                None => Some(Repaired::NotFound),
+            };
+            match repaired {
+                Some(Repaired::Done) => {
+                    transaction.commit().await?;
+                    return Ok(Repaired::Done);
+                }
+                Some(refused) => {
+                    transaction.rollback().await?;
+                    return Ok(refused);
+                }
+                None => transaction.rollback().await?,
+            }
+        }
+        Err(LedgerError::Io("the hour was closed again and again; try again".to_owned()))
+    }
+}
+
+/// Reads and locks the record, if it is not settled.
+async fn look(transaction: &Transaction<'_>, id: i64) -> Result<Option<Letter>, LedgerError> {
+    let sql = format!(
+        "SELECT {COLUMNS}, allocations, coalesce(raw, micros)::text AS amount FROM tollgate.records
+         WHERE id = $1 FOR UPDATE"
+    );
+    let found = transaction.query(&sql, &[(&id, Type::INT8)]).await?;
+    let Some(row) = found.first() else { return Ok(None) };
+    let record = rows::record(row)?;
+    let found = Found {
+        state: record.state,
+        code: record.code.clone(),
+        dimension: record.dimension.clone(),
+        amount: amount(row, "amount")?,
+    };
+    Ok(Some(Letter { record, found, allocations: column(row, "allocations")? }))
+}
+
+/// The result; `None` if the hour was closed meanwhile.
+async fn repair_letter(
+    transaction: &Transaction<'_>,
+    letter: &Letter,
+    repair: &Repair,
+) -> Result<Option<Repaired>, LedgerError> {
+    let verdict = letter.found.judge(repair);
+    if verdict != Repaired::Done {
+        return Ok(Some(verdict));
+    }
+    let now = match repair {
+        Repair::Replay { to_dimension, .. } => {
+            match replay(transaction, letter, to_dimension.as_deref()).await? {
+                Replayed::At(now) => now,
+                Replayed::OtherForm => return Ok(Some(Repaired::OtherForm)),
+                Replayed::Closed => return Ok(None),
+            }
+        }
+        Repair::Confirm(_) | Repair::Discard(_) => moment(transaction).await?.1,
+    };
+    let state = match repair {
+        Repair::Replay { .. } => "carried",
+        Repair::Confirm(_) => "accepted",
+        Repair::Discard(_) => "discarded",
+    };
+    settle(transaction, letter, state, now).await?;
+    let (at, note) = (now.unix_millis(), letter.found.note(repair));
+    let action = repair.action();
+    transaction
+        .execute(
+            NOTE,
+            &[(&at, Type::INT8), (&letter.record.id, Type::INT8), (&action, Type::TEXT), (&note, Type::TEXT)],
+        )
+        .await?;
+    Ok(Some(Repaired::Done))
+}
+
+/// The latest closed hour and the database's time.
+async fn moment(transaction: &Transaction<'_>) -> Result<(Hour, Timestamp), LedgerError> {
+    let rows = transaction.query(NOW, &[]).await?;
+    let row = rows.first().ok_or_else(|| {
+        LedgerError::Unusable(
+            "a ledger is being moved into the database; repair records afterwards".to_owned(),
+        )
+    })?;
+    Ok((Hour::from_number(column(row, "closed")?), Timestamp::from_unix_millis(column(row, "now")?)))
+}
+
+enum Replayed {
+    /// It counts, from this time on.
+    At(Timestamp),
+    OtherForm,
+    /// The hour was closed before it was locked.
+    Closed,
+}
+
+/// Counts the record's quantity to the current hour, or to the next one that takes its usage.
+async fn replay(
+    transaction: &Transaction<'_>,
+    letter: &Letter,
+    to_dimension: Option<&str>,
+) -> Result<Replayed, LedgerError> {
+    let (record, total) = (&letter.record, letter.found.amount);
+    let (closed, now) = moment(transaction).await?;
+    if total == 0 {
+        return Ok(Replayed::At(now));
+    }
+    // No settle time: usage of a repair counts to the hour in which it is made.
+    let current = HoursAt::new(Some(closed), std::time::Duration::ZERO, now).current;
+    let to_dimension = to_dimension.filter(|to| *to != record.dimension);
+    let dimension = to_dimension.unwrap_or(&record.dimension).to_owned();
+    let mut slot = Slot { hour: current, customer: record.customer.canonical(), dimension };
+    let placed = carrying::place(transaction, vec![slot.clone()], IfOtherForm::Stop).await?;
+    let Some(hour) = placed.into_iter().next().flatten() else { return Ok(Replayed::OtherForm) };
+    // Only the holder of the lease knows that it closes no hour at this moment.
+    if hour <= moment(transaction).await?.0 {
+        return Ok(Replayed::Closed);
+    }
+    slot.hour = hour;
+    let split = stored::allocations(&letter.allocations).map_err(|_| unreadable("allocations"))?;
+    let mut parts: Vec<(String, i128)> =
+        split.iter().map(|part| (part.tags.canonical(), i128::from(part.quantity.micros()))).collect();
+    if parts.is_empty() {
+        parts.push((UNTAGGED.to_owned(), total));
+    }
+    let late_from = Some(record.late_from.unwrap_or(record.hour));
+    let addition = Addition { slot: slot.clone(), parts, first_at: now, late_from };
+    carrying::add(transaction, vec![addition]).await?;
+    carrying::link(transaction, &[record.id], &Columns::from_iter([&slot])).await?;
+    if let Some(to) = to_dimension {
+        let dimensions = [record.dimension.as_str(), to];
+        let amounts = [-total, total].map(|amount| amount.to_string());
+        transaction
+            .execute(
+                REDIRECT,
+                &[
+                    (&slot.customer, Type::TEXT),
+                    (&NO_WRITER, Type::INT8),
+                    (&dimensions.as_slice(), Type::TEXT_ARRAY),
+                    (&amounts.as_slice(), Type::TEXT_ARRAY),
+                ],
+            )
+            .await?;
+    }
+    Ok(Replayed::At(now))
+}
+
+/// Moves a record to the settled ones. A repair changes its state and nothing that AWS answered.
+const SETTLE: &str = "WITH record AS (DELETE FROM tollgate.records WHERE id = $1 RETURNING *)
+    INSERT INTO tollgate.settled
+        (day, id, customer, dimension, hour, micros, decimal, allocations, allocation_count, timestamp, client_token,
+         late_from, state, in_doubt, unconfirmed, attempts, epoch, code, metering_record_id, sealed_at, updated_at,
+         region, raw, rounded)
+    SELECT (hour / 24)::int, id, customer, dimension, hour, micros, decimal, allocations, allocation_count, timestamp,
+        client_token, late_from, $2, in_doubt OR attempting, false, attempts, epoch, code, metering_record_id, sealed_at,
+        $3, region, raw, rounded
+    FROM record";
+
+/// Adds to what was billed or discarded, ever and on the record's day.
+const OUTCOME: &str = "INSERT INTO tollgate.outcome AS outcome (customer, dimension, billed, discarded)
+    VALUES ($1, $2, $3::text::numeric, $4::text::numeric)
+    ON CONFLICT (customer, dimension) DO UPDATE SET
+        billed = outcome.billed + excluded.billed, discarded = outcome.discarded + excluded.discarded";
+
+const DAILY: &str =
+    "INSERT INTO tollgate.daily AS daily (day, customer, dimension, billed, discarded, records)
+    VALUES ($5, $1, $2, $3::text::numeric, $4::text::numeric, $6)
+    ON CONFLICT (day, customer, dimension) DO UPDATE SET billed = daily.billed + excluded.billed,
+        discarded = daily.discarded + excluded.discarded, records = daily.records + excluded.records";
+
+async fn settle(
+    transaction: &Transaction<'_>,
+    letter: &Letter,
+    state: &str,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let record = &letter.record;
+    let at = now.unix_millis();
+    transaction.execute(SETTLE, &[(&record.id, Type::INT8), (&state, Type::TEXT), (&at, Type::INT8)]).await?;
+    let amount = letter.found.amount;
+    // A record that is unconfirmed counts as billed already.
+    let was_billed = matches!(record.state, RecordState::Accepted { .. });
+    let (billed, discarded, records): (i128, i128, i64) = match (state, was_billed) {
+        ("accepted", false) => (amount, 0, 1),
+        ("discarded", _) => (0, amount, 1),
+        ("carried", true) => (-amount, 0, -1),
+        _ => return Ok(()),
+    };
+    let (customer, day) = (record.customer.canonical(), carrying::day(record.hour));
+    let (billed, discarded) = (billed.to_string(), discarded.to_string());
+    let params = [
+        (&customer as _, Type::TEXT),
+        (&record.dimension as _, Type::TEXT),
+        (&billed as _, Type::TEXT),
+        (&discarded as _, Type::TEXT),
+        (&day as _, Type::INT4),
+        (&records as _, Type::INT8),
+    ];
+    transaction.execute(OUTCOME, &params[..4]).await?;
+    transaction.execute(DAILY, &params).await?;
+    Ok(())
+}

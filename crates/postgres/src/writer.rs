@@ -1,0 +1,1 @@
+//! Takes events: gathers requests that wait at the same time into one commit.
