@@ -5,12 +5,12 @@ import pathlib
 import re
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# tollgate-saas has no buyer to check, no license and no file as its ledger.
+# tollgate-saas has no buyer to check, no license and no file as its ledger; its replicas are counted together.
 NOT_SAAS = {
     "TollgateNotEntitled", "TollgatePendingTooLong", "TollgateGrace", "TollgateLapsed", "TollgateBadToken", "TollgateKeyRotated",
     "TollgateExhausted", "TollgateLicenseEnding", "TollgateLicenseEnded", "TollgateLicenseNotRenewed", "TollgateLicenseSeatsLow",
     "TollgateLedgerFull", "TollgateLedgerFilling", "TollgateStateUnwritable", "TollgateEntitledAfterRefusal", "TollgateUnreported",
-    "TollgateUsageOverdue",
+    "TollgateUsageNotBilled", "TollgateUsageOverdue",
 }
 
 

@@ -35,25 +35,26 @@ groups:
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has usage that AWS has not taken after half of its window"
           description: "tollgate ledger list shows the records; after the window they are dead letters or carried."
-      - alert: TollgateUsageNotBilled
-        # A pod that still runs acknowledged usage two to three hours ago, and AWS has accepted no record since. A new
-        # series has no increase, so a series that is younger than the window counts, too.
+      - alert: TollgateSaasNotBilled
+        # The same for replicas that share a ledger: each takes usage, and one sends, so they count together.
         expr: |-
           (
-            (
-              sum without (dimension, status) (increase(tollgate_usage_events_total{status="accepted"}[1h] offset 2h)) > 0
-              or sum without (dimension, status) (tollgate_usage_events_total{status="accepted"} offset 2h unless tollgate_usage_events_total offset 3h) > 0
-            )
-            and tollgate_usage_unsent_records
+            sum by (namespace, job) (
+              tollgate_usage_events_total{status="accepted"} offset 2h unless tollgate_usage_events_total offset 3h
+              or increase(tollgate_usage_events_total{status="accepted"}[1h] offset 2h)
+            ) > 0
           ) unless (
-            sum without (dimension, outcome) (increase(tollgate_usage_records_total{outcome="accepted"}[3h])) > 0
-            or sum without (dimension, outcome) (tollgate_usage_records_total{outcome="accepted"} unless tollgate_usage_records_total{outcome="accepted"} offset 3h) > 0
+            sum by (namespace, job) (
+              tollgate_usage_records_total{outcome="accepted"} unless tollgate_usage_records_total offset 3h
+              or increase(tollgate_usage_records_total{outcome="accepted"}[3h])
+            ) > 0
           )
+          and on (namespace, job) tollgate_build_info{build=~"tollgate-saas.*"}
         for: 15m
         labels: { severity: critical }
         annotations:
-          summary: "{{ "{{" }} $labels.pod {{ "}}" }} takes usage, and AWS has accepted none of it for three hours"
-          description: "tollgate ledger list --state sealed shows what waits and AWS's latest code for it."
+          summary: "the replicas of {{ "{{" }} $labels.job {{ "}}" }} take usage, and AWS has accepted none of it for three hours"
+          description: "tollgate-saas ledger list --state sealed shows what waits and AWS's latest code for it."
       - alert: TollgateUsageRejected
         # `bad_request` and similar reasons: no usage of such a request is counted, even if it is sent again. A reason's
         # series starts with its first event, and `increase` shows no rise for a first value.
