@@ -80,6 +80,16 @@ kill-campaign kills="200" mode="metered" seed="":
         python3 tests/campaign/kill.py target/tollgate-fail-points {{ mode }} {{ kills }} {{ seed }}
     fi
 
+# Makes faults at two or three replicas of tollgate-saas and their PostgreSQL, and compares the bill. Root, nft; `just replica-campaign 1000 "" kill` for one kind.
+replica-campaign faults="100" seed="" *kinds:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build --locked --package tollgate --package tollgate-saas
+    cp target/debug/tollgate target/tollgate-replicas
+    cp target/debug/tollgate-saas target/tollgate-saas-replicas
+    python3 tests/campaign/rig.py
+    python3 tests/campaign/replicas.py target/tollgate-replicas target/tollgate-saas-replicas {{ faults }} "{{ seed }}" {{ kinds }}
+
 # Simulates days of metering with restarts and a bad neighbour: memory and files must not grow, and the bill must be exact.
 soak days="8":
     cargo build --locked --package tollgate

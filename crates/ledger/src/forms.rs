@@ -16,7 +16,7 @@ use tollgate_marketplace::{Customer, Hour};
 
 /// Most identifiers whose accounts are remembered; beyond it the oldest is forgotten. A ledger is not made for sellers
 /// with more customers.
-const IDENTITIES_MAX: i64 = 100_000;
+pub const IDENTITIES_MAX: i64 = 100_000;
 
 /// For how many hours after an hour closed its forms are remembered: a clock may go back a little.
 const HOURS_KEPT: i64 = 2;
@@ -81,7 +81,9 @@ pub enum Form {
 }
 
 impl Form {
-    const fn of(number: i64) -> Self {
+    /// From its number, as it is stored.
+    #[must_use]
+    pub const fn of(number: i64) -> Self {
         match number {
             1 => Self::License,
             2 => Self::Identifier,

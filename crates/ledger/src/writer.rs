@@ -1,13 +1,11 @@
-//! The one thread that owns the ledger. Requests that wait at the same time are committed together: one fsync
+//! The one thread that owns the ledger. Requests that wait at the same time are committed together (`gather`): one fsync
 //! acknowledges many.
-//!
-//! Clients that were acknowledged together usually send their next requests together. So the next commit waits a little
-//! for as many requests; otherwise the clients would form two halves, each waiting for the other's commit. A request
-//! that comes alone never waits for another.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+#[cfg(any(test, feature = "testing"))]
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -16,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::gather::{Doorbell, GROUP_EVENTS_MAX, Group, LatestCommit, Reply, Told, tell_all};
 use super::repair::{Entry, Repair, Repaired};
 use super::store::{Guard, Store, StoreFuture, View};
 use super::view::{From, Looked, OpenUsage, Piece};
@@ -27,14 +26,8 @@ use tollgate_metering::event::Event;
 use tollgate_metering::record::{Due, Noted, Record, Whole};
 use tollgate_time::Timestamp;
 
-/// Most events of one transaction: with more, the first request would wait too long for the others.
-const GROUP_EVENTS_MAX: usize = 4096;
-
 /// Returns the error, if it failed, and a closure that sends the answer.
 type Work = Box<dyn FnOnce(&mut Ledger) -> (Option<LedgerError>, Box<dyn FnOnce()>) + Send>;
-
-/// Where the result of a request goes.
-type Reply = oneshot::Sender<Result<Vec<Taken>, LedgerError>>;
 
 enum Command {
     Take { events: Vec<Event>, guard: Guard, reply: Reply },
@@ -188,30 +181,6 @@ impl Writer {
         let done = answer.await.map_err(|_| ended())?;
         self.used();
         done
-    }
-}
-
-/// Wakes the thread when a crowd is complete: one wake-up for each request would cost both sides more than the requests
-/// themselves.
-#[derive(Debug, Default)]
-struct Doorbell {
-    /// Requests sent so far.
-    sent: AtomicUsize,
-    /// The thread waits until this many were sent.
-    wanted: AtomicUsize,
-}
-
-impl Doorbell {
-    /// Counts a request that was sent; returns whether it completes the crowd.
-    fn press(&self) -> bool {
-        let sent = self.sent.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
-        sent == self.wanted.load(Ordering::SeqCst)
-    }
-
-    /// Wakes the thread when this many were sent in all. Requests sent before this call do not wake it, so check the
-    /// channel once more after it.
-    fn ring_at(&self, sent: usize) {
-        self.wanted.store(sent, Ordering::SeqCst);
     }
 }
 
@@ -373,9 +342,6 @@ fn ended() -> LedgerError {
     LedgerError::Io("the ledger's thread has ended".to_owned())
 }
 
-/// One request's part of a commit, and where its result goes.
-type Told = (Reply, Result<Vec<Taken>, LedgerError>);
-
 /// The state of the thread.
 struct Thread {
     ledger: Ledger,
@@ -394,46 +360,6 @@ struct Thread {
     written: Arc<AtomicU64>,
 }
 
-/// The latest commit, from which follows how long to gather requests for the next one. Pure.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct LatestCommit {
-    /// The requests that it covered and those that were waiting when it ended: about as many clients send requests.
-    crowd: usize,
-    took: Duration,
-}
-
-impl LatestCommit {
-    /// How long the next commit may wait for the crowd, `idle` after the latest one. A single client waits for no
-    /// other. A crowd that sent nothing for as long as a commit takes has gone away.
-    fn patience(self, idle: Duration) -> Duration {
-        let patience = self.took.min(GATHER_MAX);
-        if self.crowd < 2 || idle > patience { Duration::ZERO } else { patience }
-    }
-}
-
-/// Clients in the same pod send their next requests within some milliseconds of an acknowledgement, or much later.
-const GATHER_MAX: Duration = Duration::from_millis(10);
-
-/// The requests of one commit.
-#[derive(Default)]
-struct Group {
-    events: Vec<Event>,
-    replies: Vec<(usize, Reply)>,
-    guards: Vec<Guard>,
-}
-
-impl Group {
-    fn add(&mut self, events: Vec<Event>, guard: Guard, reply: Reply) {
-        self.replies.push((events.len(), reply));
-        self.guards.push(guard);
-        if self.events.is_empty() {
-            self.events = events;
-        } else {
-            self.events.extend(events);
-        }
-    }
-}
-
 impl Thread {
     fn run(mut self) {
         let mut group = Group::default();
@@ -449,7 +375,7 @@ impl Thread {
                 // the crowd.
                 work = self.gather(&mut group, 0, Duration::ZERO);
             }
-            self.pace = LatestCommit { crowd: told.len() + group.replies.len(), took };
+            self.pace = LatestCommit { crowd: told.len() + group.requests(), took };
             if let Err(mpsc::error::SendError(told)) = self.tell.send(told) {
                 tell_all(told);
             }
@@ -463,7 +389,7 @@ impl Thread {
 
     /// Handles commands until there are events to commit; `false` if no sender is left.
     fn has_any(&mut self, group: &mut Group) -> bool {
-        while group.replies.is_empty() {
+        while group.requests() == 0 {
             let Ok(command) = self.commands.recv() else { return false };
             if let Some(work) = self.sort(command, group) {
                 self.work(work);
@@ -476,7 +402,7 @@ impl Thread {
     /// command that is not a request.
     fn gather(&mut self, group: &mut Group, crowd: usize, patience: Duration) -> Option<Work> {
         let until = clock::monotonic() + patience;
-        self.doorbell.ring_at(self.taken.wrapping_add(crowd.saturating_sub(group.replies.len())));
+        self.doorbell.ring_at(self.taken.wrapping_add(crowd.saturating_sub(group.requests())));
         loop {
             while group.events.len() < GROUP_EVENTS_MAX
                 && let Ok(command) = self.commands.try_recv()
@@ -486,7 +412,7 @@ impl Thread {
                 }
             }
             let left = until.saturating_duration_since(clock::monotonic());
-            if group.replies.len() >= crowd || group.events.len() >= GROUP_EVENTS_MAX || left.is_zero() {
+            if group.requests() >= crowd || group.events.len() >= GROUP_EVENTS_MAX || left.is_zero() {
                 return None;
             }
             thread::park_timeout(left);
@@ -543,7 +469,7 @@ impl Thread {
     /// Commits a group; returns the results to send, and how long the commit took.
     fn commit(&mut self, group: Group) -> (Vec<Told>, Duration) {
         let (began, written) = (clock::monotonic(), self.ledger.written);
-        let mut taken = self.ledger.take(&group.events, self.clock.now());
+        let taken = self.ledger.take(&group.events, self.clock.now());
         let took = clock::monotonic().duration_since(began);
         self.written.store(self.ledger.written, Ordering::Release);
         match &taken {
@@ -555,22 +481,7 @@ impl Thread {
             }
             Err(error) => self.failed(error),
         }
-        drop((group.events, group.guards));
-        let tell = |(count, reply)| {
-            let part = match &mut taken {
-                Ok(taken) => Ok(taken.drain(..count).collect()),
-                Err(error) => Err(error.clone()),
-            };
-            (reply, part)
-        };
-        (group.replies.into_iter().map(tell).collect(), took)
-    }
-}
-
-fn tell_all(told: Vec<Told>) {
-    for (reply, part) in told {
-        // The caller may have gone away.
-        let _ = reply.send(part);
+        (group.told(taken), took)
     }
 }
 
@@ -663,29 +574,6 @@ mod tests {
         assert_eq!(totals["requests"].accepted, 1, "and it was counted");
         writer.take(events(), Box::new(Guarded(tell, "answered"))).await.unwrap();
         assert_eq!(told.recv().unwrap(), "answered");
-    }
-
-    #[test]
-    fn whoever_comes_alone_never_waits() {
-        assert_eq!(LatestCommit::default().patience(Duration::ZERO), Duration::ZERO);
-        assert_eq!(LatestCommit { crowd: 1, took: 3 * MS }.patience(Duration::ZERO), Duration::ZERO);
-        let crowd = LatestCommit { crowd: 64, took: 3 * MS };
-        assert_eq!(crowd.patience(4 * MS), Duration::ZERO, "the crowd has gone away");
-    }
-
-    #[test]
-    fn the_doorbell_rings_for_the_last_request_of_a_crowd_and_no_other() {
-        let doorbell = Doorbell::default();
-        doorbell.ring_at(3);
-        assert_eq!([(); 4].map(|()| doorbell.press()), [false, false, true, false]);
-    }
-
-    #[test]
-    fn a_crowd_is_waited_for_as_long_as_a_commit_takes() {
-        let pace = LatestCommit { crowd: 64, took: 4 * MS };
-        assert_eq!(pace.patience(MS), 4 * MS);
-        let slow = LatestCommit { took: 1000 * MS, ..pace };
-        assert_eq!(slow.patience(MS), GATHER_MAX, "a slow disk is no reason to wait for nobody");
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::config::SslMode;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls, Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -95,15 +95,33 @@ impl From<Fault> for LedgerError {
     }
 }
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To use the ledger: it is made or upgraded if needed.
+    Use,
+    /// To look: nothing is changed.
+    Look,
+}
+
 impl Connector {
     /// Connects to the first host of the DSN that can be used.
     pub(crate) async fn connect(&self) -> Result<Session, Fault> {
+        self.connect_for(Purpose::Use).await
+    }
+
+    /// The same, but changes nothing in the database, and does not check its schema.
+    pub(crate) async fn look(&self) -> Result<Session, Fault> {
+        self.connect_for(Purpose::Look).await
+    }
+
+    async fn connect_for(&self, purpose: Purpose) -> Result<Session, Fault> {
         let in_file = |text: String| Fault::Lasting(format!("{} {text}", self.dsn));
         let dsn = self.dsn.read().map_err(|error| in_file(error.to_string()))?;
         let tls = self.tls(&dsn).map_err(in_file)?;
         let mut faults = Vec::new();
         for host in &dsn.hosts {
-            match self.connect_to(host, tls.clone()).await {
+            match self.connect_to(host, tls.clone(), purpose).await {
                 Ok(session) => return Ok(session),
                 Err(fault) => faults.push(fault),
             }
@@ -116,14 +134,23 @@ impl Connector {
     }
 
     /// Connects to one host and checks it.
-    async fn connect_to(&self, target: &Target, tls: Option<MakeRustlsConnect>) -> Result<Session, Fault> {
+    async fn connect_to(
+        &self,
+        target: &Target,
+        tls: Option<MakeRustlsConnect>,
+        purpose: Purpose,
+    ) -> Result<Session, Fault> {
         let name = &target.name;
         let limit = target.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
         let late = |_| Fault::Transient(format!("{name} did not answer within {limit:?}"));
         let opened = timeout(limit, open(target, tls)).await.map_err(late)?;
         let (client, driver) = opened.map_err(|error| refused(name, &error))?;
         let mut session = Session { client, driver, name: name.clone(), synchronous_commit: "on" };
-        timeout(ANSWER_TIMEOUT, session.check(&self.facts)).await.map_err(late)??;
+        let checked = async {
+            session.check().await?;
+            if purpose == Purpose::Use { schema::check(&session, &self.facts).await } else { Ok(()) }
+        };
+        timeout(ANSWER_TIMEOUT, checked).await.map_err(late)??;
         Ok(session)
     }
 
@@ -227,8 +254,8 @@ fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error +
 }
 
 impl Session {
-    /// The server's settings, and the schema.
-    async fn check(&mut self, expected: &schema::Expected) -> Result<(), Fault> {
+    /// The server's settings.
+    async fn check(&mut self) -> Result<(), Fault> {
         const ASK: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
             current_setting('server_encoding'), current_setting('fsync') = 'on',
             current_setting('full_page_writes') = 'on', current_setting('server_version_num')::int,
@@ -273,7 +300,7 @@ impl Session {
         if row.get(6) {
             self.synchronous_commit = "remote_apply";
         }
-        schema::check(self, expected).await
+        Ok(())
     }
 
     /// `host:port/database`.
@@ -305,9 +332,9 @@ impl Session {
 
     /// The beginning of every writing transaction. A pooler may give each transaction another session, so the settings
     /// are made in each.
-    fn begin_sql(&self) -> String {
+    pub(crate) fn begin_sql(&self) -> String {
         format!(
-            "BEGIN; SET LOCAL synchronous_commit = {}; SET LOCAL idle_in_transaction_session_timeout = '5s'; \
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = {}; SET LOCAL idle_in_transaction_session_timeout = '5s'; \
              SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s'",
             self.synchronous_commit
         )
@@ -315,11 +342,18 @@ impl Session {
 
     fn failed(&self, error: tokio_postgres::Error) -> Failed {
         let text = format!("{}: {}", self.name, reason(&error));
+        let fatal =
+            |error: &DbError| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
         // A database that has become read-only answers each statement: the next connection asks which one is the primary.
         let broken = self.client.is_closed()
-            || error.as_db_error().is_none()
+            || error.as_db_error().is_none_or(fatal)
             || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
         Failed { text, code: error.code().cloned(), broken }
+    }
+
+    /// The connection is of no more use, for this reason.
+    pub(crate) fn broken(&self, text: &str) -> Failed {
+        Failed { text: format!("{}: {text}", self.name), code: None, broken: true }
     }
 
     fn late(&self) -> Failed {

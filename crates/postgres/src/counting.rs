@@ -1,1 +1,638 @@
-//! Counts events: one call of the database for each group.
+//! Counts a group of events with one call of the database (`take.sql`). What surrounds the call is here: where each event
+//! counts, which of a group's events have the same key, and what the answer means for each event. Pure.
+//!
+//! An event's place depends on facts that change rarely and are kept in memory: the closed hours, the identities, the
+//! forms. The call checks that they are still current, and writes nothing if they are not.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use ring::digest;
+
+use crate::schema::{ALL_HOURS, tags_key};
+use tollgate_ledger::{Form, HoursAt, TAG_BYTES_MAX, TAGGED_SETS_MAX, Taken};
+use tollgate_marketplace::{Customer, Hour, TagSet};
+use tollgate_metering::event::Event;
+use tollgate_time::Timestamp;
+
+/// A key's hash, as SQLite's ledger makes it: a moved ledger keeps its keys.
+pub(crate) type KeyHash = [u8; 16];
+
+/// The hash of an event's content.
+pub(crate) type Content = [u8; 8];
+
+/// Most forms that are kept in memory, about 10 MB. Beyond it all are forgotten, and asked for again.
+const FORMS_MAX: usize = 100_000;
+
+/// Most accounts of identifiers that are kept in memory.
+const IDENTITIES_MAX: usize = 50_000;
+
+/// Most tag sets that are kept in memory, about 5 MB.
+const TAG_SETS_MAX: usize = 200_000;
+
+/// A key's hash.
+pub(crate) fn key_hash(ledger_id: &str, id: &str) -> KeyHash {
+    let mut context = digest::Context::new(&digest::SHA256);
+    // The ledger's id has a fixed length, so no other pair of id and key gives the same text.
+    context.update(ledger_id.as_bytes());
+    context.update(id.as_bytes());
+    let mut hash = KeyHash::default();
+    hash.copy_from_slice(&context.finish().as_ref()[..size_of::<KeyHash>()]);
+    hash
+}
+
+fn content(event: &Event) -> Content {
+    let mut content = Content::default();
+    content.copy_from_slice(&event.content[..size_of::<Content>()]);
+    content
+}
+
+/// What decides where usage counts, as it was read from the database; current while the ledger's version is the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    pub(crate) version: i64,
+    pub(crate) ledger_id: String,
+    /// AWS takes no usage from before the software started.
+    pub(crate) started_at: Timestamp,
+    /// The latest hour that is closed for all usage.
+    pub(crate) closed: Hour,
+    /// A flush sealed these customers' hours before their end.
+    pub(crate) closed_early: HashSet<(Hour, String)>,
+    /// The accounts of legacy identifiers that were asked for; `None` if an account is unknown.
+    pub(crate) identities: HashMap<String, Option<String>>,
+}
+
+/// What never changes once it was written, and what only this writer changes. It outlives [`Facts`].
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// The forms of accounts in open hours.
+    pub(crate) forms: HashMap<(Hour, String), Form>,
+    pub(crate) tags: HeldTags,
+}
+
+/// Which tag sets this writer has in its open slots, so that no slot gets more than AWS takes.
+#[derive(Debug, Default)]
+pub(crate) struct HeldTags {
+    places: HashMap<PlaceKey, Held>,
+    sets: usize,
+    /// Some of this writer's slots are not in memory: a slot that is not has to be read.
+    incomplete: bool,
+}
+
+/// An hour, a customer and a dimension.
+pub(crate) type PlaceKey = (Hour, String, String);
+
+#[derive(Debug, Clone, Default)]
+struct Held {
+    /// The first bytes of [`tags_key`].
+    sets: HashSet<[u8; 8]>,
+    bytes: usize,
+}
+
+impl HeldTags {
+    /// Forgets all: each slot is read again.
+    pub(crate) fn forget(&mut self) {
+        *self = Self { incomplete: true, ..Self::default() };
+    }
+
+    /// Notes a slot's tags as they were read. A slot without tags is noted too.
+    pub(crate) fn note<'a>(&mut self, place: PlaceKey, tags: impl IntoIterator<Item = &'a TagSet>) {
+        let held = self.places.entry(place).or_default();
+        for tags in tags {
+            if held.sets.insert(short(&tags_key(&tags.canonical()))) {
+                held.bytes += tags.request_bytes();
+                self.sets += 1;
+            }
+        }
+    }
+
+    fn add(&mut self, place: PlaceKey, tags: &TagSet, key: &[u8]) {
+        if self.sets >= TAG_SETS_MAX {
+            self.forget();
+            return;
+        }
+        let held = self.places.entry(place).or_default();
+        if held.sets.insert(short(key)) {
+            held.bytes += tags.request_bytes();
+            self.sets += 1;
+        }
+    }
+
+    /// Drops slots of closed hours, which take no more usage.
+    pub(crate) fn close(&mut self, closed: Hour) {
+        self.places.retain(|(hour, _, _), _| *hour > closed);
+        self.sets = self.places.values().map(|held| held.sets.len()).sum();
+    }
+}
+
+fn short(key: &[u8]) -> [u8; 8] {
+    let mut short = [0; 8];
+    short.copy_from_slice(&key[..8]);
+    short
+}
+
+impl Memory {
+    /// Notes the form of an account in an hour.
+    pub(crate) fn note_form(&mut self, hour: Hour, account: String, form: Form) {
+        if self.forms.len() >= FORMS_MAX {
+            self.forms.clear();
+        }
+        self.forms.insert((hour, account), form);
+    }
+
+    /// Drops what is about closed hours.
+    pub(crate) fn close(&mut self, closed: Hour) {
+        self.forms.retain(|(hour, _), _| *hour > closed);
+        self.tags.close(closed);
+    }
+}
+
+impl Facts {
+    /// Where an event counts: the hour, and its own hour if that is another one.
+    fn place(&self, event: &Event, hours: HoursAt) -> (Hour, Option<Hour>) {
+        let own = Hour::of(event.at.max(self.started_at));
+        let mut hour = if own <= hours.closed { hours.current } else { own };
+        if !self.closed_early.is_empty() {
+            let mut asked = (hour, event.customer.canonical());
+            while self.closed_early.contains(&asked) {
+                asked.0 = asked.0.next();
+            }
+            hour = asked.0;
+        }
+        (hour, (hour != own).then_some(own))
+    }
+
+    fn form(&self, customer: &Customer) -> Option<(String, Form)> {
+        let account = match customer {
+            Customer::Identifier(identifier) => self.identities.get(identifier).and_then(Option::as_deref),
+            Customer::Own | Customer::Account { .. } => None,
+        };
+        Form::named(customer, account)
+    }
+
+    /// Notes the accounts of identifiers that were asked for.
+    pub(crate) fn note_identities(&mut self, asked: Vec<String>, found: Vec<(String, String)>) {
+        if self.identities.len() + asked.len() > IDENTITIES_MAX {
+            self.identities.clear();
+        }
+        self.identities.extend(asked.into_iter().map(|identifier| (identifier, None)));
+        self.identities.extend(found.into_iter().map(|(identifier, account)| (identifier, Some(account))));
+    }
+}
+
+/// What has to be read before a group can be counted; empty for almost every group.
+#[derive(Debug, Default)]
+pub(crate) struct Unknown {
+    pub(crate) identifiers: BTreeSet<String>,
+    pub(crate) places: BTreeSet<PlaceKey>,
+}
+
+/// A sum of events without keys, of one slot. Several, if the sum would not fit into the column's type.
+#[derive(Debug)]
+struct Lump {
+    slot: u32,
+    amount: i64,
+    first_at: Timestamp,
+    late_from: Option<Hour>,
+}
+
+/// An event with a key.
+#[derive(Debug)]
+struct Entry {
+    hash: KeyHash,
+    content: Content,
+    /// `None`: it cannot be counted, and is only looked up.
+    slot: Option<u32>,
+    amount: i64,
+    first_at: Timestamp,
+    late_from: Option<Hour>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    hour: Hour,
+    customer: String,
+    dimension: String,
+    key: Vec<u8>,
+    /// The tags whose usage the slot has.
+    tags: TagSet,
+    /// Number of its form in `forms`, from 1.
+    form: Option<i32>,
+}
+
+/// What becomes of one event of the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is in a lump: it counts.
+    Counted,
+    /// It is this entry.
+    Entry(u32),
+    /// An earlier event has its key: this entry. The event's own content.
+    Same(u32, Content),
+    /// It has no key, and its customer's form is another one.
+    OtherForm,
+    /// It can only be judged when the group was counted.
+    Later,
+}
+
+/// A group, ready for the call.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    /// The hour of the time at which it was prepared, and that of the time less `settle`: they decide what is open.
+    present: i64,
+    settling: i64,
+    /// For each of the events, in their order: its number in the group, and its fate.
+    fates: Vec<(u32, Fate)>,
+    entries: Vec<Entry>,
+    lumps: Vec<Lump>,
+    slots: Vec<Slot>,
+    /// Forms that are not known yet, in the order of their first event.
+    forms: Vec<(Hour, String, Form)>,
+}
+
+/// The arrays of the call, in the order of its arguments.
+#[derive(Debug, Default)]
+pub(crate) struct Arrays<'a> {
+    pub(crate) present: i64,
+    pub(crate) settling: i64,
+    pub(crate) locks: Vec<i32>,
+    pub(crate) form_hours: Vec<i64>,
+    pub(crate) form_accounts: Vec<&'a str>,
+    pub(crate) form_forms: Vec<i16>,
+    pub(crate) hours: Vec<i64>,
+    pub(crate) customers: Vec<&'a str>,
+    pub(crate) dimensions: Vec<&'a str>,
+    pub(crate) keys: Vec<&'a [u8]>,
+    pub(crate) tags: Vec<String>,
+    pub(crate) forms: Vec<Option<i32>>,
+    pub(crate) hashes: Vec<Option<&'a [u8]>>,
+    pub(crate) contents: Vec<Option<&'a [u8]>>,
+    pub(crate) slots: Vec<Option<i32>>,
+    pub(crate) amounts: Vec<i64>,
+    pub(crate) first: Vec<i64>,
+    pub(crate) late: Vec<Option<i64>>,
+}
+
+/// What the database says about the keys of a group that was counted.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    /// Keys that were not claimed.
+    pub(crate) left: HashSet<KeyHash>,
+    /// The content of those of them that were claimed before.
+    pub(crate) known: HashMap<KeyHash, Content>,
+}
+
+/// Finds out what is needed to prepare these events.
+pub(crate) fn unknown(
+    events: &[Event],
+    open: &[u32],
+    facts: &Facts,
+    memory: &Memory,
+    settle: Duration,
+    now: Timestamp,
+) -> Unknown {
+    let hours = HoursAt::new(Some(facts.closed), settle, now);
+    let mut unknown = Unknown::default();
+    for event in open.iter().map(|number| &events[*number as usize]) {
+        if let Customer::Identifier(identifier) = &event.customer
+            && !facts.identities.contains_key(identifier)
+        {
+            unknown.identifiers.insert(identifier.clone());
+        }
+        if memory.tags.incomplete && !event.tags.is_empty() {
+            let place = (facts.place(event, hours).0, event.customer.canonical(), event.dimension.clone());
+            if !memory.tags.places.contains_key(&place) {
+                unknown.places.insert(place);
+            }
+        }
+    }
+    unknown
+}
+
+/// The state while a group is prepared.
+struct Preparing<'a> {
+    facts: &'a Facts,
+    memory: &'a Memory,
+    hours: HoursAt,
+    now: Timestamp,
+    made: Prepared,
+    slot_of: HashMap<(Hour, &'a Customer, &'a str, &'a TagSet), u32>,
+    lump_of: HashMap<u32, usize>,
+    claimant_of: HashMap<KeyHash, u32>,
+    /// The number of a form that is not known yet, and the form; `None` after an event of another form.
+    form_of: HashMap<(Hour, String), (i32, Option<Form>)>,
+    /// The tag sets that this group adds to a slot, and the bytes of all.
+    added: BTreeMap<PlaceKey, Held>,
+    untagged: &'a TagSet,
+}
+
+/// Decides where the events of these numbers count.
+pub(crate) fn prepare<'a>(
+    events: &'a [Event],
+    open: &[u32],
+    facts: &'a Facts,
+    memory: &'a Memory,
+    settle: Duration,
+    now: Timestamp,
+    untagged: &'a TagSet,
+) -> Prepared {
+    let hours = HoursAt::new(Some(facts.closed), settle, now);
+    let mut preparing = Preparing {
+        facts,
+        memory,
+        hours,
+        now,
+        made: Prepared {
+            present: hours.present.number(),
+            settling: Hour::of(now.minus(settle)).number(),
+            ..Prepared::default()
+        },
+        slot_of: HashMap::new(),
+        lump_of: HashMap::new(),
+        claimant_of: HashMap::with_capacity(open.len()),
+        form_of: HashMap::new(),
+        added: BTreeMap::new(),
+        untagged,
+    };
+    preparing.made.fates.reserve(open.len());
+    for number in open {
+        let fate = preparing.event(&events[*number as usize]);
+        preparing.made.fates.push((*number, fate));
+    }
+    preparing.made
+}
+
+impl<'a> Preparing<'a> {
+    fn event(&mut self, event: &'a Event) -> Fate {
+        let (hour, late_from) = self.facts.place(event, self.hours);
+        let form = match self.form(&event.customer, hour) {
+            Fits::Yes(form) => Some(form),
+            Fits::No => None,
+            Fits::Undecided => return Fate::Later,
+        };
+        let amount = i64::try_from(event.quantity.micros()).unwrap_or(i64::MAX);
+        let first_at = if late_from.is_some() { self.now } else { event.at.max(self.facts.started_at) };
+        let Some(id) = &event.id else {
+            let Some(form) = form else { return Fate::OtherForm };
+            let slot = self.slot(event, hour, form);
+            self.lump(slot, amount, first_at, late_from);
+            return Fate::Counted;
+        };
+        let (hash, content) = (key_hash(&self.facts.ledger_id, id), content(event));
+        if let Some(entry) = self.claimant_of.get(&hash) {
+            return Fate::Same(*entry, content);
+        }
+        let number = index(self.made.entries.len());
+        let slot = form.map(|form| self.slot(event, hour, form));
+        // A key of an event of 0 is not kept, so that events that cost nothing cannot fill the ledger.
+        if slot.is_some() && amount > 0 {
+            self.claimant_of.insert(hash, number);
+        }
+        let amount = if slot.is_some() { amount } else { 0 };
+        self.made.entries.push(Entry { hash, content, slot, amount, first_at, late_from });
+        Fate::Entry(number)
+    }
+
+    /// Whether usage of this customer may count to this hour.
+    fn form(&mut self, customer: &Customer, hour: Hour) -> Fits {
+        let Some((account, form)) = self.facts.form(customer) else { return Fits::Yes(None) };
+        let key = (hour, account);
+        if let Some(known) = self.memory.forms.get(&key) {
+            return if *known == form { Fits::Yes(None) } else { Fits::No };
+        }
+        if let Some((number, first)) = self.form_of.get_mut(&key) {
+            // The first event of the group may prove to be counted already; then it decides nothing.
+            *first = first.filter(|first| *first == form);
+            return if first.is_some() { Fits::Yes(Some(*number)) } else { Fits::Undecided };
+        }
+        self.made.forms.push((key.0, key.1.clone(), form));
+        let number = i32::try_from(self.made.forms.len()).unwrap_or(i32::MAX);
+        self.form_of.insert(key, (number, Some(form)));
+        Fits::Yes(Some(number))
+    }
+
+    fn slot(&mut self, event: &'a Event, hour: Hour, form: Option<i32>) -> u32 {
+        let key = (hour, &event.customer, event.dimension.as_str(), &event.tags);
+        if let Some(slot) = self.slot_of.get(&key) {
+            return *slot;
+        }
+        let customer = event.customer.canonical();
+        let (mut tags, mut tags_hash) = (&event.tags, Vec::new());
+        if !tags.is_empty() {
+            tags_hash = tags_key(&tags.canonical());
+            if !self.has_place(&(hour, customer.clone(), event.dimension.clone()), tags, &tags_hash) {
+                (tags, tags_hash) = (self.untagged, Vec::new());
+            }
+        }
+        let real = (hour, &event.customer, event.dimension.as_str(), tags);
+        let slot = self.slot_of.get(&real).copied().unwrap_or_else(|| {
+            let dimension = event.dimension.clone();
+            self.made.slots.push(Slot {
+                hour,
+                customer,
+                dimension,
+                key: tags_hash,
+                tags: tags.clone(),
+                form,
+            });
+            index(self.made.slots.len() - 1)
+        });
+        self.slot_of.insert(real, slot);
+        self.slot_of.insert(key, slot);
+        slot
+    }
+
+    /// Whether a slot has room for one more set of tags.
+    fn has_place(&mut self, place: &PlaceKey, tags: &TagSet, key: &[u8]) -> bool {
+        let held = self.memory.tags.places.get(place);
+        let key = short(key);
+        if held.is_some_and(|held| held.sets.contains(&key)) {
+            return true;
+        }
+        let (sets, bytes) = held.map_or((0, 0), |held| (held.sets.len(), held.bytes));
+        let added = self.added.entry(place.clone()).or_default();
+        if added.sets.contains(&key) {
+            return true;
+        }
+        let bytes_added = added.bytes + tags.request_bytes();
+        if sets + added.sets.len() + 1 > TAGGED_SETS_MAX || bytes + bytes_added > TAG_BYTES_MAX {
+            return false;
+        }
+        added.sets.insert(key);
+        added.bytes = bytes_added;
+        true
+    }
+
+    fn lump(&mut self, slot: u32, amount: i64, first_at: Timestamp, late_from: Option<Hour>) {
+        if let Some(lump) = self.lump_of.get(&slot).map(|number| &mut self.made.lumps[*number])
+            && let Some(sum) = lump.amount.checked_add(amount)
+        {
+            lump.amount = sum;
+            lump.first_at = lump.first_at.min(first_at);
+            lump.late_from = [lump.late_from, late_from].into_iter().flatten().min();
+            return;
+        }
+        self.lump_of.insert(slot, self.made.lumps.len());
+        self.made.lumps.push(Lump { slot, amount, first_at, late_from });
+    }
+}
+
+/// Whether usage may count in its customer's form.
+enum Fits {
+    /// With the number of the form, if the database does not know it yet.
+    Yes(Option<i32>),
+    No,
+    /// Another event of the group decides.
+    Undecided,
+}
+
+fn index(number: usize) -> u32 {
+    u32::try_from(number).expect("a group has some thousand events")
+}
+
+impl Prepared {
+    /// Whether there is nothing to ask the database.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.lumps.is_empty()
+    }
+
+    /// The arguments of the call.
+    pub(crate) fn arrays(&self) -> Arrays<'_> {
+        let mut order: Vec<&Entry> = self.entries.iter().collect();
+        // Two replicas that claim the same keys in the same order never wait for each other in a circle.
+        order.sort_unstable_by_key(|entry| entry.hash);
+        let mut arrays = Arrays { present: self.present, settling: self.settling, ..Arrays::default() };
+        let lock = |hour: Hour| i32::try_from(hour.number()).unwrap_or(i32::MAX);
+        let locks: BTreeSet<i32> = self.slots.iter().map(|slot| lock(slot.hour)).collect();
+        arrays.locks = [ALL_HOURS].into_iter().chain(locks).collect();
+        for (hour, account, form) in &self.forms {
+            arrays.form_hours.push(hour.number());
+            arrays.form_accounts.push(account);
+            arrays.form_forms.push(*form as i16);
+        }
+        for slot in &self.slots {
+            arrays.hours.push(slot.hour.number());
+            arrays.customers.push(&slot.customer);
+            arrays.dimensions.push(&slot.dimension);
+            arrays.keys.push(&slot.key);
+            arrays.tags.push(slot.tags.canonical());
+            arrays.forms.push(slot.form);
+        }
+        let count = order.len() + self.lumps.len();
+        arrays.hashes.reserve(count);
+        arrays.contents.reserve(count);
+        arrays.slots.reserve(count);
+        arrays.amounts.reserve(count);
+        arrays.first.reserve(count);
+        arrays.late.reserve(count);
+        // The database counts from 1.
+        let number = |slot: u32| i32::try_from(slot + 1).unwrap_or(i32::MAX);
+        for entry in order {
+            arrays.hashes.push(Some(&entry.hash));
+            arrays.contents.push(Some(&entry.content));
+            arrays.slots.push(entry.slot.map(number));
+            arrays.amounts.push(entry.amount);
+            arrays.first.push(entry.first_at.unix_millis());
+            arrays.late.push(entry.late_from.map(Hour::number));
+        }
+        for lump in &self.lumps {
+            arrays.hashes.push(None);
+            arrays.contents.push(None);
+            arrays.slots.push(Some(number(lump.slot)));
+            arrays.amounts.push(lump.amount);
+            arrays.first.push(lump.first_at.unix_millis());
+            arrays.late.push(lump.late_from.map(Hour::number));
+        }
+        arrays
+    }
+
+    /// All keys of the group.
+    pub(crate) fn hashes(&self) -> Vec<&[u8]> {
+        self.entries.iter().map(|entry| &entry.hash[..]).collect()
+    }
+
+    /// What is known of the keys if the group was counted but the answer was lost. A key that has another content was
+    /// claimed before. One that has the same is taken as claimed by the group: it counts once, whoever claimed it.
+    pub(crate) fn keys_found(&self, known: HashMap<KeyHash, Content>) -> Keys {
+        let own = |entry: &&Entry| {
+            entry.amount > 0 && known.get(&entry.hash).is_none_or(|content| *content == entry.content)
+        };
+        let claimed: HashSet<KeyHash> = self.entries.iter().filter(own).map(|entry| entry.hash).collect();
+        let left =
+            self.entries.iter().map(|entry| entry.hash).filter(|hash| !claimed.contains(hash)).collect();
+        Keys { left, known }
+    }
+
+    /// What became of each event after the group was counted; events without a result have to be counted again.
+    pub(crate) fn judge(&self, keys: &Keys) -> impl Iterator<Item = (u32, Option<Taken>)> {
+        self.fates.iter().map(|(number, fate)| (*number, self.taken(*fate, keys)))
+    }
+
+    fn taken(&self, fate: Fate, keys: &Keys) -> Option<Taken> {
+        let judged = |same: bool| Some(if same { Taken::Duplicate } else { Taken::Conflict });
+        match fate {
+            Fate::Counted => Some(Taken::Accepted),
+            Fate::OtherForm => Some(Taken::OtherForm),
+            Fate::Later => None,
+            Fate::Entry(number) => {
+                let entry = &self.entries[number as usize];
+                if self.is_counted(entry, keys) {
+                    return Some(Taken::Accepted);
+                }
+                match keys.known.get(&entry.hash) {
+                    Some(known) => judged(*known == entry.content),
+                    None if entry.slot.is_none() => Some(Taken::OtherForm),
+                    // It was claimed before, and forgotten since.
+                    None => None,
+                }
+            }
+            Fate::Same(number, content) => {
+                let first = &self.entries[number as usize];
+                if self.is_counted(first, keys) {
+                    return judged(first.content == content);
+                }
+                keys.known.get(&first.hash).and_then(|known| judged(*known == content))
+            }
+        }
+    }
+
+    fn is_counted(&self, entry: &Entry, keys: &Keys) -> bool {
+        if entry.slot.is_none() {
+            return false;
+        }
+        // The key of an event of 0 is never claimed for it: it counts if nobody has claimed it before.
+        let taken = if entry.amount > 0 {
+            keys.left.contains(&entry.hash)
+        } else {
+            keys.known.contains_key(&entry.hash)
+        };
+        !taken
+    }
+
+    /// Notes what the database knows now.
+    pub(crate) fn learn(&self, keys: &Keys, memory: &mut Memory) {
+        let mut counted = vec![false; self.slots.len()];
+        for lump in &self.lumps {
+            counted[lump.slot as usize] = true;
+        }
+        for entry in &self.entries {
+            if let Some(slot) = entry.slot
+                && self.is_counted(entry, keys)
+            {
+                counted[slot as usize] = true;
+            }
+        }
+        for (slot, _) in self.slots.iter().zip(counted).filter(|(_, counted)| *counted) {
+            if let Some((hour, account, form)) =
+                slot.form.and_then(|number| self.forms.get(usize::try_from(number - 1).ok()?))
+                && !memory.forms.contains_key(&(*hour, account.clone()))
+            {
+                memory.note_form(*hour, account.clone(), *form);
+            }
+            if !slot.tags.is_empty() {
+                let place = (slot.hour, slot.customer.clone(), slot.dimension.clone());
+                memory.tags.add(place, &slot.tags, &slot.key);
+            }
+        }
+    }
+}

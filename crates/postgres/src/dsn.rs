@@ -2,6 +2,7 @@
 //! files themselves. No error names a part of the text, which holds a password.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -69,6 +70,24 @@ pub(crate) struct Target {
     pub(crate) config: Config,
     /// `host:port/database`.
     pub(crate) name: String,
+}
+
+impl Dsn {
+    /// Whether every connection uses TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.hosts.iter().all(|host| host.config.get_ssl_mode() != SslMode::Disable)
+    }
+
+    /// Whether every host is a Unix socket or a loopback address.
+    pub(crate) fn is_local(&self) -> bool {
+        let local = |host: &Host| match host {
+            Host::Unix(_) => true,
+            Host::Tcp(name) => {
+                name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+        };
+        self.hosts.iter().all(|target| target.config.get_hosts().iter().all(local))
+    }
 }
 
 impl fmt::Display for Dsn {

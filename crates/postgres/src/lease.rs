@@ -263,11 +263,12 @@ impl Leader {
         Ok(Leading { transaction, lease, closed: Hour::from_number(ours.get(0)), version: ours.get(1), now })
     }
 
-    /// Renews the lease now.
+    /// Renews the lease no more.
     #[cfg(test)]
-    pub(crate) async fn renew_once(&self) {
-        let lease = locked(&self.lease).unwrap();
-        assert!(self.renew(lease).await.unwrap());
+    pub(crate) async fn pause(&self) {
+        locked(&self.tasks).clear();
+        // A renewal that was under way has ended.
+        drop(self.link.session().await);
     }
 
     /// `false` if another replica took the lease.

@@ -15,10 +15,13 @@
 //! The schema is described in `schema`.
 
 mod carrying;
+mod checks;
 mod columns;
 mod connect;
+mod counter;
 mod counting;
 mod dsn;
+mod identities;
 mod lease;
 mod moving;
 mod repair;
@@ -39,6 +42,7 @@ use std::sync::Arc;
 use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerSettings;
 
+pub use checks::{Grade, Seen, examine};
 use connect::{Connector, Link};
 pub use lease::LeaseTimes;
 use lease::{Leader, LeaderSettings};
@@ -59,6 +63,16 @@ pub struct PostgresSettings {
     pub lease: LeaseTimes,
 }
 
+impl PostgresSettings {
+    fn connector(&self) -> Connector {
+        Connector {
+            dsn: dsn::Source::File(self.url_file.clone()),
+            ca_bundle: self.ca_bundle.clone(),
+            facts: schema::Expected { product: self.ledger.product.clone(), settle: self.ledger.settle },
+        }
+    }
+}
+
 /// The ledger of one replica.
 #[derive(Debug)]
 pub struct PostgresLedger {
@@ -75,14 +89,7 @@ impl PostgresLedger {
     /// A ledger that connects when it is used first.
     #[must_use]
     pub fn new(settings: PostgresSettings) -> Self {
-        let connector = Arc::new(Connector {
-            dsn: dsn::Source::File(settings.url_file.clone()),
-            ca_bundle: settings.ca_bundle.clone(),
-            facts: schema::Expected {
-                product: settings.ledger.product.clone(),
-                settle: settings.ledger.settle,
-            },
-        });
+        let connector = Arc::new(settings.connector());
         let clock = WallClock::system();
         let leader = Leader::new(Arc::clone(&connector), clock.clone(), LeaderSettings::of(&settings));
         Self { settings, clock, views: Link::new(connector), leader: Arc::new(leader) }

@@ -36,12 +36,13 @@ use crate::connect::{Failed, Fault, Session};
 
 /// The change from the schema before, or from nothing for the first one.
 pub(crate) struct Migration {
-    pub(crate) sql: &'static str,
+    pub(crate) sql: &'static [&'static str],
     /// The schema of the oldest program that may use the result.
     pub(crate) min_reader: i32,
 }
 
-pub(crate) const MIGRATIONS: [Migration; 1] = [Migration { sql: SCHEMA_1, min_reader: 1 }];
+pub(crate) const MIGRATIONS: [Migration; 1] =
+    [Migration { sql: &[SCHEMA_1, include_str!("take.sql")], min_reader: 1 }];
 
 /// The schema that this program writes.
 pub(crate) const SCHEMA: i32 = MIGRATIONS.len() as i32;
@@ -79,7 +80,7 @@ pub(crate) struct Expected {
 
 /// What the database holds under our name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+pub(crate) enum Found {
     Nothing,
     /// A ledger of this schema.
     Ledger {
@@ -99,6 +100,13 @@ pub(crate) async fn check(session: &Session, expected: &Expected) -> Result<(), 
     }
     refuse(session, found)?;
     adopt_product(session, expected).await
+}
+
+/// What is there, if this program may use it; changes nothing.
+pub(crate) async fn look(session: &Session) -> Result<Found, Fault> {
+    let found = find(session).await?;
+    refuse(session, found)?;
+    Ok(found)
 }
 
 fn refuse(session: &Session, found: Found) -> Result<(), Fault> {
@@ -158,7 +166,9 @@ async fn migrate(session: &Session, expected: &Expected) -> Result<Found, Fault>
         }
     }
     for migration in to_do {
-        session.batch(migration.sql).await?;
+        for sql in migration.sql {
+            session.batch(sql).await?;
+        }
     }
     let min_reader = MIGRATIONS[MIGRATIONS.len() - 1].min_reader;
     if held == 0 {

@@ -208,7 +208,7 @@ impl Database {
 }
 
 /// The folder of PostgreSQL's programs, of the newest version.
-fn programs() -> PathBuf {
+pub(crate) fn programs() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").expect("Debian's package postgresql is installed");
     let number = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
     let newest = versions.flatten().map(|version| version.path()).max_by_key(number);

@@ -1,25 +1,25 @@
 //! Which replica seals and sends: the lease, and what a replica that lost it does.
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::steps::*;
 use super::*;
 use crate::lease::{Leader, LeaseTimes};
 use tollgate_clock as clock;
-use tollgate_ledger::LedgerError;
 use tollgate_metering::record::Answered;
 
 /// Long enough for everything that is expected to happen.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A replica that does not renew its lease, as if it was paused.
-const PAUSED: LeaseTimes = LeaseTimes { renew_every: Duration::from_secs(3600), ..QUICK };
+/// Longer than an unrenewed lease lasts.
+const LONGER: Duration = Duration::from_secs(7);
 
 /// Passes a replica's connections on to the server, and can hold back what the replica writes: as if the replica was
 /// paused, or the network cut.
@@ -28,6 +28,8 @@ struct Passage {
     /// How many more writes pass; negative when one was held back.
     left: Arc<AtomicI64>,
     open: watch::Sender<bool>,
+    /// Names the database at this port.
+    url: tempfile::NamedTempFile,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -51,7 +53,7 @@ impl Passage {
                 tokio::spawn(pass(near, far, Arc::clone(&passes), opened.clone()));
             }
         });
-        Self { port, left, open, task }
+        Self { port, left, open, url: tempfile::NamedTempFile::new().unwrap(), task }
     }
 
     /// Holds back the write after this many.
@@ -60,11 +62,15 @@ impl Passage {
         self.left.store(writes, Ordering::SeqCst);
     }
 
-    /// Lets everything pass; returns whether something was held back.
-    fn release(&self) -> bool {
-        let held = self.left.swap(i64::MAX, Ordering::SeqCst) < 0;
+    /// Whether something is held back.
+    fn holds(&self) -> bool {
+        self.left.load(Ordering::SeqCst) < 0
+    }
+
+    /// Lets everything pass.
+    fn release(&self) {
+        self.left.store(i64::MAX, Ordering::SeqCst);
         self.open.send_replace(true);
-        held
     }
 }
 
@@ -86,11 +92,13 @@ async fn pass(near: TcpStream, far: TcpStream, left: Arc<AtomicI64>, mut open: w
 /// A replica whose connections go through a passage.
 async fn behind(ledger: &Ledger, times: LeaseTimes) -> (Passage, Arc<Leader>) {
     let passage = Passage::make(ledger.server.port()).await;
-    let direct = ledger.server.url(&ledger.name);
-    ledger.name_it(&direct.replace(&ledger.server.port().to_string(), &passage.port.to_string()));
-    let leader = ledger.replica(times);
+    let (port, through) = (ledger.server.port().to_string(), passage.port.to_string());
+    fs::write(passage.url.path(), ledger.server.url(&ledger.name).replace(&port, &through)).unwrap();
+    let direct = connector(ledger);
+    let connector =
+        Arc::new(Connector { dsn: Source::File(passage.url.path().to_owned()), ..Connector::clone(&direct) });
+    let leader = replica(connector, times);
     leader.lead().await.unwrap();
-    ledger.name_it(&direct);
     (passage, leader)
 }
 
@@ -101,7 +109,7 @@ async fn one_replica_leads_and_another_takes_over_when_it_leaves() {
     assert!(matches!(first.seal().await, Err(LedgerError::NotLeading)), "it did not wait for its turn");
     first.lead().await.unwrap();
     let mut waiting = Box::pin(second.lead());
-    assert!(timeout(QUICK.lasts * 2, &mut waiting).await.is_err(), "the first one renews its lease");
+    assert!(timeout(LONGER, &mut waiting).await.is_err(), "the first one renews its lease");
     first.seal().await.unwrap();
     first.leave().await;
     timeout(SOON, waiting).await.unwrap().unwrap();
@@ -124,7 +132,7 @@ async fn of_many_replicas_that_start_at_once_one_leads() {
         waiting.spawn(async move { replica.lead().await });
     }
     waiting.join_next().await.unwrap().unwrap().unwrap();
-    assert!(timeout(QUICK.lasts * 2, waiting.join_next()).await.is_err());
+    assert!(timeout(LONGER, waiting.join_next()).await.is_err());
     let mut leading = 0;
     for replica in &replicas {
         leading += usize::from(replica.seal().await.is_ok());
@@ -136,10 +144,10 @@ async fn of_many_replicas_that_start_at_once_one_leads() {
 #[tokio::test]
 async fn who_takes_over_marks_calls_under_way_as_in_doubt() {
     let ledger = Ledger::make().await;
-    let (first, second) = (ledger.replica(PAUSED), ledger.replica(QUICK));
-    first.lead().await.unwrap();
+    let (first, second) = (ledger.leader().await, ledger.replica(QUICK));
     let sealed = ledger.sealed(&first, EIGHT, 2).await;
     first.begin(&sealed[..1], None, START).await.unwrap();
+    ledger.pause(&first).await;
     second.lead().await.unwrap();
     let open = "SELECT in_doubt, attempting, attempts FROM tollgate.records ORDER BY customer";
     assert_eq!(ledger.run(open).await, [["t", "f", "1"], ["f", "f", "0"]]);
@@ -154,7 +162,7 @@ async fn a_clock_that_is_off_changes_no_lease() {
     first.lead().await.unwrap();
     for minutes in [600, 10] {
         ledger.set_clock(START.plus(Duration::from_secs(60 * minutes))).await;
-        assert!(timeout(QUICK.lasts * 2, second.lead()).await.is_err());
+        assert!(timeout(LONGER, second.lead()).await.is_err());
         first.seal().await.unwrap();
     }
     assert_eq!(ledger.one("SELECT epoch FROM tollgate.lease").await, "1");
@@ -190,28 +198,43 @@ impl Step {
 /// nothing that it writes then takes effect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_was_paused_writes_nothing_after_another_one_leads() {
+    // More than each step's writes: its transaction's beginning, the lease, its own statements, and the commit.
+    let steps = [
+        (Step::Begin, 6),
+        (Step::Answer, 6),
+        (Step::Carry, 14),
+        (Step::Seal, 9),
+        (Step::Defer, 5),
+        (Step::Release, 5),
+    ];
+    // Each waits most of its time for the server.
+    let turns = Arc::new(Semaphore::new(16));
     let mut scenes = tokio::task::JoinSet::new();
-    for step in [Step::Begin, Step::Answer, Step::Carry, Step::Seal, Step::Defer, Step::Release] {
-        scenes.spawn(async move {
-            let mut writes = 0;
-            // Until the step is done before its next write would be held back.
-            while paused_at(step, writes).await {
-                writes += 1;
-            }
-            (step, writes)
-        });
+    for (place, (step, most)) in steps.into_iter().enumerate() {
+        for writes in 0..=most {
+            let turns = Arc::clone(&turns);
+            scenes.spawn(async move {
+                let _turn = turns.acquire_owned().await.unwrap();
+                (place, writes, paused_at(step, writes).await)
+            });
+        }
     }
+    let mut paused = steps.map(|(_, most)| vec![false; most + 1]);
     while let Some(scene) = scenes.join_next().await {
-        let (step, writes) = scene.unwrap();
-        // At least: the transaction's beginning, the lease, the step's own statement, and the commit.
-        assert!(writes >= 4, "{step:?}: {writes}");
+        let (place, writes, was_paused) = scene.unwrap();
+        paused[place][writes] = was_paused;
+    }
+    for ((step, _), paused) in steps.iter().zip(paused) {
+        let writes = paused.iter().take_while(|paused| **paused).count();
+        assert!(writes >= 4 && paused[writes..].iter().all(|paused| !paused), "{step:?}: {paused:?}");
+        assert!(paused.contains(&false), "{step:?} has more writes");
     }
 }
 
 /// Pauses a replica after some writes of a step; `false` if the step has no more.
-async fn paused_at(step: Step, writes: i64) -> bool {
+async fn paused_at(step: Step, writes: usize) -> bool {
     let ledger = Ledger::make().await;
-    let (passage, first) = behind(&ledger, PAUSED).await;
+    let (passage, first) = behind(&ledger, LeaseTimes::default()).await;
     let sealed = ledger.sealed(&first, EIGHT, 2).await;
     ledger.run("UPDATE tollgate.records SET due_at = 9000000000000000").await;
     let nine = EIGHT.next();
@@ -219,23 +242,30 @@ async fn paused_at(step: Step, writes: i64) -> bool {
     ledger.set_clock(at(nine.next(), 3)).await;
     // The hour is closed, and its slot is not sealed.
     assert!(first.seal().await.unwrap().more);
-    first.renew_once().await;
-    passage.hold_after(writes);
-    let mut running = Box::pin(step.run(&first, sealed[0]));
+    ledger.pause(&first).await;
+    passage.hold_after(i64::try_from(writes).unwrap());
+    let running = Arc::clone(&first);
+    let mut running = tokio::spawn(async move { step.run(&running, sealed[0]).await });
+    // If the replica is silent in a transaction, the server ends that after five seconds.
     let second = ledger.replica(QUICK);
-    // The transaction of the first one is ended by the server when it was silent for five seconds.
-    let taken = tokio::select! {
-        done = &mut running => {
-            assert!(!passage.release(), "{step:?} does not end while a write is held back");
-            done.unwrap();
+    let early = tokio::select! {
+        done = &mut running => Some(done.unwrap()),
+        taken = second.lead() => taken.map(|()| None).unwrap(),
+    };
+    if let Some(done) = &early {
+        if !passage.holds() {
+            passage.release();
+            done.as_ref().unwrap();
             return false;
         }
-        taken = timeout(SOON, second.lead()) => taken,
-    };
-    taken.unwrap().unwrap();
+        timeout(SOON, second.lead()).await.unwrap().unwrap();
+    }
     let before = state(&ledger).await;
-    assert!(passage.release());
-    let done = timeout(SOON, running).await.unwrap();
+    passage.release();
+    let done = match early {
+        Some(done) => done,
+        None => timeout(SOON, running).await.unwrap().unwrap(),
+    };
     assert!(done.is_err(), "{step:?} after {writes} writes");
     assert!(matches!(first.seal().await, Err(LedgerError::NotLeading)));
     assert_eq!(state(&ledger).await, before, "{step:?} after {writes} writes");
@@ -263,12 +293,12 @@ async fn a_replica_that_is_cut_off_is_replaced_within_fifteen_seconds() {
     let (passage, first) = behind(&ledger, LeaseTimes::default()).await;
     let sealed = ledger.sealed(&first, EIGHT, 1).await;
     let second = ledger.replica(LeaseTimes::default());
-    first.renew_once().await;
     // After the lease's row was locked.
     passage.hold_after(2);
     let cut = clock::monotonic();
     let running = first.begin(&sealed, None, START);
-    let (_, taken) = tokio::join!(timeout(Duration::from_secs(14), running), timeout(SOON, second.lead()));
+    let (begun, taken) = tokio::join!(timeout(SOON, running), timeout(SOON, second.lead()));
+    assert!(begun.unwrap().is_err());
     taken.unwrap().unwrap();
     let took = clock::monotonic().duration_since(cut);
     assert!(took < Duration::from_secs(15), "{took:?}");

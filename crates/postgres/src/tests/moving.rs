@@ -22,10 +22,10 @@ use tollgate_metering::event::Event;
 use tollgate_metering::record::{Answered, Noted, Record, Whole};
 use tollgate_time::Timestamp;
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 const LICENSE: &str = "arn:aws:license-manager::444455556666:license:l-demo";
 
-fn customers() -> [Customer; 3] {
+pub(super) fn customers() -> [Customer; 3] {
     let account = |account_id: &str, license: Option<&str>| Customer::Account {
         account_id: account_id.to_owned(),
         license_arn: license.map(str::to_owned),
@@ -37,7 +37,7 @@ fn customers() -> [Customer; 3] {
     ]
 }
 
-fn event(id: &str, micros: u64, customer: &Customer, team: &str, at: Timestamp) -> Event {
+pub(super) fn event(id: &str, micros: u64, customer: &Customer, team: &str, at: Timestamp) -> Event {
     let mut content = [0; 32];
     content[..8].copy_from_slice(&micros.to_be_bytes());
     let tags = match team {
@@ -56,7 +56,7 @@ fn event(id: &str, micros: u64, customer: &Customer, team: &str, at: Timestamp) 
 }
 
 /// Fills a ledger on disk with records in every state, links, repairs, open usage, keys and forms.
-fn fill(folder: &Path, hours: u32) {
+pub(super) fn fill(folder: &Path, hours: u32) {
     let mut ledger = Ledger::open(folder, settings("")).unwrap();
     let mut micros = 1_000_000;
     for hour in 0..hours {
@@ -90,6 +90,9 @@ fn fill(folder: &Path, hours: u32) {
         if matches!(answered, Answered::Dead(_)) {
             letters.push(*id);
         }
+        if index % 8 == 6 {
+            ledger.answered_all(&[noted(*id, Answered::Unknown("Timeout".into()))], None, now).unwrap();
+        }
         ledger.answered_all(&[noted(*id, answered)], None, now).unwrap();
     }
     let note = || Note::new("ticket 7").unwrap();
@@ -111,8 +114,8 @@ fn fill(folder: &Path, hours: u32) {
 
 /// All that people can read.
 #[derive(Debug, PartialEq)]
-struct Shown {
-    totals: BTreeMap<String, Totals>,
+pub(super) struct Shown {
+    pub(super) totals: BTreeMap<String, Totals>,
     summary: Summary,
     records: Vec<(Whole, Links)>,
     found: Vec<(Looked, Vec<Record>)>,
@@ -174,7 +177,7 @@ async fn open(view: &dyn View, looked: &Looked, limit: usize) -> Vec<OpenUsage> 
     rows
 }
 
-async fn shown(view: &dyn View) -> Shown {
+pub(super) async fn shown(view: &dyn View) -> Shown {
     let mut found = Vec::new();
     let mut open_found = Vec::new();
     for looked in filters() {
@@ -216,7 +219,7 @@ async fn shown_on_disk(folder: &Path) -> Shown {
     shown(&Mutex::new(File::inspect(folder).unwrap())).await
 }
 
-fn ledger(database: &Database) -> PostgresLedger {
+pub(super) fn ledger(database: &Database) -> PostgresLedger {
     PostgresLedger::new(PostgresSettings {
         url_file: database.url_file(),
         ca_bundle: None,
@@ -226,7 +229,7 @@ fn ledger(database: &Database) -> PostgresLedger {
     })
 }
 
-fn to(database: &Database) -> Destination {
+pub(super) fn to(database: &Database) -> Destination {
     Destination::file(database.url_file(), None)
 }
 
@@ -307,7 +310,7 @@ async fn a_move_that_is_killed_at_any_point_goes_on() {
 }
 
 /// A copy of a ledger's files, as a snapshot of the volume.
-fn copied(from: &Path) -> tempfile::TempDir {
+pub(super) fn copied(from: &Path) -> tempfile::TempDir {
     let copy = folder();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

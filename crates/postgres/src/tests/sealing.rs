@@ -2,7 +2,6 @@
 
 use super::steps::*;
 use super::*;
-use tollgate_marketplace::{Hour, Quantity};
 
 const TEAM_A: &str = r#"{"team":"a"}"#;
 const TEAM_B: &str = r#"{"team":"b"}"#;

@@ -3,9 +3,8 @@
 use super::steps::*;
 use super::*;
 use tollgate_ledger::OTHER_FORM;
-use tollgate_marketplace::{Hour, Region};
+use tollgate_marketplace::Region;
 use tollgate_metering::record::{Answered, Noted, RecordState};
-use tollgate_time::Timestamp;
 
 /// Each open record's state, whether it is in doubt, its attempts and its code.
 const OPEN: &str =

@@ -6,22 +6,17 @@ use std::ops::Deref;
 use super::*;
 use crate::lease::{Leader, LeaderSettings, LeaseTimes};
 use crate::schema::tags_key;
-use crate::testing::Server;
-use tollgate_clock::WallClock;
-use tollgate_marketplace::Hour;
 use tollgate_metering::record::{Answered, Noted, Whole};
 use tollgate_time::Timestamp;
 
-/// 2026-11-24T08:00:00Z, the start of hour [`EIGHT`].
-pub(super) const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
-
+/// The hour that begins with [`START`].
 pub(super) const EIGHT: Hour = Hour::of(START);
 
 pub(super) const DIMENSION: &str = "requests";
 
 /// Times that let tests be quick.
 pub(super) const QUICK: LeaseTimes = LeaseTimes {
-    lasts: Duration::from_millis(1500),
+    lasts: Duration::from_secs(6),
     renew_every: Duration::from_millis(300),
     look_every: Duration::from_millis(50),
 };
@@ -69,13 +64,19 @@ impl Ledger {
 
     /// A replica that holds the lease.
     pub(super) async fn leader(&self) -> Arc<Leader> {
-        let leader = self.replica(QUICK);
+        let leader = self.replica(LeaseTimes::default());
         leader.lead().await.unwrap();
         leader
     }
 
     pub(super) fn replica(&self, times: LeaseTimes) -> Arc<Leader> {
-        replica(&self.database, times)
+        replica(connector(&self.database), times)
+    }
+
+    /// From now on the replica renews its lease no more, as if it was paused.
+    pub(super) async fn pause(&self, leader: &Leader) {
+        leader.pause().await;
+        self.run("UPDATE tollgate.lease SET expires_at = clock_timestamp() + interval '3 s'").await;
     }
 
     /// Usage that replica `writer` has counted, in millionths.
@@ -143,14 +144,15 @@ impl Ledger {
     }
 }
 
-pub(super) fn replica(database: &Database, times: LeaseTimes) -> Arc<Leader> {
+/// A replica with this connection.
+pub(super) fn replica(connector: Arc<Connector>, times: LeaseTimes) -> Arc<Leader> {
     let settings = LeaderSettings {
         name: "replica".to_owned(),
         times,
         settle: SETTLE,
         idempotency_window: Duration::from_secs(48 * 3600),
     };
-    Arc::new(Leader::new(connector(database), WallClock::system(), settings))
+    Arc::new(Leader::new(connector, WallClock::system(), settings))
 }
 
 /// Seals until nothing is left; returns how many records were made.

@@ -1,0 +1,48 @@
+//! The accounts of legacy identifiers, as `ResolveCustomer` answers them.
+
+use tokio_postgres::types::Type;
+
+use tollgate_ledger::{IDENTITIES_MAX, LedgerError};
+use tollgate_marketplace::customer::{is_account, is_identifier};
+
+use crate::connect::Link;
+use crate::schema::{ALL_HOURS, LOCKS};
+
+/// Notes the account of an identifier. Text that AWS would not accept as an identifier or an account is ignored.
+pub(crate) async fn identify(link: &Link, identifier: &str, account: &str) -> Result<(), LedgerError> {
+    if !is_identifier(identifier) || !is_account(account) {
+        return Ok(());
+    }
+    let names = [(&identifier as _, Type::TEXT), (&account as _, Type::TEXT)];
+    const KNOWN: &str = "SELECT 1 FROM tollgate.identities WHERE identifier = $1 AND account = $2";
+    if !link.query(KNOWN, &names).await?.is_empty() {
+        return Ok(());
+    }
+    let noting = link.begin().await?;
+    // No replica counts usage with the old knowledge while this changes, and each asks again afterwards.
+    noting.batch(&format!("SELECT pg_advisory_xact_lock({LOCKS}, {ALL_HOURS})")).await?;
+    noting
+        .execute(
+            "INSERT INTO tollgate.identities (identifier, account) VALUES ($1, $2)
+             ON CONFLICT (identifier) DO UPDATE SET account = excluded.account",
+            &names,
+        )
+        .await?;
+    // Usage that was counted before the account was known.
+    noting
+        .execute(
+            "INSERT INTO tollgate.forms (hour, account, form)
+             SELECT hour, 'account ' || $2, form FROM tollgate.forms WHERE account = 'identifier ' || $1
+             ON CONFLICT DO NOTHING",
+            &names,
+        )
+        .await?;
+    noting
+        .batch(&format!(
+            "DELETE FROM tollgate.identities WHERE id <= (SELECT max(id) FROM tollgate.identities) - {IDENTITIES_MAX};
+             UPDATE tollgate.ledger SET version = version + 1"
+        ))
+        .await?;
+    noting.commit().await?;
+    Ok(())
+}
