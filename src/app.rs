@@ -36,7 +36,7 @@ use crate::usage::notice::Notices;
 use identity::Identity;
 use licensing::Contract;
 pub(crate) use licensing::{client_settings, terms};
-pub(crate) use metering::repairs;
+pub(crate) use metering::{repairs, shared_ledger};
 use tollgate_aws::{Aws, AwsSettings};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Address, Listener};

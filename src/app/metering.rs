@@ -217,6 +217,12 @@ fn cannot_be_used(error: &LedgerError) -> String {
     format!("the usage ledger cannot be used: {error}")
 }
 
+/// The settings of a shared ledger for a command that is no replica; `None` if the configuration has no usage.
+pub(crate) fn shared_ledger(config: &Config, now: Timestamp) -> Option<ledger::LedgerSettings> {
+    let product_code = config.product.product_code.clone()?;
+    Some(Plan::of(config, Outlet::BatchMeterUsage, product_code).ledger("", now))
+}
+
 /// The configuration of usage. The settings of ledger and sender are made from it once the pod is known.
 struct Plan {
     outlet: Outlet,

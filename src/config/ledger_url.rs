@@ -32,7 +32,7 @@ pub(super) fn ledger_url(
         Some(engine) => match reader.installed.disk.read(&path, URL_BYTES_MAX, Links::Follow) {
             Ok(bytes) => match engine.check_url(String::from_utf8_lossy(&bytes).trim()) {
                 Ok(()) => return Some(Some(path)),
-                Err(problem) => format!("holds no URL of a ledger: {problem}"),
+                Err(problem) => problem,
             },
             Err(error) => format!(
                 "cannot be read: {}; name a file with one line, postgres://user:password@host/database",

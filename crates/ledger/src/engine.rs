@@ -6,17 +6,18 @@
 
 use std::fmt::Debug;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use super::store::{Store, StoreFuture, View};
 use super::writer::Observer;
-use super::{LedgerSettings, Totals};
+use super::{LedgerError, LedgerSettings, Totals};
 use tollgate_clock::WallClock;
 use tollgate_marketplace::service::BoxFuture;
 
 /// An engine for a ledger that several processes share.
 pub trait Engine: Debug + Send + Sync {
-    /// Why this text is not a URL of a ledger, in one sentence without the text's password.
+    /// Why this text is not a URL of a ledger: what follows the name of what holds it. Shows nothing of the text.
     fn check_url(&self, url: &str) -> Result<(), String>;
 
     /// Opens the ledger for a running process, and returns before it is connected: see [`Store::ready`]. `clock` follows
@@ -29,11 +30,11 @@ pub trait Engine: Debug + Send + Sync {
         observer: Box<dyn Observer>,
     ) -> Arc<dyn Store>;
 
-    /// Connects once, for a command.
-    fn look(&self, url_file: PathBuf) -> StoreFuture<'_, Box<dyn View>>;
+    /// Connects once, for a command. Without settings nothing is changed, and no repair is made.
+    fn look(&self, url_file: PathBuf, to_repair: Option<LedgerSettings>) -> StoreFuture<'_, Box<dyn View>>;
 
     /// Checks for `doctor`, in the order in which they were made; the first fault ends them.
-    fn examine(&self, url_file: PathBuf) -> BoxFuture<'_, Vec<Examined>>;
+    fn examine(&self, url_file: PathBuf, ledger: LedgerSettings) -> BoxFuture<'_, Vec<Examined>>;
 
     /// Moves the ledger of a sidecar that does not run from its state folder to the database of this URL, or goes on
     /// with a move that was interrupted. `said` receives lines for the person who waits.
@@ -41,9 +42,12 @@ pub trait Engine: Debug + Send + Sync {
         &'a self,
         folder: PathBuf,
         url: String,
-        said: &'a mut (dyn FnMut(String) + Send),
-    ) -> StoreFuture<'a, Moved>;
+        said: &'a mut dyn FnMut(String),
+    ) -> MoveFuture<'a>;
 }
+
+/// The future of a move. A file's connection stays in its thread.
+pub type MoveFuture<'a> = Pin<Box<dyn Future<Output = Result<Moved, LedgerError>> + 'a>>;
 
 /// What was moved.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! A pooler in transaction mode may stand between. So there is no state of a session: no prepared statements, no
 //! `LISTEN`, no session locks, and every setting is made with `SET LOCAL`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tollgate_clock as clock;
 use tollgate_disk::{Links, describe, read_regular};
 use tollgate_ledger::LedgerError;
+use tollgate_time::Timestamp;
 
 use crate::dsn::{self, CONNECT_TIMEOUT, Dsn, Target};
 use crate::schema;
@@ -105,7 +107,14 @@ enum Purpose {
 }
 
 impl Connector {
+    /// For a program that only looks, whatever product the ledger is for.
+    pub(crate) fn to_look(url_file: PathBuf) -> Self {
+        let facts = schema::Expected { product: String::new(), settle: Duration::ZERO };
+        Self { dsn: dsn::Source::File(url_file), ca_bundle: None, facts }
+    }
+
     /// Connects to the first host of the DSN that can be used.
+    #[cfg(test)]
     pub(crate) async fn connect(&self) -> Result<Session, Fault> {
         self.connect_for(Purpose::Use).await
     }
@@ -408,6 +417,7 @@ impl From<Failed> for LedgerError {
 #[derive(Debug)]
 pub(crate) struct Link {
     connector: Arc<Connector>,
+    purpose: Purpose,
     state: Mutex<State>,
 }
 
@@ -421,7 +431,27 @@ struct State {
 
 impl Link {
     pub(crate) fn new(connector: Arc<Connector>) -> Self {
-        Self { connector, state: Mutex::default() }
+        Self { connector, purpose: Purpose::Use, state: Mutex::default() }
+    }
+
+    /// For a program that changes nothing.
+    pub(crate) fn looking(connector: Arc<Connector>) -> Self {
+        Self { purpose: Purpose::Look, ..Self::new(connector) }
+    }
+
+    /// The database's time. There must be a ledger that this program may use.
+    pub(crate) async fn now(&self) -> Result<Timestamp, Fault> {
+        let mut held = self.session().await?;
+        let session = held.take();
+        if self.purpose == Purpose::Look && schema::look(&session).await? == schema::Found::Nothing {
+            return Err(Fault::Lasting(format!(
+                "{} holds no ledger yet: the first replica makes it",
+                session.name
+            )));
+        }
+        let rows = session.query("SELECT tollgate.ledger_now()", &[]).await?;
+        held.give_back(session);
+        Ok(Timestamp::from_unix_millis(rows.first().map_or(0, |row| row.get(0))))
     }
 
     /// The connection. Until the time of the next attempt it fails at once, with the latest attempt's error.
@@ -436,7 +466,7 @@ impl Link {
             {
                 return Err(fault.clone());
             }
-            match self.connector.connect().await {
+            match self.connector.connect_for(self.purpose).await {
                 Ok(session) => *state = State { session: Some(session), ..State::default() },
                 Err(fault) => {
                     let pause = backoff(state.failures);

@@ -21,6 +21,7 @@ mod connect;
 mod counter;
 mod counting;
 mod dsn;
+mod engine;
 mod identities;
 mod lease;
 mod moving;
@@ -29,6 +30,7 @@ mod rows;
 mod schema;
 mod sealing;
 mod sending;
+mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod totals;
@@ -37,15 +39,14 @@ mod view;
 mod writer;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerSettings;
+use tollgate_time::Timestamp;
 
 pub use checks::{Grade, Seen, examine};
-use connect::{Connector, Link};
+use connect::{Connector, Fault, Link};
+pub use engine::Postgres;
 pub use lease::LeaseTimes;
-use lease::{Leader, LeaderSettings};
 pub use moving::{Destination, MoveError, Moved, move_ledger};
 
 /// Where the database is, and how a replica uses the ledger in it.
@@ -73,26 +74,24 @@ impl PostgresSettings {
     }
 }
 
-/// The ledger of one replica.
+/// A ledger in a database, to read and to repair.
 #[derive(Debug)]
 pub struct PostgresLedger {
-    settings: PostgresSettings,
-    /// Follows the database's time.
-    clock: WallClock,
-    /// For reading and repair.
-    views: Link,
-    /// For sealing and sending, by the replica that holds the lease.
-    leader: Arc<Leader>,
+    link: Link,
 }
 
 impl PostgresLedger {
-    /// A ledger that connects when it is used first.
-    #[must_use]
-    pub fn new(settings: PostgresSettings) -> Self {
-        let connector = Arc::new(settings.connector());
-        let clock = WallClock::system();
-        let leader = Leader::new(Arc::clone(&connector), clock.clone(), LeaderSettings::of(&settings));
-        Self { settings, clock, views: Link::new(connector), leader: Arc::new(leader) }
+    pub(crate) const fn new(link: Link) -> Self {
+        Self { link }
+    }
+
+    pub(crate) const fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// The database's time.
+    pub(crate) async fn now(&self) -> Result<Timestamp, Fault> {
+        self.link.now().await
     }
 }
 

@@ -3,7 +3,6 @@
 //! A task of its own does it, with a connection of its own. A group that may have been committed, because the answer was
 //! lost, is put aside: its requests wait until the database says what became of it, and others fail at once meanwhile.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -43,7 +42,6 @@ pub(crate) struct Writer {
     commands: mpsc::UnboundedSender<Command>,
     bell: Arc<Bell>,
     latest_failure: LatestFailure,
-    written: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -64,8 +62,7 @@ impl Writer {
         observer: Box<dyn Observer>,
     ) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
-        let writer =
-            Self { commands, bell: Arc::default(), latest_failure: Arc::default(), written: Arc::default() };
+        let writer = Self { commands, bell: Arc::default(), latest_failure: Arc::default() };
         let task = Task {
             counter: Counter::new(Link::new(connector), settings, clock),
             commands: received,
@@ -75,7 +72,6 @@ impl Writer {
             aside: None,
             observer,
             latest_failure: Arc::clone(&writer.latest_failure),
-            written: Arc::clone(&writer.written),
         };
         tokio::spawn(task.run());
         writer
@@ -105,11 +101,6 @@ impl Writer {
         answer.await.map_err(|_| ended())?
     }
 
-    /// How many groups were committed.
-    pub(crate) fn written(&self) -> u64 {
-        self.written.load(Ordering::Acquire)
-    }
-
     /// The latest error, if it happened after `since` and nothing was written after it.
     pub(crate) fn failed_since(&self, since: Instant) -> Option<LedgerError> {
         let latest = self.latest_failure.lock().expect("held for one move only, which cannot panic");
@@ -129,7 +120,6 @@ struct Task {
     aside: Option<(Group, Work)>,
     observer: Box<dyn Observer>,
     latest_failure: LatestFailure,
-    written: Arc<AtomicU64>,
 }
 
 impl Task {
@@ -261,7 +251,6 @@ impl Task {
     }
 
     fn committed(&mut self, took: Duration) {
-        self.written.fetch_add(1, Ordering::Release);
         *self.latest_failure.lock().expect("held for one move only, which cannot panic") = None;
         self.observer.committed(took);
     }

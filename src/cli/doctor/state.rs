@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::app::address;
+use crate::app::{address, shared_ledger};
 use crate::config::{Config, Disk, LicenseModel};
 use crate::doctor::Finding;
 use crate::doctor::disk::{self, Ledger, Space};
 use crate::engine;
 use crate::license;
 use crate::registration::memory::Store;
+use tollgate_clock as clock;
 use tollgate_disk::describe;
 use tollgate_http::client::{Ask, ask};
 use tollgate_ledger::{Database, FILE_NAME, LedgerError};
@@ -23,8 +24,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn examine(config: &Config, writable: &dyn Disk) -> Vec<Finding> {
     let mode = config.product.mode;
     let holds_seats = mode.asks_license_manager() && config.license.model == LicenseModel::Floating;
-    if let Some((url_file, engine)) = config.state.url_file.clone().zip(engine::installed()) {
-        return engine.examine(url_file).await.into_iter().map(disk::shared_ledger).collect();
+    if let Some((url_file, engine)) = config.state.url_file.clone().zip(engine::installed())
+        && let Some(settings) = shared_ledger(config, clock::system_now())
+    {
+        return engine.examine(url_file, settings).await.into_iter().map(disk::shared_ledger).collect();
     }
     let Some(folder) = config.state.dir.path() else {
         let remedy = if holds_seats {

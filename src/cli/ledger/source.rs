@@ -9,7 +9,7 @@ use crate::api::listing::Listing;
 use crate::api::query::{Query, SHOWN_MAX};
 use crate::api::repair::{Action, RepairRejected, RepairRequest, Repairs};
 use crate::api::usage::{backlog, balances, shown_whole};
-use crate::app::repairs;
+use crate::app::{repairs, shared_ledger};
 use crate::cli::sidecar::{Complaint, Sidecar, read, says, unanswered};
 use crate::config::{App, Config, LedgerPlace, Mode, State};
 use crate::engine;
@@ -19,7 +19,7 @@ use tollgate_http::client::Ask;
 use tollgate_ledger::repair::Repaired;
 use tollgate_ledger::store::View;
 use tollgate_ledger::view::{From, Looked};
-use tollgate_ledger::{Database, FILE_NAME, LedgerError};
+use tollgate_ledger::{Database, FILE_NAME, LedgerError, LedgerSettings};
 use tollgate_metering::policy::Window;
 
 /// Who holds the ledger.
@@ -33,15 +33,22 @@ pub(in crate::cli) enum Source {
 impl Source {
     /// Opens the ledger for reading.
     pub(in crate::cli) fn find(place: &LedgerPlace) -> Result<Self, Complaint> {
-        Self::at(place.mode, &place.app, &place.state, None)
+        Self::at(place.mode, &place.app, &place.state, None, None)
     }
 
     /// Opens the ledger for repairs. They need the whole configuration, which says which of them are allowed.
     pub(super) fn to_repair(config: &Config) -> Result<Self, Complaint> {
-        Self::at(config.product.mode, &config.app, &config.state, Some(repairs(config)))
+        let settings = shared_ledger(config, clock::system_now());
+        Self::at(config.product.mode, &config.app, &config.state, Some(repairs(config)), settings)
     }
 
-    fn at(mode: Mode, app: &App, state: &State, repairs: Option<Repairs>) -> Result<Self, Complaint> {
+    fn at(
+        mode: Mode,
+        app: &App,
+        state: &State,
+        repairs: Option<Repairs>,
+        settings: Option<LedgerSettings>,
+    ) -> Result<Self, Complaint> {
         let folder = state.dir.path().map(ToOwned::to_owned).unwrap_or_default();
         let shared = state.url_file.clone().zip(engine::installed());
         let there = shared.is_some() || folder.join(FILE_NAME).symlink_metadata().is_ok();
@@ -66,7 +73,7 @@ impl Source {
         let window = if by_seller { Window::BatchMeterUsage } else { Window::MeterUsage };
         if let Some((url_file, engine)) = shared {
             let runtime = sidecar.into_runtime();
-            let ledger = runtime.block_on(engine.look(url_file)).map_err(|error| failed(&error))?;
+            let ledger = runtime.block_on(engine.look(url_file, settings)).map_err(|error| failed(&error))?;
             return Ok(Self::Open { ledger, runtime, repairs, window });
         }
         let open = if repairs.is_some() { Database::open_existing } else { Database::inspect };

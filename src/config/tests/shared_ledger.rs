@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerSettings;
-use tollgate_ledger::engine::{Examined, Moved};
+use tollgate_ledger::engine::{Examined, MoveFuture};
 use tollgate_ledger::store::{Store, StoreFuture, View};
 use tollgate_ledger::writer::Observer;
 use tollgate_marketplace::service::BoxFuture;
@@ -17,27 +17,22 @@ struct Judge;
 
 impl Engine for Judge {
     fn check_url(&self, url: &str) -> Result<(), String> {
-        if url.starts_with("postgres://") { Ok(()) } else { Err("it begins with another scheme".to_owned()) }
+        if url.starts_with("postgres://") { Ok(()) } else { Err("holds no URL of a ledger".to_owned()) }
     }
 
     fn open(&self, _: PathBuf, _: LedgerSettings, _: WallClock, _: Box<dyn Observer>) -> Arc<dyn Store> {
         unreachable!("the configuration opens no ledger")
     }
 
-    fn look(&self, _: PathBuf) -> StoreFuture<'_, Box<dyn View>> {
+    fn look(&self, _: PathBuf, _: Option<LedgerSettings>) -> StoreFuture<'_, Box<dyn View>> {
         unreachable!("the configuration opens no ledger")
     }
 
-    fn examine(&self, _: PathBuf) -> BoxFuture<'_, Vec<Examined>> {
+    fn examine(&self, _: PathBuf, _: LedgerSettings) -> BoxFuture<'_, Vec<Examined>> {
         unreachable!("the configuration opens no ledger")
     }
 
-    fn take_over<'a>(
-        &'a self,
-        _: PathBuf,
-        _: String,
-        _: &'a mut (dyn FnMut(String) + Send),
-    ) -> StoreFuture<'a, Moved> {
+    fn take_over<'a>(&'a self, _: PathBuf, _: String, _: &'a mut dyn FnMut(String)) -> MoveFuture<'a> {
         unreachable!("the configuration opens no ledger")
     }
 }
@@ -72,10 +67,9 @@ fn the_sidecar_says_which_program_has_it() {
 
 #[test]
 fn a_file_that_holds_no_url_is_a_fault_that_shows_nothing_of_it() {
-    for (content, expected) in [
-        ("mysql://app:the-password@db/x", "holds no URL of a ledger: it begins with another scheme"),
-        ("", "holds no"),
-    ] {
+    for (content, expected) in
+        [("mysql://app:the-password@db/x", "holds no URL of a ledger"), ("", "holds no")]
+    {
         let faults = case("saas").disk("/url", content).faults();
         assert!(faults.contains(expected) && !faults.contains("the-password"), "{faults}");
     }

@@ -220,13 +220,14 @@ async fn shown_on_disk(folder: &Path) -> Shown {
 }
 
 pub(super) fn ledger(database: &Database) -> PostgresLedger {
-    PostgresLedger::new(PostgresSettings {
+    let settings = PostgresSettings {
         url_file: database.url_file(),
         ca_bundle: None,
         name: "test".to_owned(),
         ledger: settings(""),
         lease: crate::LeaseTimes::default(),
-    })
+    };
+    PostgresLedger::new(crate::connect::Link::new(Arc::new(settings.connector())))
 }
 
 pub(super) fn to(database: &Database) -> Destination {
