@@ -10,7 +10,9 @@ mod admission;
 pub mod attestation;
 mod code;
 pub mod csv;
+mod customers;
 pub mod door;
+pub mod entitlements;
 pub mod license;
 pub mod listing;
 pub mod query;
@@ -36,7 +38,7 @@ use attestation::Attestation;
 use code::Code;
 use door::Door;
 use license::LicensePart;
-use route::{OfUsage, Route};
+use route::{OfCustomer, OfUsage, Route};
 use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, Handler, Limits, ReadBodyError};
 use usage::UsagePart;
@@ -153,6 +155,17 @@ impl AppServer {
             }
             OfUsage::Record(id) => Ok(usage.record(id).await),
             OfUsage::Repair(id, action) => usage.repair(id, action, body, &self.room).await,
+            OfUsage::Event => match admission::not_json(&parts.headers) {
+                Some(refused) => Ok(refused),
+                // Anybody who can reach this address could end a customer's license.
+                None if self.token.is_none() => Ok(customers::no_token()),
+                None => usage.marketplace_event(body, &self.room).await,
+            },
+            OfUsage::Customer(key, OfCustomer::Flush) => Ok(usage.flush(key).await),
+            OfUsage::Customer(key, OfCustomer::Usage) => Ok(usage.of_customer(key).await),
+            OfUsage::Customer(key, OfCustomer::Entitlements) => {
+                Ok(usage.entitlements(key, &parts.headers).await)
+            }
         }
     }
 

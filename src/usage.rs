@@ -5,6 +5,7 @@
 
 pub mod commits;
 pub mod intake;
+pub mod lifecycle;
 pub mod notice;
 pub mod sender;
 pub mod unsent;

@@ -17,6 +17,8 @@ mod door;
 mod exec;
 #[path = "metering/incidents.rs"]
 mod incidents;
+#[path = "metering/lifecycle.rs"]
+mod lifecycle;
 #[path = "gate/processes.rs"]
 #[expect(dead_code, reason = "shared with tests/gate.rs, which uses all of it")]
 mod processes;

@@ -86,7 +86,7 @@ data "aws_iam_policy_document" "license" {
 data "aws_iam_policy_document" "batch_meter_usage" {
   statement {
     sid       = "Batch"
-    actions   = ["aws-marketplace:BatchMeterUsage", "aws-marketplace:ResolveCustomer"]
+    actions   = ["aws-marketplace:BatchMeterUsage", "aws-marketplace:GetEntitlements", "aws-marketplace:ResolveCustomer"]
     resources = ["*"]
   }
 }

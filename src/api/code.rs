@@ -29,6 +29,7 @@ codes! {
     BodyTooLarge
     ContentTypeRefused
     DuplicateRequestException
+    EventRefused
     HostRefused
     InDoubt
     Internal

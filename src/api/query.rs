@@ -82,6 +82,12 @@ pub fn shown_state(text: &str) -> Option<ShownState> {
     ShownState::ALL.into_iter().find(|state| state.as_str() == text)
 }
 
+/// Undoes the percent-encoding of a part of a path; `None` if it is malformed or not UTF-8.
+pub(super) fn decode_part(part: &str) -> Option<String> {
+    // In a path, a plus sign is one.
+    decode(&part.replace('+', "%2B"))
+}
+
 /// Undoes the percent-encoding of a value; `None` if it is malformed or not UTF-8.
 fn decode(value: &str) -> Option<String> {
     let mut bytes = value.bytes();

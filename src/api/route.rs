@@ -34,6 +34,32 @@ pub(super) enum OfUsage<'a> {
     Record(&'a str),
     /// The number of the record.
     Repair(&'a str, Action),
+    /// An event of AWS Marketplace.
+    Event,
+    /// The customer's key, percent-encoded.
+    Customer(&'a str, OfCustomer),
+}
+
+/// What a request asks for about one customer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OfCustomer {
+    /// What the ledger holds of its usage.
+    Usage,
+    /// Its entitlements at AWS.
+    Entitlements,
+    /// Report its open hour now.
+    Flush,
+}
+
+impl OfCustomer {
+    const ALL: [(Self, &'static str); 3] =
+        [(Self::Usage, "usage"), (Self::Entitlements, "entitlements"), (Self::Flush, "flush")];
+
+    /// The key and the rest, from `/v1/customers/111122223333/flush`.
+    fn of(path: &str) -> Option<(&str, Self)> {
+        let (key, last) = path.strip_prefix("/v1/customers/")?.split_once('/')?;
+        Self::ALL.into_iter().find(|(_, name)| *name == last).map(|(of_customer, _)| (key, of_customer))
+    }
 }
 
 impl<'a> Route<'a> {
@@ -50,9 +76,11 @@ impl<'a> Route<'a> {
             "/v1/usage" => return Some(Self::Take),
             "/v1/customers/resolve" => OfUsage::Resolve,
             "/v1/reconciliation" => OfUsage::Reconciliation,
+            "/v1/events/marketplace" => OfUsage::Event,
             path => Listing::of(path)
                 .map(OfUsage::List)
                 .or_else(|| Action::of(path).map(|(id, action)| OfUsage::Repair(id, action)))
+                .or_else(|| OfCustomer::of(path).map(|(key, of)| OfUsage::Customer(key, of)))
                 .or_else(|| path.strip_prefix("/v1/records/").map(OfUsage::Record))?,
         };
         Some(Self::Usage(of_usage))
@@ -64,12 +92,22 @@ impl<'a> Route<'a> {
             Self::Entitlement
             | Self::License
             | Self::OpenApi
-            | Self::Usage(OfUsage::Reconciliation | OfUsage::List(_) | OfUsage::Record(_)) => "GET, HEAD",
+            | Self::Usage(
+                OfUsage::Reconciliation
+                | OfUsage::List(_)
+                | OfUsage::Record(_)
+                | OfUsage::Customer(_, OfCustomer::Usage | OfCustomer::Entitlements),
+            ) => "GET, HEAD",
             Self::Quit
             | Self::Attest
             | Self::Door
             | Self::Take
-            | Self::Usage(OfUsage::Resolve | OfUsage::Repair(..)) => "POST",
+            | Self::Usage(
+                OfUsage::Resolve
+                | OfUsage::Repair(..)
+                | OfUsage::Event
+                | OfUsage::Customer(_, OfCustomer::Flush),
+            ) => "POST",
         }
     }
 
@@ -90,7 +128,7 @@ mod tests {
         let headers = HeaderMap::new();
         let mut found = 0;
         for (path, methods) in document["paths"].as_object().unwrap() {
-            let concrete = path.replace("{id}", "7");
+            let concrete = path.replace("{id}", "7").replace("{key}", "111122223333");
             let Some(route) = Route::of(&concrete, &headers) else {
                 assert!(methods["servers"].is_array(), "{path} is the probe server's");
                 continue;
@@ -101,7 +139,7 @@ mod tests {
                 assert_eq!(route.takes(&method), documented, "{method} {path}");
             }
         }
-        assert_eq!(found, 15, "all of this server's but the AWS door");
+        assert_eq!(found, 19, "all of this server's but the AWS door");
     }
 
     #[test]

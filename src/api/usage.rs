@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::code::Code;
+use super::entitlements::EntitlementCache;
 use super::problem;
 use super::repair::Repairs;
 use crate::entitlement::refusal_update::RefusalSender;
@@ -21,7 +22,7 @@ use tollgate_ledger::store::Store;
 use tollgate_ledger::view::ShownState;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{LedgerError, Links, Summary, Totals};
-use tollgate_marketplace::{Customer, FaultClass, Resolve, quantity};
+use tollgate_marketplace::{Customer, FaultClass, ProductCode, Resolve, quantity};
 use tollgate_metering::policy::Window;
 use tollgate_metering::record::{Record, Whole};
 use tollgate_time::Timestamp;
@@ -33,7 +34,7 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 pub(super) const TOKEN_BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// Seconds after which the client should try a full or failing ledger again.
-const RETRY_AFTER_SECONDS: u64 = 5;
+pub(super) const RETRY_AFTER_SECONDS: u64 = 5;
 
 /// The ledger, once it is open.
 #[derive(Debug, Clone)]
@@ -55,6 +56,10 @@ pub struct UsagePart {
     pub activity: Activity,
     /// For `ResolveCustomer`, in mode `saas`.
     pub aws: Option<Arc<dyn Resolve>>,
+    /// The product that customers have bought, in mode `saas`.
+    pub sold: Option<ProductCode>,
+    /// What customers have bought, in mode `saas`.
+    pub entitlements: Option<Arc<EntitlementCache>>,
     /// Where AWS's answers about the entitlement are sent.
     pub refusal_sender: RefusalSender,
     /// Dates repairs and views.

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::AppContext;
+use crate::api::entitlements::EntitlementCache;
 use crate::api::repair::Repairs;
 use crate::api::usage::{OpenLedger, UsagePart};
 use crate::config::{self, ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
@@ -17,6 +18,7 @@ use crate::exit::Exit;
 use crate::shutdown::Parts;
 use crate::usage::commits::Commits;
 use crate::usage::intake::{Activity, Intake};
+use crate::usage::lifecycle;
 use crate::usage::notice::Notices;
 use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
@@ -24,6 +26,7 @@ use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::store::Store;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{self as ledger, Ledger, LedgerError, Totals};
+use tollgate_marketplace::service::Entitle;
 use tollgate_marketplace::{Meter, ProductCode, Resolve, quantity};
 use tollgate_metering::event::{self, Rules};
 use tollgate_metering::policy::{self, SendingPolicy, Window};
@@ -73,6 +76,11 @@ pub(super) fn start(
         ledger: Arc::clone(&slot),
         activity: Activity::new(),
         aws: (outlet == Outlet::BatchMeterUsage).then(|| Arc::clone(&context.aws) as Arc<dyn Resolve>),
+        entitlements: (outlet == Outlet::BatchMeterUsage).then(|| {
+            let aws = Arc::clone(&context.aws) as Arc<dyn Entitle>;
+            EntitlementCache::new(aws, product_code.clone(), context.clock.clone())
+        }),
+        sold: (outlet == Outlet::BatchMeterUsage).then(|| product_code.clone()),
         refusal_sender: refusal_sender.clone(),
         clock: context.clock.clone(),
         window: window(outlet),
@@ -135,6 +143,13 @@ pub(super) fn start(
                 None => std::future::pending().await,
             }
         };
+        let (licenses, ending_clock) = (Arc::clone(&store), clock.clone());
+        let ending = async {
+            if let Some(lifecycle) = licenses.lifecycle().filter(|_| outlet == Outlet::BatchMeterUsage) {
+                lifecycle::report_ended(&*licenses, lifecycle, &ending_clock).await;
+            }
+            std::future::pending().await
+        };
         let new_sender = move |orders| {
             Sender::new(
                 settings.clone(),
@@ -149,6 +164,7 @@ pub(super) fn start(
         let error = tokio::select! {
             error = send(&*leads, new_sender, flushed) => error,
             error = watching => error,
+            error = ending => error,
         };
         ended(&error)
     });

@@ -123,7 +123,11 @@ impl Mode {
                 "license-manager:GetLicenseUsage",
                 "license-manager:ListReceivedLicenses",
             ],
-            Self::Saas => &["aws-marketplace:BatchMeterUsage", "aws-marketplace:ResolveCustomer"],
+            Self::Saas => &[
+                "aws-marketplace:BatchMeterUsage",
+                "aws-marketplace:GetEntitlements",
+                "aws-marketplace:ResolveCustomer",
+            ],
         }
     }
 }

@@ -214,6 +214,10 @@ fn reject(entries: &mut [EventEntry], taken: &[Taken]) {
             Some(Taken::Conflict) | None => {
                 ("conflict", "id was used for other content within idempotency_window")
             }
+            Some(Taken::Deprovisioned) => (
+                "customer",
+                "the license has ended: AWS Marketplace deprovisioned it, and AWS accepts no more usage of it",
+            ),
             Some(Taken::OtherForm) => (
                 "customer",
                 "in this hour usage of this account was counted in another form (account_id, license_arn or identifier); \

@@ -26,8 +26,11 @@ use notes::Outcome;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::LedgerError;
 use tollgate_ledger::store::Store;
+use tollgate_marketplace::lifecycle::license_id;
 use tollgate_marketplace::schedule::Draw;
-use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCode, Region, Signing};
+use tollgate_marketplace::{
+    Customer, Fault, FaultClass, FaultCode, Hour, Meter, ProductCode, Region, Signing,
+};
 use tollgate_metering::health::{Availability, Health, Subject};
 use tollgate_metering::pace::Pace;
 use tollgate_metering::policy::{Meaning, Pause, SendingPolicy, Todo};
@@ -78,6 +81,9 @@ const LINE_LOW: usize = RECORDS_AT_ONCE / 2;
 
 /// How many records a flush, or the end of an outage, makes due at once: more than the quota allows in a minute.
 const RELEASED_MAX: usize = 20_000;
+
+/// The code of a dead letter whose license has ended.
+const DEPROVISIONED: &str = "Deprovisioned";
 
 /// An order to send records until a deadline.
 #[derive(Debug)]
@@ -791,11 +797,25 @@ impl Sender {
         self.notes.push(Outcome { record, answered, due_at: None });
     }
 
+    /// Usage of a license that has ended is not carried: AWS does not accept it in another hour either.
+    async fn keep_ended(&mut self) -> Result<(), LedgerError> {
+        let Some(lifecycle) = self.store.lifecycle() else { return Ok(()) };
+        for note in self.notes.iter_mut().filter(|note| matches!(note.answered, Answered::Carry(_))) {
+            let Customer::Account { license_arn: Some(arn), .. } = &note.record.customer else { continue };
+            let known = lifecycle.license(license_id(arn).to_owned()).await?;
+            if known.is_some_and(|known| known.deprovisioned_at.is_some()) {
+                note.answered = Answered::Dead(DEPROVISIONED.to_owned());
+            }
+        }
+        Ok(())
+    }
+
     /// Writes answers and decisions to disk in one commit, then publishes them.
     async fn write_notes(&mut self) -> Result<(), LedgerError> {
         if self.notes.is_empty() {
             return Ok(());
         }
+        self.keep_ended().await?;
         let rows: Vec<Noted> = self.notes.iter().map(Outcome::row).collect();
         let (region, now): (Option<Region>, _) = (self.aws.region(), self.clock.now());
         self.store.answered_all(rows, region, now).await?;

@@ -1,8 +1,9 @@
 """What a campaign's application knows of each event, and what the bill must therefore be.
 
-An event with an id is repeated until it is answered; it must count once, and only one answer may say `accepted`. An event without an
-id is sent once: it must count if it was acknowledged, must not if it was refused, and may if there was no answer. Each of
-those has a tag of its own, so that the bill's allocations show which ones counted.
+An event with an id is repeated until it is answered; it must count once. Several answers may say `accepted`: a replica whose commit was
+lost cannot tell its own event from the same one of another replica. An event without an id is sent once: it must count if it was
+acknowledged, must not if it was refused, and may if there was no answer. Each of those has a tag of its own, so that the bill's
+allocations show which ones counted.
 """
 
 import threading
@@ -37,6 +38,9 @@ class Account:
         with self.lock:
             self.anonymous[number] = (*slot, quantity, fate)
 
+    def accepted_again(self):
+        return sum(count > 1 for count in self.accepted.values())
+
     def fates(self):
         return Counter(fate for *_, fate in self.anonymous.values())
 
@@ -44,7 +48,7 @@ class Account:
 def compare(account, records, slots):
     """Lines of the comparison with the bill's records, and the faults found."""
     billed, parts = defaultdict(Decimal), defaultdict(Decimal)
-    faults = [f"id {event_id}: {count} answers said accepted" for event_id, count in account.accepted.items() if count > 1]
+    faults = []
     for record in records:
         slot = (record["account_id"], record["dimension"])
         billed[slot] += Decimal(record["quantity"])

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::processes::{Answer, Emulator, Sidecar, command, http, post};
+use crate::processes::{Answer, Emulator, Sidecar, command, http, request};
 
 /// Past the end of an hour, its settling time, and the longest phase.
 pub(crate) const AN_HOUR_AND_ALL: &str = "1h15m";
@@ -118,6 +118,8 @@ pub(crate) fn micros(text: &str) -> u64 {
 pub(crate) struct Running {
     pub(crate) sidecar: Sidecar,
     pub(crate) app: SocketAddr,
+    /// The bearer token of requests.
+    token: Option<&'static str>,
     billed: usize,
 }
 
@@ -132,7 +134,17 @@ impl Running {
     /// A running sidecar, with the gate open or shut.
     pub(crate) fn of(sidecar: Sidecar) -> Self {
         let app = sidecar.app_addr.unwrap();
-        Self { sidecar, app, billed: 0 }
+        Self { sidecar, app, token: None, billed: 0 }
+    }
+
+    /// A sidecar that wants this token.
+    pub(crate) fn with_token(self, token: &'static str) -> Self {
+        Self { token: Some(token), ..self }
+    }
+
+    /// A request with the token.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+        ask(self.app, self.token, method, path, body)
     }
 
     /// Waits for a line that may already be in the log.
@@ -150,7 +162,7 @@ impl Running {
     }
 
     pub(crate) fn usage(&self, body: &Value) -> Answer {
-        post(self.app, "/v1/usage", &body.to_string())
+        self.ask("POST", "/v1/usage", &body.to_string())
     }
 
     /// Waits until AWS has accepted this number of further records of this process. Records of an earlier process may
@@ -185,11 +197,17 @@ impl Running {
     }
 
     pub(crate) fn reconciliation(&self) -> Value {
-        get(self.app, "/v1/reconciliation")
+        self.get("/v1/reconciliation")
     }
 
     pub(crate) fn records(&self) -> Vec<Value> {
-        get(self.app, "/v1/records")["records"].as_array().unwrap().clone()
+        self.get("/v1/records")["records"].as_array().unwrap().clone()
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Value {
+        let answer = self.ask("GET", path, "");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
     }
 
     /// Kills it, as a power failure does, except that the kernel still writes its buffers.
@@ -205,8 +223,9 @@ impl Running {
     }
 }
 
-fn get(app: SocketAddr, path: &str) -> Value {
-    let answer = crate::processes::get_local(app, path);
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()
+/// A request as an application on the same host sends it, with a token or without one.
+pub(crate) fn ask(app: SocketAddr, token: Option<&str>, method: &str, path: &str, body: &str) -> Answer {
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n");
+    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+    request(app, &(head + &token), body)
 }

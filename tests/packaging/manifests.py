@@ -71,6 +71,18 @@ class Manifests(unittest.TestCase):
         self.assertIn(UID, sidecar["env"])
         self.assertEqual((pod["spec"]["serviceAccountName"], client["command"][:2]), ("denied", ["python3", "-c"]))
 
+    def test_the_consumer_of_events_is_valid_and_hardened_and_runs_the_script(self):
+        (consumer,) = yaml.safe_load_all((ROOT / "deploy/events/consumer.yaml").read_text())
+        self.validate(consumer)
+        pod = consumer["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        context = container["securityContext"]
+        self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+        self.assertTrue(context["readOnlyRootFilesystem"] and context["runAsNonRoot"])
+        script = (ROOT / "deploy/events/forward.sh").read_text()
+        needed = set(re.search(r'^: (.*)$', script, re.M)[1].replace('"', "").replace("${", "").replace(":?}", "").split())
+        self.assertEqual(needed - {variable["name"] for variable in container["env"]}, set())
+
     def test_every_container_is_hardened_and_the_sidecar_has_its_folder(self):
         for name, _, template in workloads():
             pod = template["spec"]

@@ -75,7 +75,7 @@ class Tasks(unittest.TestCase):
                 path.write_text(json.dumps({"Resources": resources}))
 
             write(template, tasks)
-            done = cfn_lint(template, ECS / "service.yaml")
+            done = cfn_lint(template, ECS / "service.yaml", ROOT / "deploy/events/queue.yaml")
             self.assertEqual(done.returncode, 0, done.stdout)
             write(broken, {"broken": {**tasks["task-fargate"], "memory": "513"}})
             self.assertIn("513", cfn_lint(broken).stdout)

@@ -13,6 +13,7 @@ pub mod ca_bundle;
 mod call;
 mod connection;
 mod credentials;
+mod entitlements;
 mod license_token;
 pub mod licensing;
 pub mod region;

@@ -90,7 +90,11 @@ impl Loader {
         let config = sdk::Config::builder()
             .behavior_version(sdk::config::BehaviorVersion::v2026_01_12())
             .region(sdk::config::Region::new(region.as_str().to_owned()))
-            .endpoint_resolver(licensing::Endpoint { url: url.clone(), region: region.clone() })
+            .endpoint_resolver(licensing::Endpoint {
+                url: url.clone(),
+                region: region.clone(),
+                service: licensing::SERVICE,
+            })
             .allow_no_auth()
             .http_client(self.http_client(trail))
             .retry_config(RetryConfig::disabled())

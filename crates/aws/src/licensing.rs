@@ -39,7 +39,7 @@ use tollgate_marketplace::{Fault, FaultClass, License, Place, Region, Regional, 
 pub(super) const TARGET_PREFIX: &str = "AWSLicenseManager.";
 
 /// The service name for signing, and the prefix of an action in a policy.
-const SERVICE: &str = "license-manager";
+pub(super) const SERVICE: &str = "license-manager";
 
 /// Most pages of one listing. A page may be empty: AWS may filter after it has divided the list into pages.
 const PAGES_MAX: usize = 50;
@@ -224,7 +224,7 @@ impl LicenseManager {
         self.learnt.lock().expect("held for one move only, which cannot panic").host = host_of(&url);
         let settings = sdk::config::Builder::new()
             .region(sdk::config::Region::new(region.as_str().to_owned()))
-            .endpoint_resolver(Endpoint { url: url.clone(), region: region.clone() });
+            .endpoint_resolver(Endpoint { url: url.clone(), region: region.clone(), service: SERVICE });
         let call = Call {
             target: format!("{TARGET_PREFIX}{}", operation.name),
             body: operation.body.clone(),
@@ -397,11 +397,14 @@ pub(super) async fn endpoint_of(settings: &super::AwsSettings, region: &Region) 
 pub(super) struct Endpoint {
     pub(super) url: String,
     pub(super) region: Region,
+    /// The service name for signing.
+    pub(super) service: &'static str,
 }
 
 impl sdk::config::endpoint::ResolveEndpoint for Endpoint {
     fn resolve_endpoint<'a>(&'a self, _: &'a sdk::config::endpoint::Params) -> EndpointFuture<'a> {
-        let scheme = [("name", "sigv4"), ("signingName", SERVICE), ("signingRegion", self.region.as_str())];
+        let scheme =
+            [("name", "sigv4"), ("signingName", self.service), ("signingRegion", self.region.as_str())];
         let scheme = scheme.map(|(name, value)| (name.to_owned(), Document::from(value.to_owned())));
         let endpoint = aws_smithy_types::endpoint::Endpoint::builder()
             .url(self.url.clone())

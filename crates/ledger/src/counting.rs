@@ -11,6 +11,7 @@ use super::ageing::{self, Overdue};
 use super::closing::Hours;
 use super::forms::Forms;
 use super::keys::Keys;
+use super::lifecycle::Licenses;
 use super::rows::Slot;
 use super::slots::{self, Part, Past};
 use super::{LedgerSettings, Taken, totals};
@@ -42,6 +43,7 @@ struct Counter<'a> {
     running: i64,
     keys: Keys<'a>,
     forms: Forms<'a>,
+    licenses: Licenses<'a>,
     /// The hour to which usage of a place counts; each is looked up once.
     hour_of: BTreeMap<Place<'a>, Hour>,
     added: BTreeMap<Place<'a>, Added<'a>>,
@@ -62,6 +64,7 @@ pub(super) fn count<'a>(
         running: ageing::running(transaction)?,
         keys: Keys::open(transaction, settings)?,
         forms: Forms::new(transaction),
+        licenses: Licenses::new(transaction, now),
         hour_of: BTreeMap::new(),
         added: BTreeMap::new(),
         accepted: BTreeMap::new(),
@@ -78,7 +81,8 @@ impl<'a> Counter<'a> {
         let mut place = Place { customer: &event.customer, dimension: &event.dimension, hour: own };
         place.hour = self.hour(place)?;
         let late_from = (place.hour != own).then_some(own);
-        let fits = self.forms.fits(&event.customer, place.hour)?;
+        let ended = self.licenses.have_ended(&event.customer, event.at)?;
+        let fits = !ended && self.forms.fits(&event.customer, place.hour)?;
         let amount = i128::from(event.quantity.micros());
         // Most events are new and fit, so the key's insertion serves as its lookup. An event of 0 changes no amount,
         // however often it is counted: its key is not kept, so that events that cost nothing cannot fill the ledger.
@@ -87,6 +91,9 @@ impl<'a> Counter<'a> {
             && let Some(same) = self.keys.same(id, event)?
         {
             return Ok(if same { Taken::Duplicate } else { Taken::Conflict });
+        }
+        if ended {
+            return Ok(Taken::Deprovisioned);
         }
         if !fits {
             return Ok(Taken::OtherForm);

@@ -9,9 +9,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every transaction, in the order in which usage passes them, then those of repairs and upgrades. Each has a step
 /// before its commit and one after it.
-const TRANSACTIONS: [&str; 16] = [
-    "open", "upgrade", "take", "seal", "defer", "release", "attempt", "answer", "age", "claim", "settle",
-    "replay", "confirm", "discard", "identify", "move",
+const TRANSACTIONS: [&str; 18] = [
+    "open",
+    "upgrade",
+    "take",
+    "seal",
+    "defer",
+    "release",
+    "attempt",
+    "answer",
+    "age",
+    "claim",
+    "settle",
+    "replay",
+    "confirm",
+    "discard",
+    "identify",
+    "move",
+    "lifecycle",
+    "flush",
 ];
 
 /// Steps of a contract's license; the sidecar's own loop reaches them.

@@ -15,9 +15,12 @@ use rusqlite::config::DbConfig;
 use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::{
-    Database, FILE_NAME, LedgerError, SCHEMA, amount, classify, database, files, has_meta, mark, quarantine,
+    Database, FILE_NAME, LedgerError, amount, classify, database, files, has_meta, mark, quarantine,
     schema_number, totals,
 };
+
+/// The oldest schema that is read without an upgrade: later ones only added what an inspection does not read.
+const READABLE: usize = 2;
 
 impl Database {
     /// Opens the ledger in `folder` to read it, and changes nothing. A ledger of an older version is refused.
@@ -34,7 +37,7 @@ impl Database {
         let stored = schema_number(&connection).map_err(failed)?;
         // The last step of an upgrade removes the tables that it leaves behind.
         let upgrading = totals::exists(&connection, "sums").map_err(failed)?;
-        if upgrading || i64::try_from(stored).is_ok_and(|stored| stored < SCHEMA) {
+        if upgrading || stored < READABLE {
             return Err(LedgerError::Old(path));
         }
         Ok(Self::looking(connection, path, lock))

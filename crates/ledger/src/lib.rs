@@ -17,7 +17,7 @@
 //! - Memory is bounded by the size of one slot, not by the number of slots or records: long work is done in small
 //!   transactions.
 //!
-//! # Schema 2
+//! # Schema 3
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
 //!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `key_time` and `key_hour`
 //!   (see `keys`), `denied` (AWS's latest answer, see `sending`), `running_seconds` (see `ageing`), `pod` and
@@ -32,6 +32,8 @@
 //! - `links(source, slot, target)`: which record's quantity was carried or replayed into which slot, later record
 //!   (`links`).
 //! - `audit(id, at, record, action, note)`: what people did to records (`repair`).
+//! - `licenses(license, account, agreement, event_at, deprovisioned_at)` and `marketplace_events(id, seen_at)`: what AWS
+//!   Marketplace said about licenses (`lifecycle`).
 //!
 //! A newer schema that an older program may still write raises `schema` and leaves `min_reader`. A program refuses a
 //! file whose `min_reader` is above its own schema, and writes nothing to it.
@@ -51,6 +53,7 @@ mod forms;
 pub mod gather;
 mod inspect;
 mod keys;
+mod lifecycle;
 mod links;
 mod mark;
 mod migration;
@@ -88,6 +91,7 @@ pub use closing::HoursAt;
 pub use database::Database;
 use database::{classify, has_meta, meta, schema_number, set_meta};
 pub use forms::{Form, IDENTITIES_MAX};
+pub use lifecycle::Flushed;
 pub use links::{Links, SHOWN_LINKS_MAX};
 pub use rows::OTHER_FORM;
 use schema::SCHEMA;
@@ -260,6 +264,8 @@ pub enum Taken {
     Conflict,
     /// Its customer is reported in another form (`forms`) in this hour. It is not counted, because AWS would bill both.
     OtherForm,
+    /// Its license has ended (`lifecycle`). It is not counted, because AWS does not accept it.
+    Deprovisioned,
 }
 
 /// The ledger of a running sidecar: the file and that sidecar's settings.

@@ -6,6 +6,9 @@
 //!
 //! From schema 1 to 2: `sums` move into `slots`; `settled` and `accepted` become `totals`; allocations are counted. The
 //! old `keys` stay in use, and are forgotten as their window passes (`keys`).
+//!
+//! From schema 2 to 3: new tables only, after everything of schema 1 has moved. A program of schema 2 still runs on the
+//! file, so no copy is made.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,8 +25,6 @@ use super::{
 };
 use tollgate_marketplace::{Hour, TagSet};
 use tollgate_time::Timestamp;
-
-const MIGRATIONS_DONE: usize = MIGRATIONS.len();
 
 /// Rows of a step: takes some milliseconds, and keeps the WAL small.
 const STEP_ROWS: i64 = 500;
@@ -57,10 +58,11 @@ impl Database {
                 self.copy_aside(1)?;
                 self.write("upgrade", begin).map(|()| true)
             }
-            // Schemas of a newer program are left alone.
-            MIGRATIONS_DONE if self.reading(|connection| totals::exists(connection, "sums"))? => {
+            2 if self.reading(|connection| totals::exists(connection, "sums"))? => {
                 self.write("upgrade", go_on).map(|()| true)
             }
+            2 => self.write("upgrade", |transaction| add(transaction, 3)).map(|()| true),
+            // This program's schema, or that of a newer program, which is left alone.
             _ => Ok(false),
         }
     }
@@ -142,13 +144,17 @@ fn make(transaction: &Transaction<'_>, set_aside: Option<Timestamp>) -> rusqlite
     set_aside.map_or(Ok(()), |at| closing::close_whole(transaction, Hour::of(at)))
 }
 
+/// Adds what `schema` has more than the one before it.
+fn add(transaction: &Transaction<'_>, schema: usize) -> rusqlite::Result<()> {
+    let migration = &MIGRATIONS[schema - 1];
+    transaction.execute_batch(migration.sql)?;
+    set_meta(transaction, "min_reader", &migration.min_reader.to_string())?;
+    set_meta(transaction, "schema", &schema.to_string())
+}
+
 /// Begins the upgrade; from now on the older version refuses the file.
 fn begin(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-    for migration in &MIGRATIONS[1..] {
-        transaction.execute_batch(migration.sql)?;
-        set_meta(transaction, "min_reader", &migration.min_reader.to_string())?;
-    }
-    set_meta(transaction, "schema", &SCHEMA.to_string())?;
+    add(transaction, 2)?;
     if meta(transaction, "ledger_id")?.is_none() {
         set_meta(transaction, "ledger_id", &random_hex()?)?;
     }

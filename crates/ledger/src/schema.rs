@@ -7,8 +7,11 @@ pub(super) struct Migration {
     pub(super) min_reader: i64,
 }
 
-pub(super) const MIGRATIONS: [Migration; 2] =
-    [Migration { sql: SCHEMA_1, min_reader: 1 }, Migration { sql: SCHEMA_2, min_reader: 2 }];
+pub(super) const MIGRATIONS: [Migration; 3] = [
+    Migration { sql: SCHEMA_1, min_reader: 1 },
+    Migration { sql: SCHEMA_2, min_reader: 2 },
+    Migration { sql: SCHEMA_3, min_reader: 2 },
+];
 
 /// The schema that this program writes.
 pub(super) const SCHEMA: i64 = MIGRATIONS.len() as i64;
@@ -130,6 +133,18 @@ CREATE TRIGGER records_gone AFTER DELETE ON records BEGIN
         WHERE dimension = OLD.dimension AND OLD.state = 'discarded';
     DELETE FROM links WHERE source = OLD.id OR target = OLD.id;
 END;
+";
+
+/// `licenses`: the latest event about each license that AWS Marketplace named. `marketplace_events`: the events that
+/// were processed. A program of schema 2 runs without them: it counts usage of a license that has ended.
+const SCHEMA_3: &str = "
+CREATE TABLE licenses (
+    license TEXT PRIMARY KEY, account TEXT NOT NULL, agreement TEXT, event_at INTEGER NOT NULL,
+    deprovisioned_at INTEGER) STRICT, WITHOUT ROWID;
+CREATE INDEX licenses_event_at ON licenses (event_at);
+CREATE INDEX licenses_deprovisioned_at ON licenses (deprovisioned_at) WHERE deprovisioned_at IS NOT NULL;
+CREATE TABLE marketplace_events (id TEXT PRIMARY KEY, seen_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX marketplace_events_seen_at ON marketplace_events (seen_at);
 ";
 
 /// Tables of schema 1 that schema 2 does not use. While one exists, some of its rows were not yet moved or forgotten.

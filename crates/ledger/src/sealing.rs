@@ -176,12 +176,13 @@ fn seal_due(
     Ok(sealing)
 }
 
-fn seal_one(
+/// Makes a slot's record; returns its number.
+pub(super) fn seal_one(
     transaction: &Transaction<'_>,
     open: &OpenSlot,
     current: Hour,
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<i64> {
     let sealed = seal::seal(open.slot.hour, &open.sum, now);
     slots::remove(transaction, open.id)?;
     let token = random_hex()?;
@@ -195,7 +196,8 @@ fn seal_one(
         now,
     )?;
     links::sealed(transaction, open.id, id)?;
-    keep_rest(transaction, open, current, &sealed.rest, now)
+    keep_rest(transaction, open, current, &sealed.rest, now)?;
+    Ok(id)
 }
 
 /// Counts what exceeds AWS's maximum to the current hour.

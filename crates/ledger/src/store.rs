@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::repair::{Entry, Repair, Repaired};
 use super::view::{From, Looked, OpenUsage, Piece};
-use super::{Database, LedgerError, Links, Sealing, Summary, Taken, Totals};
+use super::{Database, Flushed, LedgerError, Links, Sealing, Summary, Taken, Totals};
+use tollgate_marketplace::lifecycle::{Effect, LicenseState, LifecycleEvent, NamedLicense};
 use tollgate_marketplace::service::BoxFuture;
 use tollgate_marketplace::{Hour, Region};
 use tollgate_metering::event::Event;
@@ -134,6 +135,11 @@ pub trait Store: View {
     /// Notes the account of a legacy identifier, as `ResolveCustomer` answered.
     fn identify(&self, identifier: String, account: String) -> StoreFuture<'_, ()>;
 
+    /// The steps about licenses; `None` if the engine has none, so that all usage is counted until its hour ends.
+    fn lifecycle(&self) -> Option<&dyn Lifecycle> {
+        None
+    }
+
     /// Closes every hour whose time has come and seals some of its slots; with `early` also slots of the open hour. Call
     /// again while there is more.
     fn seal(&self, early: bool, now: Timestamp) -> StoreFuture<'_, Sealing>;
@@ -170,4 +176,28 @@ pub trait Store: View {
     /// Commits answers or decisions together. `region`: where the calls went, for records that were sent before it was
     /// known.
     fn answered_all(&self, notes: Vec<Noted>, region: Option<Region>, now: Timestamp) -> StoreFuture<'_, ()>;
+}
+
+/// What AWS Marketplace says about licenses, and reports before an hour's end. Any process may take these steps, whether
+/// or not it leads.
+///
+/// [`Store::take`] answers [`Taken::Deprovisioned`] for usage that [`LicenseState::takes`] excludes, unless its key is
+/// known.
+pub trait Lifecycle: Send + Sync {
+    /// Whether an event of this id was processed.
+    fn knows_event(&self, id: String) -> StoreFuture<'_, bool>;
+
+    /// Notes an event and what it says about a license, in one transaction: an event is processed once.
+    fn note_event(&self, event: LifecycleEvent, now: Timestamp) -> StoreFuture<'_, Effect>;
+
+    /// What is known about a license, by the id that `license_id` gives.
+    fn license(&self, license: String) -> StoreFuture<'_, Option<LicenseState>>;
+
+    /// Licenses that ended less than AWS's final window ago: usage of them may still be reported.
+    fn ending(&self, now: Timestamp) -> StoreFuture<'_, Vec<NamedLicense>>;
+
+    /// Seals slots of these customers in the open hour and before it, and lets their records be sent first. Later usage
+    /// of a sealed slot counts to the next hour. Call again while there is more. If another process leads, the step
+    /// waits until that one has sealed something.
+    fn flush(&self, customers: Vec<String>, now: Timestamp) -> StoreFuture<'_, Flushed>;
 }

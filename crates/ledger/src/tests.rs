@@ -10,6 +10,7 @@ mod files;
 mod forms;
 mod inspect;
 mod keys;
+mod lifecycle;
 mod model;
 mod moving;
 mod repair;

@@ -16,10 +16,11 @@ use tokio::time::Instant;
 
 use super::gather::{Doorbell, GROUP_EVENTS_MAX, Group, LatestCommit, Reply, Told, tell_all};
 use super::repair::{Entry, Repair, Repaired};
-use super::store::{Guard, Store, StoreFuture, View};
+use super::store::{Guard, Lifecycle, Store, StoreFuture, View};
 use super::view::{From, Looked, OpenUsage, Piece};
-use super::{Ledger, LedgerError, Links, Sealing, Summary, Taken, Totals};
+use super::{Flushed, Ledger, LedgerError, Links, Sealing, Summary, Taken, Totals};
 use tollgate_clock::{self as clock, WallClock};
+use tollgate_marketplace::lifecycle::{Effect, LicenseState, LifecycleEvent, NamedLicense};
 use tollgate_marketplace::service::BoxFuture;
 use tollgate_marketplace::{Hour, Region};
 use tollgate_metering::event::Event;
@@ -229,6 +230,28 @@ impl View for Writer {
     }
 }
 
+impl Lifecycle for Writer {
+    fn knows_event(&self, id: String) -> StoreFuture<'_, bool> {
+        self.step(move |ledger| ledger.knows_event(&id))
+    }
+
+    fn note_event(&self, event: LifecycleEvent, now: Timestamp) -> StoreFuture<'_, Effect> {
+        self.step(move |ledger| ledger.note_event(&event, now))
+    }
+
+    fn license(&self, license: String) -> StoreFuture<'_, Option<LicenseState>> {
+        self.step(move |ledger| ledger.license(&license))
+    }
+
+    fn ending(&self, now: Timestamp) -> StoreFuture<'_, Vec<NamedLicense>> {
+        self.step(move |ledger| ledger.ending(now))
+    }
+
+    fn flush(&self, customers: Vec<String>, now: Timestamp) -> StoreFuture<'_, Flushed> {
+        self.step(move |ledger| ledger.flush(&customers, now))
+    }
+}
+
 impl Store for Writer {
     fn ready(&self) -> StoreFuture<'_, ()> {
         Box::pin(async { Ok(()) })
@@ -244,6 +267,10 @@ impl Store for Writer {
 
     fn is_shared(&self) -> bool {
         false
+    }
+
+    fn lifecycle(&self) -> Option<&dyn Lifecycle> {
+        Some(self)
     }
 
     fn unnoticed(&self) -> Arc<dyn Store> {

@@ -61,10 +61,11 @@ const IDENTIFIER_CHARS_MAX: usize = 255;
 /// Longest account of a customer (service model, `CustomerAWSAccountId`). AWS's own have 12 digits.
 const ACCOUNT_CHARS_MAX: usize = 255;
 
-/// Whether AWS accepts a text as `CustomerIdentifier`.
+/// Whether AWS accepts a text as `CustomerIdentifier`. AWS's own are letters and digits; one with a NUL could not be
+/// stored in every ledger.
 #[must_use]
 pub fn is_identifier(text: &str) -> bool {
-    !text.is_empty() && text.chars().nth(IDENTIFIER_CHARS_MAX).is_none()
+    !text.is_empty() && text.chars().nth(IDENTIFIER_CHARS_MAX).is_none() && !text.contains('\0')
 }
 
 /// Whether AWS accepts a text as `CustomerAWSAccountId`.
@@ -114,7 +115,7 @@ mod tests {
     #[test]
     fn identifiers_keep_to_the_service_models_limits() {
         assert!(is_identifier("c") && is_identifier(&"ü".repeat(255)));
-        assert!(!is_identifier("") && !is_identifier(&"c".repeat(256)));
+        assert!(!is_identifier("") && !is_identifier(&"c".repeat(256)) && !is_identifier("a\0b"));
         assert!(is_account("111122223333") && is_account(&"1".repeat(255)));
         assert!(!is_account("") && !is_account(&"1".repeat(256)) && !is_account("١") && !is_account("1a"));
         assert!(is_account_number("012345678901"));

@@ -8,10 +8,12 @@
 
 pub mod allocation;
 pub mod customer;
+pub mod entitlements;
 pub mod exceptions;
 pub mod fault;
 pub mod hour;
 pub mod license;
+pub mod lifecycle;
 pub mod operation;
 pub mod quantity;
 mod regions;

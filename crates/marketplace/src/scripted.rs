@@ -1,6 +1,7 @@
 //! The double of the metering service for tests. It treats each call as its script says, records the calls, and bills
 //! as AWS does: one value for each customer, dimension and hour, whatever answers are lost.
 
+pub mod entitlements;
 pub mod seats;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

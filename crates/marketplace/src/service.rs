@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use super::entitlements::{Entitlements, GetEntitlements};
 use super::license::{
     CheckedIn, CheckedOut, CheckoutLicense, ConsumptionToken, Extended, LicenseUsage, ListReceivedLicenses,
     ReceivedLicenses,
@@ -58,6 +59,12 @@ pub trait Meter: Regional {
 pub trait Resolve: Send + Sync {
     /// Turns a buyer's registration token into the customer.
     fn resolve_customer(&self, token: String) -> ServiceFuture<'_, ResolvedCustomer>;
+}
+
+/// For the application's server: the entitlement service.
+pub trait Entitle: Send + Sync {
+    /// The entitlements of a customer of the product, from all pages.
+    fn get_entitlements(&self, request: GetEntitlements) -> ServiceFuture<'_, Entitlements>;
 }
 
 /// For mode `contract`: License Manager.

@@ -63,7 +63,7 @@ pub struct Event {
 pub struct RejectedEvent {
     /// The member that is wrong: `form` (the event cannot be read), `id`, `dimension`, `quantity`, `timestamp`,
     /// `tags` or `customer`. Callers add `conflict` (the `id` was used for other content), and use `customer` where the
-    /// hour counts the account in another form.
+    /// hour counts the account in another form or its license has ended.
     pub reason: &'static str,
     /// The event's dimension, if the name could be one of AWS's.
     pub dimension: Option<String>,
@@ -123,7 +123,7 @@ impl Rules {
     pub fn dimension(&self, name: &str) -> Result<(), RejectedEvent> {
         let reject = |text: &str| Err(RejectedEvent::new("dimension", text));
         if !is_dimension(name) {
-            return reject("dimension must have 1 to 255 characters");
+            return reject("dimension must have 1 to 255 characters, and no NUL among them");
         }
         if let Some(allowed) =
             self.dimensions.as_ref().filter(|allowed| !allowed.iter().any(|one| one == name))
@@ -195,8 +195,9 @@ fn is_id(id: &str) -> bool {
     (1..=ID_BYTES_MAX).contains(&id.len())
 }
 
+/// PostgreSQL stores no NUL: one such name would fail the whole group of events.
 fn is_dimension(dimension: &str) -> bool {
-    !dimension.is_empty() && dimension.chars().nth(DIMENSION_CHARS_MAX).is_none()
+    !dimension.is_empty() && dimension.chars().nth(DIMENSION_CHARS_MAX).is_none() && !dimension.contains('\0')
 }
 
 /// The checked members of an event, without key and dimension.
@@ -267,7 +268,7 @@ fn customer(document: Option<CustomerDocument>, rules: &Rules) -> Result<Custome
         }
         (None, None, Some(identifier)) => {
             if !customer::is_identifier(&identifier) {
-                return reject("customer.identifier must have 1 to 255 characters");
+                return reject("customer.identifier must have 1 to 255 characters, and no NUL among them");
             }
             Ok(Customer::Identifier(identifier))
         }
@@ -381,6 +382,7 @@ mod tests {
             ("[7]", "expected an event, an object with dimension and quantity"),
             (r#"{"dimension":"d"}"#, "missing field"),
             (r#"{"id":"","dimension":"d","quantity":1}"#, "id must"),
+            (r#"{"dimension":"a\u0000b","quantity":1}"#, "no NUL"),
         ] {
             assert!(refusal(body).contains(part), "{body}: {}", refusal(body));
         }
@@ -426,6 +428,7 @@ mod tests {
             r#","customer":{}"#,
             r#","customer":{"account_id":"111122223333","identifier":"x"}"#,
             r#","customer":{"account_id":"11122223333"}"#,
+            r#","customer":{"identifier":"a\u0000b"}"#,
         ] {
             assert!(read(bad).is_err(), "{bad}");
         }

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use crate::PostgresSettings;
 use crate::columns::column;
-use crate::connect::{Failed, Fault, Session};
+use crate::connect::{Failed, Fault, Purpose, Session};
 use crate::schema::{self, Found, SCHEMA};
 use crate::totals::{BALANCE, balance};
 use tollgate_clock as clock;
@@ -58,7 +58,7 @@ impl Seen {
 /// Checks the database: that it answers and can keep usage safely, and what its ledger says.
 pub async fn examine(settings: &PostgresSettings) -> Vec<Seen> {
     let connector = settings.connector();
-    let session = match connector.look().await {
+    let session = match connector.connect_for(Purpose::Look).await {
         Ok(session) => session,
         Err(fault) => return vec![unreachable(&fault)],
     };
@@ -284,10 +284,11 @@ async fn ledger(
         ));
     }
     let product: String = column(row, "product")?;
-    if product != settings.ledger.product {
+    let wanted = &settings.ledger.product;
+    if !wanted.is_empty() && product != *wanted {
         seen.push(Seen::warning(
             "ledger_product",
-            format!("the ledger meters product {product}, and product_code is {}", settings.ledger.product),
+            format!("the ledger meters product {product}, and product_code is {wanted}"),
             "A replica starts only when AWS has taken all usage of the other product; or use a database of its own.",
         ));
     }

@@ -3,7 +3,6 @@
 //! A pooler in transaction mode may stand between. So there is no state of a session: no prepared statements, no
 //! `LISTEN`, no session locks, and every setting is made with `SET LOCAL`.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -99,7 +98,7 @@ impl From<Fault> for LedgerError {
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+pub(crate) enum Purpose {
     /// To use the ledger: it is made or upgraded if needed.
     Use,
     /// To look: nothing is changed.
@@ -107,24 +106,13 @@ enum Purpose {
 }
 
 impl Connector {
-    /// For a program that only looks, whatever product the ledger is for.
-    pub(crate) fn to_look(url_file: PathBuf) -> Self {
-        let facts = schema::Expected { product: String::new(), settle: Duration::ZERO };
-        Self { dsn: dsn::Source::File(url_file), ca_bundle: None, facts }
-    }
-
-    /// Connects to the first host of the DSN that can be used.
     #[cfg(test)]
     pub(crate) async fn connect(&self) -> Result<Session, Fault> {
         self.connect_for(Purpose::Use).await
     }
 
-    /// The same, but changes nothing in the database, and does not check its schema.
-    pub(crate) async fn look(&self) -> Result<Session, Fault> {
-        self.connect_for(Purpose::Look).await
-    }
-
-    async fn connect_for(&self, purpose: Purpose) -> Result<Session, Fault> {
+    /// Connects to the first host of the DSN that can be used.
+    pub(crate) async fn connect_for(&self, purpose: Purpose) -> Result<Session, Fault> {
         let in_file = |text: String| Fault::Lasting(format!("{} {text}", self.dsn));
         let dsn = self.dsn.read().map_err(|error| in_file(error.to_string()))?;
         let tls = self.tls(&dsn).map_err(in_file)?;
@@ -320,13 +308,13 @@ impl Session {
     /// Runs one statement outside a transaction, or in the one that is open.
     pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failed> {
         let asked = self.client.query_typed(sql, params);
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(error))
+        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(&error))
     }
 
     /// Runs a statement without rows; returns how many it changed.
     pub(crate) async fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64, Failed> {
         let asked = self.client.execute_typed(sql, params);
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(error))
+        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(&error))
     }
 
     /// Runs statements without parameters, in one message.
@@ -336,7 +324,7 @@ impl Session {
 
     async fn simple(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Failed> {
         let asked = self.client.simple_query(sql);
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(error))
+        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(&error))
     }
 
     /// The beginning of every writing transaction. A pooler may give each transaction another session, so the settings
@@ -349,14 +337,14 @@ impl Session {
         )
     }
 
-    fn failed(&self, error: tokio_postgres::Error) -> Failed {
-        let text = format!("{}: {}", self.name, reason(&error));
+    fn failed(&self, error: &tokio_postgres::Error) -> Failed {
+        let text = format!("{}: {}", self.name, reason(error));
         let fatal =
             |error: &DbError| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
         // A database that has become read-only answers each statement: the next connection asks which one is the primary.
-        let broken = self.client.is_closed()
-            || error.as_db_error().is_none_or(fatal)
-            || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
+        let unknown = error.as_db_error().is_none_or(fatal);
+        let broken =
+            unknown || self.client.is_closed() || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
         Failed { text, code: error.code().cloned(), broken }
     }
 
@@ -385,6 +373,11 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
+    /// The server did not say that the statement failed: what it was to commit may have been committed.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.broken && self.code != Some(SqlState::READ_ONLY_SQL_TRANSACTION)
+    }
+
     /// Another transaction was in the way: try again.
     pub(crate) fn is_contention(&self) -> bool {
         let codes = [
@@ -431,27 +424,37 @@ struct State {
 
 impl Link {
     pub(crate) fn new(connector: Arc<Connector>) -> Self {
-        Self { connector, purpose: Purpose::Use, state: Mutex::default() }
+        Self::for_purpose(connector, Purpose::Use)
     }
 
-    /// For a program that changes nothing.
-    pub(crate) fn looking(connector: Arc<Connector>) -> Self {
-        Self { purpose: Purpose::Look, ..Self::new(connector) }
+    /// With [`Purpose::Look`], a ledger that this program can read must be there.
+    pub(crate) fn for_purpose(connector: Arc<Connector>, purpose: Purpose) -> Self {
+        Self { connector, purpose, state: Mutex::default() }
     }
 
-    /// The database's time. There must be a ledger that this program may use.
+    async fn connect(&self) -> Result<Session, Fault> {
+        let session = self.connector.connect_for(self.purpose).await?;
+        if self.purpose == Purpose::Look {
+            schema::check_readable(&session).await?;
+        }
+        Ok(session)
+    }
+
+    /// The database's time.
     pub(crate) async fn now(&self) -> Result<Timestamp, Fault> {
         let mut held = self.session().await?;
         let session = held.take();
-        if self.purpose == Purpose::Look && schema::look(&session).await? == schema::Found::Nothing {
-            return Err(Fault::Lasting(format!(
-                "{} holds no ledger yet: the first replica makes it",
-                session.name
-            )));
-        }
         let rows = session.query("SELECT tollgate.ledger_now()", &[]).await?;
         held.give_back(session);
         Ok(Timestamp::from_unix_millis(rows.first().map_or(0, |row| row.get(0))))
+    }
+
+    /// Waits until another attempt to connect may begin.
+    pub(crate) async fn may_try(&self) {
+        let waiting = self.state.lock().await.waiting.as_ref().map(|(at, _)| *at);
+        if let Some(at) = waiting {
+            tokio::time::sleep_until(at).await;
+        }
     }
 
     /// The connection. Until the time of the next attempt it fails at once, with the latest attempt's error.
@@ -466,7 +469,7 @@ impl Link {
             {
                 return Err(fault.clone());
             }
-            match self.connector.connect_for(self.purpose).await {
+            match self.connect().await {
                 Ok(session) => *state = State { session: Some(session), ..State::default() },
                 Err(fault) => {
                     let pause = backoff(state.failures);

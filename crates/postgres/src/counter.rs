@@ -12,7 +12,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-use tollgate_clock::WallClock;
+use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::{Form, LedgerError, Taken};
 use tollgate_marketplace::{Hour, TagSet};
 use tollgate_metering::event::Event;
@@ -21,8 +21,8 @@ use tollgate_time::Timestamp;
 use crate::connect::{Failed, Link, Session};
 use crate::counting::{Arrays, Content, Facts, HeldTags, KeyHash, Keys, Memory, Prepared, prepare, unknown};
 
-/// How often a group is tried again because another transaction was in the way.
-const CONTENTIONS: u32 = 10;
+/// For how long a group is tried again because another transaction was in the way.
+const CONTENTION_MAX: Duration = Duration::from_secs(8);
 
 /// How often a group is tried again because something changed under it.
 const TRIES: u32 = 50;
@@ -122,7 +122,7 @@ impl Counter {
 
     /// Counts the events of a group that have no result yet. After an error, `work` says what is known.
     pub(crate) async fn advance(&mut self, events: &[Event], work: &mut Work) -> Result<(), LedgerError> {
-        let mut contentions = 0;
+        let began = clock::monotonic();
         for _ in 0..TRIES {
             self.resolve(work).await?;
             let open = open(&work.taken);
@@ -155,9 +155,8 @@ impl Counter {
                 // Ask at once what became of it.
                 continue;
             }
-            contentions += 1;
             let again = failed.is_contention() || failed.code == Some(SqlState::UNIQUE_VIOLATION);
-            if !again || contentions > CONTENTIONS {
+            if !again || clock::monotonic().duration_since(began) > CONTENTION_MAX {
                 return Err(failed.into());
             }
         }
@@ -240,7 +239,7 @@ impl Counter {
             }
             Ok(Answer::Again) => Ok(()),
             Err(failed) => {
-                if failed.broken {
+                if failed.is_unknown() {
                     work.lost = Some(Lost { number: self.last_group(), what: What::Call(prepared) });
                 }
                 Err(failed)
@@ -269,7 +268,7 @@ impl Counter {
                     Ok(())
                 }
                 Err(failed) => {
-                    if failed.broken {
+                    if failed.is_unknown() {
                         work.lost = Some(Lost { number: self.last_group(), what: What::Commit(taken) });
                     }
                     self.forget();

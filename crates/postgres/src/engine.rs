@@ -1,14 +1,8 @@
-//! PostgreSQL as the engine of a program: what `tollgate-saas` gives to the sidecar's code.
+//! PostgreSQL as an engine of `tollgate-saas`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::checks::{self, Seen};
-use crate::connect::{Connector, Link};
-use crate::dsn;
-use crate::moving::{Destination, MoveError, move_ledger};
-use crate::store::Replica;
-use crate::{LeaseTimes, PostgresLedger, PostgresSettings};
 use tollgate_clock::WallClock;
 use tollgate_ledger::engine::{Engine, Examined, Grade, MoveFuture, Moved};
 use tollgate_ledger::store::{Store, StoreFuture, View};
@@ -16,23 +10,23 @@ use tollgate_ledger::writer::Observer;
 use tollgate_ledger::{LedgerError, LedgerSettings};
 use tollgate_marketplace::service::BoxFuture;
 
+use crate::store::PostgresStore;
+use crate::{Destination, LeaseTimes, MoveError, PostgresLedger, PostgresSettings, checks, dsn, move_ledger};
+
 /// Lines about a move come at most after this many rows.
 const SAID_EVERY: u64 = 100_000;
 
-/// PostgreSQL.
+/// The engine.
 #[derive(Debug, Clone, Copy)]
-pub struct Postgres;
-
-/// This replica's name, for people: in Kubernetes the pod's.
-fn name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
+pub struct PostgresEngine;
 
 fn settings(url_file: PathBuf, ledger: LedgerSettings) -> PostgresSettings {
-    PostgresSettings { url_file, ca_bundle: None, name: name(), ledger, lease: LeaseTimes::default() }
+    // For people: in Kubernetes the pod's name.
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    PostgresSettings { url_file, ca_bundle: None, name, ledger, lease: LeaseTimes::default() }
 }
 
-impl Engine for Postgres {
+impl Engine for PostgresEngine {
     fn check_url(&self, url: &str) -> Result<(), String> {
         dsn::parse(url).map(drop).map_err(|bad| bad.to_string())
     }
@@ -44,17 +38,16 @@ impl Engine for Postgres {
         clock: WallClock,
         observer: Box<dyn Observer>,
     ) -> Arc<dyn Store> {
-        Arc::new(Replica::start(self::settings(url_file, settings), clock, observer))
+        Arc::new(PostgresStore::start(&self::settings(url_file, settings), clock, observer))
     }
 
     fn look(&self, url_file: PathBuf, to_repair: Option<LedgerSettings>) -> StoreFuture<'_, Box<dyn View>> {
         Box::pin(async move {
-            let link = match to_repair {
-                Some(ledger) => Link::new(Arc::new(settings(url_file, ledger).connector())),
-                None => Link::looking(Arc::new(Connector::to_look(url_file))),
+            let ledger = match to_repair {
+                Some(ledger) => PostgresLedger::with_clock(&settings(url_file, ledger), WallClock::system()),
+                None => PostgresLedger::to_look(url_file),
             };
-            let ledger = PostgresLedger::new(link);
-            ledger.now().await.map_err(LedgerError::from)?;
+            drop(ledger.views.session().await?);
             Ok(Box::new(ledger) as Box<dyn View>)
         })
     }
@@ -62,18 +55,17 @@ impl Engine for Postgres {
     fn examine(&self, url_file: PathBuf, ledger: LedgerSettings) -> BoxFuture<'_, Vec<Examined>> {
         Box::pin(async move {
             let seen = checks::examine(&settings(url_file, ledger)).await;
-            seen.into_iter()
-                .map(|Seen { check, grade, seen, remedy }| Examined {
-                    check,
-                    grade: match grade {
-                        checks::Grade::Good => Grade::Ok,
-                        checks::Grade::Warning => Grade::Warning,
-                        checks::Grade::Fault => Grade::Fault,
-                    },
-                    seen,
-                    remedy: remedy.to_owned(),
-                })
-                .collect()
+            let examined = |seen: checks::Seen| Examined {
+                check: seen.check,
+                grade: match seen.grade {
+                    checks::Grade::Good => Grade::Ok,
+                    checks::Grade::Warning => Grade::Warning,
+                    checks::Grade::Fault => Grade::Fault,
+                },
+                seen: seen.seen,
+                remedy: seen.remedy.to_owned(),
+            };
+            seen.into_iter().map(examined).collect()
         })
     }
 
@@ -84,15 +76,15 @@ impl Engine for Postgres {
         said: &'a mut dyn FnMut(String),
     ) -> MoveFuture<'a> {
         Box::pin(async move {
+            let destination = Destination::url(url, None);
             let mut next = 0;
-            let progress = |part: &'static str, rows: u64| {
-                if rows >= next || rows == 0 {
+            let copied = |part: &'static str, rows: u64| {
+                if rows >= next {
                     said(format!("{part}: {rows} rows"));
                     next = rows + SAID_EVERY;
                 }
             };
-            let moved = move_ledger(&folder, Destination::url(url, None), progress).await;
-            let moved = moved.map_err(|error| match error {
+            let moved = move_ledger(&folder, destination, copied).await.map_err(|error| match error {
                 MoveError::Ledger(error) => error,
                 MoveError::Refused(text) => LedgerError::Unusable(text),
             })?;

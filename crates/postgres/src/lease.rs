@@ -129,10 +129,12 @@ pub(crate) struct Leading<'a> {
     pub(crate) now: Timestamp,
 }
 
-/// Every statement of the holder finds its rows by an index. Without statistics of a table that has just grown, the
-/// planner might read all of it.
+/// Every statement of the holder finds its rows by an index, and reads them in its order. Without statistics of a table
+/// that has just grown, the planner might read or sort all of it. `jit`: a plan that reads a table of one row seems so
+/// expensive then that it would be compiled each time.
 const BY_INDEX: &str =
-    "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+    "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off;
+    SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off";
 
 /// Locks the lease's row if it is ours. The database's time is read after the lock.
 const CHECK: &str = "SELECT ledger.closed, ledger.version, tollgate.ledger_now() FROM
@@ -174,7 +176,7 @@ impl Leader {
         }
     }
 
-    /// Waits until this replica holds the lease; also while the database does not answer, and for ever if the replica
+    /// Waits until this replica holds the lease; also while the database cannot be used, and for ever if the replica
     /// stops. No call to AWS is under way then.
     pub(crate) async fn lead(self: &Arc<Self>) -> Result<(), LedgerError> {
         loop {
@@ -216,10 +218,10 @@ impl Leader {
     async fn take(&self) -> Result<bool, LedgerError> {
         let own = *locked(&self.lease);
         if let Some(lease) = own {
-            let _ = self.link.query(FREE, &lease.params()).await?;
+            self.link.query(FREE, &lease.params()).await.map_err(passing)?;
             self.lose(lease);
         }
-        let transaction = self.link.begin().await?;
+        let transaction = self.link.begin().await.map_err(passing)?;
         if transaction.query(IS_FREE, &[]).await?.is_empty() {
             transaction.rollback().await?;
             return Ok(false);
@@ -248,7 +250,7 @@ impl Leader {
     /// Begins a transaction that may write, if this replica holds the lease.
     pub(crate) async fn leading(&self) -> Result<Leading<'_>, LedgerError> {
         let lease = locked(&self.lease).ok_or(LedgerError::NotLeading)?;
-        let transaction = self.link.begin().await?;
+        let transaction = self.link.begin().await.map_err(passing)?;
         let params = lease.params();
         let (planned, ours) =
             tokio::join!(biased; transaction.batch(BY_INDEX), transaction.query(CHECK, &params));
@@ -271,6 +273,12 @@ impl Leader {
         drop(self.link.session().await);
     }
 
+    /// Ends the connection.
+    #[cfg(test)]
+    pub(crate) async fn disconnect(&self) {
+        drop(self.link.session().await.unwrap().take());
+    }
+
     /// `false` if another replica took the lease.
     async fn renew(&self, lease: Lease) -> Result<bool, LedgerError> {
         let lasts = millis(self.settings.times.lasts);
@@ -278,9 +286,15 @@ impl Leader {
         Ok(!self.link.query(RENEW, &[holder, epoch, (&lasts, Type::FLOAT8)]).await?.is_empty())
     }
 
-    /// Runs one reading statement of the sender.
+    /// Runs one reading statement of the sender, on the plan of [`BY_INDEX`].
     pub(crate) async fn read(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, LedgerError> {
-        self.link.query(sql, params).await
+        let transaction = self.link.begin().await.map_err(passing)?;
+        let (planned, rows) =
+            tokio::join!(biased; transaction.batch(BY_INDEX), transaction.query(sql, params));
+        planned?;
+        let rows = rows?;
+        transaction.rollback().await?;
+        Ok(rows)
     }
 }
 
@@ -314,6 +328,15 @@ async fn keep(leader: Weak<Leader>, times: LeaseTimes) {
             Ok(true) => times.renew_every,
             Err(_) => times.look_every,
         };
+    }
+}
+
+/// The ledger could be used when the replica started. What is wrong now may become right by itself, such as a password
+/// that was changed in the database before its file.
+fn passing(error: LedgerError) -> LedgerError {
+    match error {
+        LedgerError::Unusable(text) => LedgerError::Io(text),
+        error => error,
     }
 }
 

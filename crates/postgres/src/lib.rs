@@ -31,23 +31,28 @@ mod schema;
 mod sealing;
 mod sending;
 mod store;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
+#[cfg(test)]
+mod testing;
 mod totals;
 mod upkeep;
 mod view;
 mod writer;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerSettings;
 use tollgate_time::Timestamp;
 
 pub use checks::{Grade, Seen, examine};
-use connect::{Connector, Fault, Link};
-pub use engine::Postgres;
+use connect::{Connector, Link, Purpose};
+pub use engine::PostgresEngine;
 pub use lease::LeaseTimes;
+use lease::{Leader, LeaderSettings};
 pub use moving::{Destination, MoveError, Moved, move_ledger};
+pub use store::PostgresStore;
 
 /// Where the database is, and how a replica uses the ledger in it.
 #[derive(Debug, Clone)]
@@ -74,24 +79,55 @@ impl PostgresSettings {
     }
 }
 
-/// A ledger in a database, to read and to repair.
+/// The ledger of one replica.
 #[derive(Debug)]
 pub struct PostgresLedger {
-    link: Link,
+    /// For reading and repair.
+    views: Link,
+    /// For sealing and sending, by the replica that holds the lease.
+    leader: Arc<Leader>,
 }
 
 impl PostgresLedger {
-    pub(crate) const fn new(link: Link) -> Self {
-        Self { link }
+    #[cfg(test)]
+    pub(crate) fn new(settings: PostgresSettings) -> Self {
+        let ledger = Self::with_clock(&settings, WallClock::system());
+        drop(settings);
+        ledger
     }
 
-    pub(crate) const fn link(&self) -> &Link {
-        &self.link
+    /// A ledger that connects when it is used first.
+    #[must_use]
+    pub fn with_clock(settings: &PostgresSettings, clock: WallClock) -> Self {
+        Self::made(settings, clock, Purpose::Use)
     }
 
-    /// The database's time.
-    pub(crate) async fn now(&self) -> Result<Timestamp, Fault> {
-        self.link.now().await
+    /// To read, whatever product the ledger is for: the schema is neither made nor upgraded.
+    fn to_look(url_file: PathBuf) -> Self {
+        let nothing = LedgerSettings {
+            product: String::new(),
+            pod: String::new(),
+            settle: Duration::ZERO,
+            bytes_max: u64::MAX,
+            started_at: Timestamp::from_unix_millis(0),
+            zero_dimensions: Vec::new(),
+            aws_door: false,
+            idempotency_window: Duration::ZERO,
+        };
+        let settings = PostgresSettings {
+            url_file,
+            ca_bundle: None,
+            name: String::new(),
+            ledger: nothing,
+            lease: LeaseTimes::default(),
+        };
+        Self::made(&settings, WallClock::system(), Purpose::Look)
+    }
+
+    fn made(settings: &PostgresSettings, clock: WallClock, purpose: Purpose) -> Self {
+        let connector = Arc::new(settings.connector());
+        let leader = Leader::new(Arc::clone(&connector), clock, LeaderSettings::of(settings));
+        Self { views: Link::for_purpose(connector, purpose), leader: Arc::new(leader) }
     }
 }
 

@@ -118,7 +118,7 @@ pub async fn move_ledger(
             moving.note(Stage::Copying, &place)?;
         }
         for part in Part::ALL {
-            copy(&link, &moving, &facts.ledger_id, part, &mut progress).await?;
+            copy(&link, &mut moving, &facts.ledger_id, part, &mut progress).await?;
         }
         rows = compare(&link, &facts).await?;
         moving.note(Stage::Ready, &place)?;
@@ -244,7 +244,7 @@ const NOTE_PLACE: &str =
 /// Copies the rest of a part.
 async fn copy(
     link: &Link,
-    moving: &Moving,
+    moving: &mut Moving,
     id: &str,
     part: Part,
     progress: &mut impl FnMut(&'static str, u64),

@@ -41,7 +41,7 @@ impl PostgresLedger {
     /// Repairs one record.
     pub(crate) async fn repair_record(&self, id: i64, repair: &Repair) -> Result<Repaired, LedgerError> {
         for _ in 0..TRIES_MAX {
-            let transaction = self.link.begin().await?;
+            let transaction = self.views.begin().await?;
             let repaired = match look(&transaction, id).await? {
                 Some(letter) => repair_letter(&transaction, &letter, repair).await?,
                 None => Some(Repaired::NotFound),

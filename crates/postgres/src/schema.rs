@@ -109,6 +109,17 @@ pub(crate) async fn look(session: &Session) -> Result<Found, Fault> {
     Ok(found)
 }
 
+/// Checks that there is a ledger that this program can read, and changes nothing.
+pub(crate) async fn check_readable(session: &Session) -> Result<(), Fault> {
+    match find(session).await? {
+        Found::Nothing => Err(Fault::Lasting(format!(
+            "{} holds no ledger yet: the first replica makes it at its start",
+            session.name()
+        ))),
+        found => refuse(session, found),
+    }
+}
+
 fn refuse(session: &Session, found: Found) -> Result<(), Fault> {
     let name = session.name();
     match found {

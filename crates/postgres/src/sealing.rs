@@ -24,10 +24,13 @@ use tollgate_metering::seal::{self, Sum};
 use tollgate_time::Timestamp;
 
 /// Most slots of a piece. The next piece is smaller if one took too long, or if a slot in it cannot be sealed.
-const SLOTS_MAX: usize = 400;
+const SLOTS_MAX: usize = 250;
+
+/// The fewest slots to which a slow piece makes the next one: the transaction itself takes time too.
+const SLOTS_SLOW: usize = 50;
 
 /// Rows that are read for a piece. A slot with more is a piece of its own.
-const ROWS_MAX: i64 = 1000;
+const ROWS_MAX: i64 = 750;
 
 /// How long a piece may take; requests for the same disk wait as long.
 const PIECE_TIME: Duration = Duration::from_millis(25);
@@ -100,9 +103,9 @@ impl Progress {
     }
 
     /// The next piece begins after `last`; `None` if there is no other.
-    fn advance(&mut self, run: Run, last: Option<Slot>) {
+    fn advance(&mut self, run: &Run, last: Option<Slot>) {
         match last {
-            Some(after) => self.run = Some(Run { after, ..run }),
+            Some(after) => self.run = Some(Run { after, ..run.clone() }),
             None => {
                 self.done[run.kind as usize] = Some(run.current);
                 self.run = None;
@@ -112,8 +115,11 @@ impl Progress {
 
     /// A piece took this long.
     fn took(&mut self, time: Duration) {
-        let next = if time > PIECE_TIME { self.slots_max / 2 } else { self.slots_max * 2 };
-        self.slots_max = next.clamp(1, SLOTS_MAX);
+        self.slots_max = if time > PIECE_TIME {
+            (self.slots_max / 2).max(SLOTS_SLOW.min(self.slots_max))
+        } else {
+            (self.slots_max * 2).min(SLOTS_MAX)
+        };
     }
 }
 
@@ -158,7 +164,7 @@ impl Leader {
             Ok(Piece { made, last }) => {
                 leading.commit().await?;
                 progress.took(clock::monotonic().duration_since(began));
-                progress.advance(run, last);
+                progress.advance(&run, last);
                 Ok(Sealing { made, more: progress.run(current).is_some() })
             }
             Err(failed) if is_about_content(&failed) => {
@@ -166,7 +172,7 @@ impl Leader {
                 match tried.filter(|_| progress.slots_max == 1) {
                     Some(slot) => {
                         cannot_seal(&slot, &failed.text);
-                        progress.advance(run, Some(slot));
+                        progress.advance(&run, Some(slot));
                     }
                     None => progress.slots_max = (progress.slots_max / 2).max(1),
                 }

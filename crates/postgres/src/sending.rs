@@ -19,6 +19,10 @@ use tollgate_metering::batch;
 use tollgate_metering::record::{Answered, Due, Noted, RecordState, Whole};
 use tollgate_time::Timestamp;
 
+/// The condition where records are looked up by their number. Compared like this, no index of sealed records is used
+/// instead, of which every entry would be read.
+const IS_SEALED: &str = "records.state || '' = 'sealed'";
+
 /// Records that one step of [`Leader::release`] makes due.
 const RELEASED_MAX: usize = 500;
 
@@ -118,9 +122,11 @@ impl Leader {
         let leading = self.leading().await?;
         leading
             .execute(
-                "UPDATE tollgate.records SET due_at = later.due_at
-                 FROM unnest($1::bigint[], $2::bigint[]) AS later (id, due_at)
-                 WHERE records.id = later.id AND state = 'sealed'",
+                &format!(
+                    "UPDATE tollgate.records SET due_at = later.due_at
+                     FROM unnest($1::bigint[], $2::bigint[]) AS later (id, due_at)
+                     WHERE records.id = later.id AND {IS_SEALED}"
+                ),
                 &[(&ids, Type::INT8_ARRAY), (&times, Type::INT8_ARRAY)],
             )
             .await?;
@@ -139,7 +145,7 @@ impl Leader {
         let sql = format!(
             "SELECT {COLUMNS}, allocations
              FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (id, place) JOIN tollgate.records USING (id)
-             WHERE state = 'sealed' ORDER BY place"
+             WHERE {IS_SEALED} ORDER BY place"
         );
         let mut fits = batch::fits();
         let mut records = Vec::with_capacity(ids.len());
@@ -153,7 +159,7 @@ impl Leader {
             .execute(
                 "UPDATE tollgate.records SET in_doubt = in_doubt OR attempting, attempting = true,
                      attempts = attempts + 1, updated_at = $2, region = coalesce(region, $3), epoch = $4
-                 WHERE id = ANY($1) AND state = 'sealed'",
+                 WHERE id = ANY($1)",
                 &[
                     (&chosen, Type::INT8_ARRAY),
                     (&now.unix_millis(), Type::INT8),
@@ -284,7 +290,7 @@ impl Answers<'_> {
             "WITH gone AS (
                 DELETE FROM tollgate.records
                 USING unnest($1::bigint[], $2::text[], $3::text[]) AS noted (id, new_code, new_record_id)
-                WHERE records.id = noted.id AND state = 'sealed' AND {condition}
+                WHERE records.id = noted.id AND {IS_SEALED} AND {condition}
                 RETURNING records.*, new_code, new_record_id),
             kept AS (
                 INSERT INTO tollgate.settled (day, id, customer, dimension, hour, micros, decimal, allocations,
@@ -327,7 +333,7 @@ impl Answers<'_> {
                     region = CASE WHEN attempting THEN coalesce(region, $7) ELSE region END
                 FROM unnest($1::bigint[], $2::text[], $3::boolean[], $4::text[], $5::bigint[])
                     AS noted (id, state, in_doubt, code, due_at)
-                WHERE records.id = noted.id AND records.state = 'sealed'
+                WHERE records.id = noted.id AND {IS_SEALED}
                 RETURNING records.*),
             billed AS (
                 SELECT customer, dimension, hour / 24 AS day, coalesce(raw, micros) AS amount FROM changed
@@ -386,14 +392,14 @@ impl Answers<'_> {
     }
 
     async fn carry_some(&self, carried: Vec<(i64, String)>, changed: &mut Changed) -> Result<(), Failed> {
-        const READ: &str =
-            "SELECT id, customer, dimension, coalesce(late_from, hour), coalesce(raw, micros)::text,
-                allocations
-            FROM unnest($1::bigint[]) WITH ORDINALITY AS noted (id, place) JOIN tollgate.records USING (id)
-            WHERE state = 'sealed' AND NOT in_doubt ORDER BY place";
+        let read = format!(
+            "SELECT id, customer, dimension, coalesce(late_from, hour), coalesce(raw, micros)::text, allocations
+             FROM unnest($1::bigint[]) WITH ORDINALITY AS noted (id, place) JOIN tollgate.records USING (id)
+             WHERE {IS_SEALED} AND NOT in_doubt ORDER BY place"
+        );
         let ids: Vec<i64> = carried.iter().map(|(id, _)| *id).collect();
         let mut found = Vec::new();
-        for row in self.leading.query(READ, &[(&ids, Type::INT8_ARRAY)]).await? {
+        for row in self.leading.query(&read, &[(&ids, Type::INT8_ARRAY)]).await? {
             let slot = Slot { hour: self.hours.current, customer: row.get(1), dimension: row.get(2) };
             let late_from = Some(Hour::from_number(row.get(3)));
             let parts = parts(&row)?;

@@ -1,19 +1,13 @@
-//! The ledger of a running replica: joins intake, leader and views behind the traits of `tollgate-ledger`.
+//! The ledger of a running replica, as the rest of the process sees it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::connect::{Fault, Link};
-use crate::counter::WriterSettings;
-use crate::lease::{Leader, LeaderSettings};
-use crate::writer::Writer;
-use crate::{PostgresLedger, PostgresSettings, identities};
-use tollgate_clock::WallClock;
+use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::repair::{Entry, Repair, Repaired};
 use tollgate_ledger::store::{Guard, Store, StoreFuture, View};
 use tollgate_ledger::view::{From, Looked, OpenUsage, Piece};
@@ -25,66 +19,74 @@ use tollgate_metering::event::Event;
 use tollgate_metering::record::{Due, Noted, Record, Whole};
 use tollgate_time::Timestamp;
 
-/// How often a replica that waits for its database asks again.
-const ASK_EVERY: Duration = Duration::from_millis(500);
+use crate::connect::Fault;
+use crate::counter::WriterSettings;
+use crate::identities::identify;
+use crate::writer::Writer;
+use crate::{PostgresLedger, PostgresSettings};
 
 /// A handle to the ledger of a running replica.
 #[derive(Debug, Clone)]
-pub(crate) struct Replica {
-    views: Arc<PostgresLedger>,
-    leader: Arc<Leader>,
-    writer: Writer,
-    clock: WallClock,
-    uses: watch::Sender<()>,
+pub struct PostgresStore {
+    shared: Arc<Shared>,
     unnoticed: bool,
-    /// How often [`Store::written`] was asked.
-    asked: Arc<AtomicU64>,
 }
 
-impl Replica {
-    /// Call it inside the runtime. `clock` follows the database's time.
-    pub(crate) fn start(settings: PostgresSettings, clock: WallClock, observer: Box<dyn Observer>) -> Self {
+#[derive(Debug)]
+struct Shared {
+    ledger: PostgresLedger,
+    writer: Writer,
+    /// Follows the database's time.
+    clock: WallClock,
+    uses: watch::Sender<()>,
+    /// Steps of this process that may have changed the ledger.
+    steps: AtomicU64,
+    began: Instant,
+}
+
+impl PostgresStore {
+    /// Starts the replica's tasks; call it inside the runtime. It connects when it is used. `clock` follows the database's
+    /// time.
+    #[must_use]
+    pub fn start(settings: &PostgresSettings, clock: WallClock, observer: Box<dyn Observer>) -> Self {
+        let connector = Arc::new(settings.connector());
         let writer = WriterSettings {
             name: settings.name.clone(),
             product: settings.ledger.product.clone(),
             settle: settings.ledger.settle,
         };
-        let connector = Arc::new(settings.connector());
-        Self {
-            leader: Arc::new(Leader::new(
-                Arc::clone(&connector),
-                clock.clone(),
-                LeaderSettings::of(&settings),
-            )),
-            views: Arc::new(PostgresLedger::new(Link::new(Arc::clone(&connector)))),
+        let shared = Shared {
             writer: Writer::start(connector, writer, clock.clone(), observer),
+            ledger: PostgresLedger::with_clock(settings, clock.clone()),
             clock,
             uses: watch::Sender::default(),
-            unnoticed: false,
-            asked: Arc::default(),
-        }
+            steps: AtomicU64::new(0),
+            began: clock::monotonic(),
+        };
+        Self { shared: Arc::new(shared), unnoticed: false }
     }
 
-    fn used(&self) {
-        if !self.unnoticed {
-            self.uses.send_replace(());
-        }
-    }
-
-    /// A step whose failure passes, whatever a person has to do for it: the replica has used this database before.
+    /// Awaits a step, and notes that the ledger was used.
     fn step<'a, T: Send + 'a>(
         &'a self,
+        changes: bool,
         step: impl Future<Output = Result<T, LedgerError>> + Send + 'a,
     ) -> StoreFuture<'a, T> {
         Box::pin(async move {
-            let done = step.await.map_err(passing);
-            self.used();
-            done
+            let done = step.await.map_err(passing)?;
+            if changes {
+                self.shared.steps.fetch_add(1, Ordering::Release);
+            }
+            if !self.unnoticed {
+                self.shared.uses.send_replace(());
+            }
+            Ok(done)
         })
     }
 }
 
-/// A password that was replaced, a privilege that was taken: the replica waits until a person has mended it.
+/// This replica has used the database before. A password that was replaced, or a privilege that was taken, is waited out
+/// like any other failure: a person mends it without a restart.
 fn passing(error: LedgerError) -> LedgerError {
     match error {
         LedgerError::Unusable(text) => LedgerError::Io(text),
@@ -92,25 +94,25 @@ fn passing(error: LedgerError) -> LedgerError {
     }
 }
 
-impl View for Replica {
+impl View for PostgresStore {
     fn record(&self, id: i64) -> StoreFuture<'_, Option<(Whole, Links)>> {
-        self.step(self.views.record(id))
+        self.step(false, self.shared.ledger.record(id))
     }
 
     fn totals(&self) -> StoreFuture<'_, BTreeMap<String, Totals>> {
-        self.step(self.views.totals())
+        self.step(false, self.shared.ledger.totals())
     }
 
     fn summary(&self) -> StoreFuture<'_, Summary> {
-        self.step(self.views.summary())
+        self.step(false, self.shared.ledger.summary())
     }
 
     fn page(&self, looked: Looked, limit: usize) -> StoreFuture<'_, Piece<Record, i64>> {
-        self.step(self.views.page(looked, limit))
+        self.step(false, self.shared.ledger.page(looked, limit))
     }
 
     fn audit(&self, before: Option<i64>, limit: usize) -> StoreFuture<'_, Vec<Entry>> {
-        self.step(self.views.audit(before, limit))
+        self.step(false, self.shared.ledger.audit(before, limit))
     }
 
     fn open_usage(
@@ -119,25 +121,25 @@ impl View for Replica {
         from: From,
         limit: usize,
     ) -> StoreFuture<'_, Piece<OpenUsage, From>> {
-        self.step(self.views.open_usage(looked, from, limit))
+        self.step(false, self.shared.ledger.open_usage(looked, from, limit))
     }
 
     fn repair(&self, id: i64, repair: Repair, now: Timestamp) -> StoreFuture<'_, Repaired> {
-        self.step(self.views.repair(id, repair, now))
+        self.step(true, self.shared.ledger.repair(id, repair, now))
     }
 }
 
-impl Store for Replica {
+impl Store for PostgresStore {
     fn ready(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             loop {
-                match self.views.now().await {
+                match self.shared.ledger.views.now().await {
                     Ok(now) => {
-                        self.clock.follow(now);
+                        self.shared.clock.follow(now);
                         return Ok(());
                     }
-                    Err(Fault::Lasting(text)) => return Err(LedgerError::Unusable(text)),
-                    Err(Fault::Transient(_)) => tokio::time::sleep(ASK_EVERY).await,
+                    Err(fault @ Fault::Lasting(_)) => return Err(fault.into()),
+                    Err(Fault::Transient(_)) => self.shared.ledger.views.may_try().await,
                 }
             }
         })
@@ -145,9 +147,9 @@ impl Store for Replica {
 
     fn lead(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
-            while let Err(error) = self.leader.lead().await {
+            while let Err(error) = self.shared.ledger.leader.lead().await {
                 match passing(error) {
-                    LedgerError::Io(_) => tokio::time::sleep(ASK_EVERY).await,
+                    LedgerError::Io(_) => self.shared.ledger.views.may_try().await,
                     error => return Err(error),
                 }
             }
@@ -156,7 +158,7 @@ impl Store for Replica {
     }
 
     fn leave(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.leader.leave())
+        Box::pin(self.shared.ledger.leader.leave())
     }
 
     fn is_shared(&self) -> bool {
@@ -168,72 +170,76 @@ impl Store for Replica {
     }
 
     fn uses(&self) -> watch::Receiver<()> {
-        self.uses.subscribe()
+        self.shared.uses.subscribe()
     }
 
-    /// Another number each time: what the other replicas write is not known here.
+    /// Other replicas write too, so it changes with each second.
     fn written(&self) -> u64 {
-        self.asked.fetch_add(1, Ordering::Relaxed)
+        let own = self.shared.steps.load(Ordering::Acquire);
+        own + clock::monotonic().duration_since(self.shared.began).as_secs()
     }
 
     fn failed_since(&self, since: Instant) -> Option<LedgerError> {
-        self.writer.failed_since(since)
+        self.shared.writer.failed_since(since)
     }
 
     fn take(&self, events: Vec<Event>, guard: Guard) -> StoreFuture<'_, Vec<Taken>> {
-        self.step(self.writer.take(events, guard))
+        self.step(true, self.shared.writer.take(events, guard))
     }
 
     fn take_whole(&self, events: Vec<Event>, guard: Guard) -> StoreFuture<'_, Vec<Taken>> {
-        self.step(self.writer.take_whole(events, guard))
+        self.step(true, self.shared.writer.take_whole(events, guard))
     }
 
     fn identify(&self, identifier: String, account: String) -> StoreFuture<'_, ()> {
-        self.step(async move { identities::identify(self.views.link(), &identifier, &account).await })
+        self.step(true, async move { identify(&self.shared.ledger.views, &identifier, &account).await })
     }
 
-    /// The open hour is left to the other replicas.
+    /// A replica that stops leaves the open hour to the others.
     fn seal(&self, _early: bool, _now: Timestamp) -> StoreFuture<'_, Sealing> {
-        self.step(self.leader.seal())
+        self.step(true, self.shared.ledger.leader.seal())
     }
 
     fn due(&self, now: Timestamp, limit: usize) -> StoreFuture<'_, Vec<Due>> {
-        self.step(self.leader.due(now, limit))
+        self.step(false, self.shared.ledger.leader.due(now, limit))
     }
 
     fn doubtful(&self, limit: usize) -> StoreFuture<'_, Vec<Due>> {
-        self.step(self.leader.doubtful(limit))
+        self.step(false, self.shared.ledger.leader.doubtful(limit))
     }
 
     fn unsent_up_to(&self, hour: Hour, limit: usize) -> StoreFuture<'_, Vec<Due>> {
-        self.step(self.leader.unsent_up_to(hour, limit))
+        self.step(false, self.shared.ledger.leader.unsent_up_to(hour, limit))
     }
 
     fn count_unsent_up_to(&self, hour: Hour) -> StoreFuture<'_, u64> {
-        self.step(self.leader.count_unsent_up_to(hour))
+        self.step(false, self.shared.ledger.leader.count_unsent_up_to(hour))
     }
 
     fn next_due(&self) -> StoreFuture<'_, Option<Timestamp>> {
-        self.step(self.leader.next_due())
+        self.step(false, self.shared.ledger.leader.next_due())
     }
 
     fn is_denied(&self) -> StoreFuture<'_, bool> {
-        self.step(self.leader.is_denied())
+        self.step(false, self.shared.ledger.leader.is_denied())
     }
 
     fn release(&self, now: Timestamp, limit: usize) -> StoreFuture<'_, usize> {
-        self.step(self.leader.release(now, limit))
+        self.step(true, self.shared.ledger.leader.release(now, limit))
     }
 
     fn defer(&self, until: Vec<(i64, Timestamp)>) -> StoreFuture<'_, ()> {
-        self.step(async move { self.leader.defer(&until).await })
+        self.step(true, async move { self.shared.ledger.leader.defer(&until).await })
     }
 
     fn begin(&self, ids: Vec<i64>, region: Option<Region>, now: Timestamp) -> StoreFuture<'_, Vec<Whole>> {
-        self.step(async move { self.leader.begin(&ids, region.as_ref(), now).await })
+        self.step(true, async move { self.shared.ledger.leader.begin(&ids, region.as_ref(), now).await })
     }
 
     fn answered_all(&self, notes: Vec<Noted>, region: Option<Region>, now: Timestamp) -> StoreFuture<'_, ()> {
-        self.step(async move { self.leader.answered_all(notes, region.as_ref(), now).await })
+        self.step(
+            true,
+            async move { self.shared.ledger.leader.answered_all(notes, region.as_ref(), now).await },
+        )
     }
 }

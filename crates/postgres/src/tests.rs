@@ -1,15 +1,20 @@
 //! Tests against a real server.
 
 mod bench;
+mod beside_intake;
+mod broken;
 mod checks;
 mod connecting;
 mod counting;
+mod engine;
 mod leading;
+mod model;
 mod moving;
 mod repair;
 mod sealing;
 mod sending;
 mod steps;
+mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -53,12 +53,12 @@ pub(crate) fn balance(rows: &[Row]) -> Result<BTreeMap<String, Totals>, LedgerEr
 impl PostgresLedger {
     /// Each dimension's balance.
     pub(crate) async fn read_totals(&self) -> Result<BTreeMap<String, Totals>, LedgerError> {
-        balance(&self.link.query(BALANCE, &[]).await?)
+        balance(&self.views.query(BALANCE, &[]).await?)
     }
 
     /// The ledger's figures.
     pub(crate) async fn read_summary(&self) -> Result<Summary, LedgerError> {
-        let rows = self.link.query(SUMMARY, &[]).await?;
+        let rows = self.views.query(SUMMARY, &[]).await?;
         let Some(row) = rows.first() else { return Ok(Summary::default()) };
         let count = |name| column::<i64>(row, name).map(|count| u64::try_from(count).unwrap_or_default());
         Ok(Summary {

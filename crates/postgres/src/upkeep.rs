@@ -164,8 +164,7 @@ impl Upkeep {
     fn begin(&mut self, closed: Hour, ages: Ages, window: i64) {
         let keys_due = self.keys_passed.is_none_or(|passed| passed + window / KEYS_PART <= ages.keys_before);
         self.jobs = JOBS.into_iter().filter(|job| *job != Job::Keys || keys_due).collect();
-        (self.round, self.at) = (Some(closed), Position::default());
-        self.pages = self.pages.max(*STEP_PAGES.start());
+        (self.round, self.at, self.pages) = (Some(closed), Position::default(), *STEP_PAGES.start());
     }
 
     /// A step took this long.
@@ -179,6 +178,8 @@ impl Upkeep {
         self.at = next.unwrap_or_default();
         if next.is_none() {
             self.jobs.pop();
+            // How much a page costs differs between the jobs.
+            self.pages = *STEP_PAGES.start();
         }
     }
 }
@@ -260,10 +261,14 @@ impl Leading<'_> {
 
     /// Forgets replicas that were not seen for a week, and have no usage in open hours.
     async fn forget_writers(&self) -> Result<Option<Position>, Failed> {
-        let sql = "DELETE FROM tollgate.writers WHERE seen_at < clock_timestamp() - interval '7 days'
-                AND id <> (SELECT holder FROM tollgate.lease WHERE name = 'sender')
-                AND id NOT IN (SELECT writer FROM tollgate.sums)";
-        self.execute(sql, &[]).await.map(|_| None)
+        let sql = "SELECT id FROM tollgate.writers WHERE seen_at < clock_timestamp() - interval '7 days'
+            AND id <> (SELECT holder FROM tollgate.lease WHERE name = 'sender')";
+        let old: Vec<i64> = self.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect();
+        if !old.is_empty() {
+            let sql = "DELETE FROM tollgate.writers WHERE id = ANY($1) AND id NOT IN (SELECT writer FROM tollgate.sums)";
+            self.execute(sql, &[(&old, Type::INT8_ARRAY)]).await?;
+        }
+        Ok(None)
     }
 
     /// Makes the partition of a day, if there is none.

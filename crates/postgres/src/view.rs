@@ -182,10 +182,10 @@ impl PostgresLedger {
              UNION ALL SELECT {}, allocations FROM tollgate.settled WHERE id = $1",
             settled_columns()
         );
-        let found = self.link.query(&sql, &[(&id, Type::INT8)]).await?;
+        let found = self.views.query(&sql, &[(&id, Type::INT8)]).await?;
         let Some(row) = found.first() else { return Ok(None) };
         let whole = rows::whole(row)?;
-        let links = self.link.query(LINKS, &[(&id, Type::INT8), (&SHOWN_LINKS_MAX, Type::INT8)]).await?;
+        let links = self.views.query(LINKS, &[(&id, Type::INT8), (&SHOWN_LINKS_MAX, Type::INT8)]).await?;
         let links = match links.first() {
             Some(row) => Links {
                 counts_in: column::<bool>(row, "moved")?.then(|| column(row, "target")).transpose()?,
@@ -210,7 +210,7 @@ impl PostgresLedger {
             (&limit_rows, Type::INT8),
             (&look_at, Type::INT8),
         ];
-        let found = self.link.query(&page_sql(looked), &params).await?;
+        let found = self.views.query(&page_sql(looked), &params).await?;
         let Some(first) = found.first() else { return Ok(Piece { rows: Vec::new(), next: None }) };
         let seen: i64 = column(first, "seen_rows")?;
         let down_to: Option<i64> = column(first, "seen_down_to")?;
@@ -229,7 +229,7 @@ impl PostgresLedger {
     /// The audit's lines, newest first.
     async fn read_audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<Entry>, LedgerError> {
         let (before, limit) = (before.unwrap_or(i64::MAX), sql(limit));
-        let lines = self.link.query(AUDIT, &[(&before, Type::INT8), (&limit, Type::INT8)]).await?;
+        let lines = self.views.query(AUDIT, &[(&before, Type::INT8), (&limit, Type::INT8)]).await?;
         let entry = |row| {
             Ok(Entry {
                 id: column(row, "id")?,
@@ -261,7 +261,7 @@ impl PostgresLedger {
             (&wanted_hour, Type::INT8),
             (&limit_rows, Type::INT8),
         ];
-        let found = self.link.query(&open_sql(looked), &params).await?;
+        let found = self.views.query(&open_sql(looked), &params).await?;
         let mut usage = Vec::with_capacity(found.len());
         for row in &found {
             let tags: String = column(row, "tags")?;

@@ -197,7 +197,8 @@ impl Task {
         self.look().await;
         if self.aside.is_some() {
             // The group before has no answer, so this one cannot have one.
-            let error = self.failed_since_start();
+            let error = self.latest_error();
+            self.failed(&error);
             tell_all(group.told(Err(error)));
             return Duration::ZERO;
         }
@@ -240,7 +241,7 @@ impl Task {
                 tell_all(group.told(Ok(work.results())));
             }
             Err(error) => {
-                self.failed(&error);
+                self.still_failing(&error);
                 if work.is_begun() {
                     self.aside = Some((group, work));
                 } else {
@@ -256,12 +257,16 @@ impl Task {
     }
 
     fn failed(&mut self, error: &LedgerError) {
-        let failure = Some((clock::monotonic(), error.clone()));
-        *self.latest_failure.lock().expect("held for one move only, which cannot panic") = failure;
+        self.still_failing(error);
         self.observer.failed(error);
     }
 
-    fn failed_since_start(&self) -> LedgerError {
+    fn still_failing(&self, error: &LedgerError) {
+        let failure = Some((clock::monotonic(), error.clone()));
+        *self.latest_failure.lock().expect("held for one move only, which cannot panic") = failure;
+    }
+
+    fn latest_error(&self) -> LedgerError {
         let latest = self.latest_failure.lock().expect("held for one move only, which cannot panic");
         latest.as_ref().map_or_else(lost, |(_, error)| error.clone())
     }

@@ -3,9 +3,9 @@
 
 use std::process::ExitCode;
 
-use tollgate_postgres::Postgres;
+use tollgate_postgres::PostgresEngine;
 
 fn main() -> ExitCode {
-    tollgate::engine::install(&Postgres);
+    tollgate::engine::install(&PostgresEngine);
     tollgate::cli::main().into()
 }

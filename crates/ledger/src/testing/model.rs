@@ -76,8 +76,8 @@ enum Reply {
     Unknown,
     /// The leading process is killed before the answer.
     Killed,
-    /// The leading process loses the lead before the answer.
-    Lost,
+    /// The leading process stops before the answer.
+    Stopped,
     Carry,
     Dead,
 }
@@ -88,7 +88,7 @@ const REPLIES: [Reply; 8] = [
     Reply::Refused,
     Reply::Unknown,
     Reply::Killed,
-    Reply::Lost,
+    Reply::Stopped,
     Reply::Carry,
     Reply::Dead,
 ];
@@ -113,7 +113,7 @@ enum Step {
     Repair { process: u8, index: u8, kind: u8 },
     /// A process is killed.
     Restart { process: u8 },
-    /// Another process leads.
+    /// The leading process stops, and is started again when another one leads.
     Lead { process: u8 },
 }
 
@@ -137,8 +137,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => used().prop_map(|event| Step::Race { event }),
         3 => (1..100u16).prop_map(|minutes| Step::Wait { minutes }),
         1 => Just(Step::SealNow),
-        4 => (0..8u8, 0..8u8).prop_map(|(index, reply)| Step::Answer { index, reply }),
-        2 => (0..4u8, 0..4u8, 0..4u8).prop_map(|(process, index, kind)| Step::Repair { process, index, kind }),
+        5 => (0..8u8, 0..8u8).prop_map(|(index, reply)| Step::Answer { index, reply }),
+        3 => (0..4u8, 0..4u8, 0..4u8).prop_map(|(process, index, kind)| Step::Repair { process, index, kind }),
         1 => (0..4u8).prop_map(|process| Step::Restart { process }),
         1 => (0..4u8).prop_map(|process| Step::Lead { process }),
     ]
@@ -146,7 +146,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Steps of one test.
 pub fn steps() -> impl Strategy<Value = Steps> {
-    prop::collection::vec(step(), 1..60).prop_map(Steps)
+    prop::collection::vec(step(), 10..60).prop_map(Steps)
 }
 
 type Place = (Customer, String);
@@ -225,6 +225,14 @@ impl Run<'_> {
         self.leader().lead().await.map_err(|error| failed(&error))
     }
 
+    async fn hand_over(&mut self, to: usize) -> Result<(), TestCaseError> {
+        let stopped = self.leading;
+        self.leader().leave().await;
+        self.lead(if to % self.engine.stores().len() == stopped { stopped + 1 } else { to }).await?;
+        self.engine.restart(stopped).await;
+        Ok(())
+    }
+
     async fn restart(&mut self, process: u8) -> Result<(), TestCaseError> {
         let process = usize::from(process) % self.engine.stores().len();
         self.engine.restart(process).await;
@@ -265,17 +273,14 @@ impl Run<'_> {
             Step::SealNow => self.seal(true).await,
             Step::Answer { index, reply } => {
                 let unsent = self.unsent().await?;
-                match unsent.get(usize::from(index)) {
-                    Some(due) => self.answer(&due.record.clone(), REPLIES[usize::from(reply)]).await,
+                match usize::from(index).checked_rem(unsent.len()) {
+                    Some(index) => self.answer(&unsent[index].record, REPLIES[usize::from(reply)]).await,
                     None => Ok(()),
                 }
             }
             Step::Repair { process, index, kind } => self.repair(process, index, kind).await,
             Step::Restart { process } => self.restart(process).await,
-            Step::Lead { process } => {
-                self.leader().leave().await;
-                self.lead(usize::from(process)).await
-            }
+            Step::Lead { process } => self.hand_over(usize::from(process)).await,
         }
     }
 
@@ -375,27 +380,27 @@ impl Run<'_> {
             Reply::Unconfirmed => {
                 totals.pending -= amount;
                 totals.billed += amount;
-                Answered::Unconfirmed("DuplicateRecord".to_owned())
+                Answered::Unconfirmed("held".to_owned())
             }
-            Reply::Refused => Answered::Refused("ThrottlingException".to_owned()),
+            Reply::Refused => Answered::Refused("throttled".to_owned()),
             Reply::Unknown => Answered::Unknown("Timeout".to_owned()),
             Reply::Killed => {
                 drop(leader);
                 self.restart(u8::try_from(self.leading).unwrap_or_default()).await?;
                 return self.is_in_doubt(record.id).await;
             }
-            Reply::Lost if leader.is_shared() => {
-                leader.leave().await;
-                self.lead(self.leading + 1).await?;
+            Reply::Stopped if leader.is_shared() => {
+                drop(leader);
+                self.hand_over(self.leading + 1).await?;
                 return self.is_in_doubt(record.id).await;
             }
-            // The only process always leads.
-            Reply::Lost => Answered::Unknown("Timeout".to_owned()),
+            // The only process stops when its calls are answered.
+            Reply::Stopped => Answered::Unknown("Timeout".to_owned()),
             Reply::Carry => Answered::Carry("expired".to_owned()),
             Reply::Dead => {
                 totals.pending -= amount;
                 totals.dead += amount;
-                Answered::Dead("InvalidTagException".to_owned())
+                Answered::Dead("refused".to_owned())
             }
         };
         let noted = Noted { id: record.id, answered, due_at: None };
@@ -425,7 +430,8 @@ impl Run<'_> {
         let mut letters = self.page(Some(ShownState::Dead)).await?;
         letters.extend(self.page(Some(ShownState::Unconfirmed)).await?);
         letters.sort_by_key(|record| record.id);
-        let Some(record) = letters.get(usize::from(index)).cloned() else { return Ok(()) };
+        let Some(index) = usize::from(index).checked_rem(letters.len()) else { return Ok(()) };
+        let record = letters.swap_remove(index);
         let note = || Note::new("ticket 7").expect("it is valid");
         let to = DIMENSIONS[usize::from(record.dimension == DIMENSIONS[0])];
         let replay = |to_dimension| Repair::Replay { accept_double_billing: true, to_dimension, note: None };

@@ -3,8 +3,11 @@
 use super::*;
 
 /// A ledger of each schema, from the first on. A new migration needs the ledger that it starts from here.
-const RELEASED: [&str; 2] =
-    [include_str!("../testdata/schema-1.sql"), include_str!("../testdata/schema-2.sql")];
+const RELEASED: [&str; 3] = [
+    include_str!("../testdata/schema-1.sql"),
+    include_str!("../testdata/schema-2.sql"),
+    include_str!("../testdata/schema-3.sql"),
+];
 
 pub(super) fn released(sql: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -31,6 +34,29 @@ fn every_schema_has_its_frozen_ledger_and_the_newest_is_what_this_program_makes(
     let made = tables(&bench.ledger.as_ref().unwrap().connection);
     let frozen = tables(&Connection::open(newest.path().join(FILE_NAME)).unwrap());
     assert_eq!(made, frozen, "a schema that was released never changes: add a migration");
+}
+
+/// 0.2.0 runs on a ledger of this program: nothing of schema 2 changed.
+#[test]
+fn schema_3_only_adds_to_schema_2() {
+    let of = |sql: &str| {
+        let folder = released(sql);
+        let connection = Connection::open(folder.path().join(FILE_NAME)).unwrap();
+        (tables(&connection), meta(&connection, "min_reader").unwrap())
+    };
+    let ((before, _), (after, min_reader)) = (of(RELEASED[1]), of(RELEASED[2]));
+    assert!(before.iter().all(|table| after.contains(table)));
+    assert_eq!((after.len() - before.len(), min_reader.as_deref()), (5, Some("2")));
+}
+
+#[test]
+fn a_ledger_of_schema_2_is_read_without_an_upgrade() {
+    let folder = released(RELEASED[1]);
+    assert_eq!(Database::inspect(folder.path()).unwrap().records(10).unwrap().len(), 5);
+    assert_eq!(
+        meta(&Connection::open(folder.path().join(FILE_NAME)).unwrap(), "schema").unwrap().as_deref(),
+        Some("2")
+    );
 }
 
 #[test]

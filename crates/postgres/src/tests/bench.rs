@@ -2,15 +2,11 @@
 
 pub(super) use super::*;
 pub(super) use crate::counter::WriterSettings;
-pub(super) use crate::testing::Server;
 pub(super) use crate::writer::Writer;
-pub(super) use tollgate_clock::WallClock;
-pub(super) use tollgate_ledger::testing::START;
+pub(super) use tollgate_ledger::Taken;
 pub(super) use tollgate_ledger::writer::Observer;
-pub(super) use tollgate_ledger::{LedgerError, Taken};
-pub(super) use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
+pub(super) use tollgate_marketplace::{Customer, TagSet};
 pub(super) use tollgate_metering::event::Event;
-pub(super) use tollgate_time::Timestamp;
 
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
@@ -29,7 +25,11 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) async fn new() -> Self {
-        let bench = Self { database: Server::shared().database().await };
+        Self::on(Server::shared()).await
+    }
+
+    pub(super) async fn on(server: Server) -> Self {
+        let bench = Self { database: server.database().await };
         connector(&bench.database).connect().await.unwrap();
         bench.at(START).await;
         let closed = Hour::of(START).number() - 2;

@@ -2,7 +2,6 @@
 
 use std::sync::Mutex;
 
-use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
@@ -58,7 +57,13 @@ impl Proxy {
                 }
                 *connections.lock().unwrap() += 1;
                 let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-                tokio::spawn(pass(client, server, loss.clone(), Arc::clone(&delivery), Arc::clone(&delivered)));
+                tokio::spawn(pass(
+                    client,
+                    server,
+                    loss.clone(),
+                    Arc::clone(&delivery),
+                    Arc::clone(&delivered),
+                ));
             }
         });
         proxy
@@ -75,7 +80,7 @@ impl Proxy {
     }
 
     fn url(&self, database: &Database) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", self.port, database.name)
+        database.url().replace(&format!(":{}/", database.server.port()), &format!(":{}/", self.port))
     }
 }
 
@@ -125,7 +130,7 @@ async fn pass(
                     return;
                 }
             }
-            _ = cut.wait_for(|loss| *loss == Loss::All) => return,
+            () = async { cut.wait_for(|loss| *loss == Loss::All).await.map(drop).unwrap_or_default() } => return,
         }
     }
 }
@@ -142,7 +147,7 @@ async fn behind(bench: &Bench) -> (Proxy, Writer) {
     let file = folder.join("url");
     std::fs::write(&file, proxy.url(&bench.database)).unwrap();
     let direct = connector(&bench.database);
-    let through = Connector { dsn_file: file, ..(*direct).clone() };
+    let through = Connector { dsn: Source::File(file), ..(*direct).clone() };
     let replica = bench.replica_with("behind", Arc::new(through));
     assert_eq!(one(&replica, event(None, 1, START)).await, Taken::Accepted);
     (proxy, replica)
@@ -150,7 +155,12 @@ async fn behind(bench: &Bench) -> (Proxy, Writer) {
 
 /// With keys and without.
 fn both() -> Vec<Event> {
-    vec![event(Some("a"), 2, START), event(None, 4, START), event(Some("a"), 2, START), event(Some("z"), 0, START)]
+    vec![
+        event(Some("a"), 2, START),
+        event(None, 4, START),
+        event(Some("a"), 2, START),
+        event(Some("z"), 0, START),
+    ]
 }
 
 const TAKEN: [Taken; 4] = [Taken::Accepted, Taken::Accepted, Taken::Duplicate, Taken::Accepted];
@@ -160,7 +170,9 @@ async fn a_commit_whose_answer_is_lost_counts_once_and_is_acknowledged() {
     let bench = Bench::new().await;
     let (proxy, replica) = behind(&bench).await;
     for loss in [Loss::Answer, Loss::Request] {
-        bench.run("DELETE FROM tollgate.keys; DELETE FROM tollgate.sums; DELETE FROM tollgate.accepted").await;
+        bench
+            .run("DELETE FROM tollgate.keys; DELETE FROM tollgate.sums; DELETE FROM tollgate.accepted")
+            .await;
         proxy.lose(loss);
         assert_eq!(take(&replica, both()).await, TAKEN, "{loss:?}");
         assert_eq!(bench.accepted().await, "6", "{loss:?}");
@@ -174,8 +186,12 @@ async fn a_request_as_a_whole_counts_once_whatever_is_lost() {
     let bench = Bench::new().await;
     let (proxy, replica) = behind(&bench).await;
     // BEGIN, the call, COMMIT: each answer and each message is lost once.
-    for (loss, after) in [Loss::Answer, Loss::Request].into_iter().flat_map(|loss| (0..3).map(move |after| (loss, after))) {
-        bench.run("DELETE FROM tollgate.keys; DELETE FROM tollgate.sums; DELETE FROM tollgate.accepted").await;
+    for (loss, after) in
+        [Loss::Answer, Loss::Request].into_iter().flat_map(|loss| (0..3).map(move |after| (loss, after)))
+    {
+        bench
+            .run("DELETE FROM tollgate.keys; DELETE FROM tollgate.sums; DELETE FROM tollgate.accepted")
+            .await;
         let connections = *proxy.connections.lock().unwrap();
         let taking = replica.clone();
         let mut taking = tokio::spawn(async move { taking.take_whole(both(), Box::new(())).await });
@@ -278,8 +294,8 @@ struct Freed(#[expect(dead_code, reason = "held until it is dropped")] watch::Se
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_and_started_again_has_all_that_was_acknowledged_and_nothing_twice() {
-    let server: &'static Server = Box::leak(Box::new(Server::start(&[])));
-    let bench = Bench::on(server).await;
+    let bench = Bench::on(Server::own()).await;
+    let server = bench.database.server.0;
     let replica = bench.replica("a");
     let mut acknowledged = 0;
     let mut next = 0;
@@ -288,7 +304,7 @@ async fn a_server_that_is_killed_and_started_again_has_all_that_was_acknowledged
             while next < (round + 1) * 300 {
                 if next == round * 300 + 150 {
                     server.kill();
-                    server.start_again();
+                    server.start();
                 }
                 let id = next.to_string();
                 // An event without a key is sent once; one with a key until it is acknowledged.
@@ -306,5 +322,4 @@ async fn a_server_that_is_killed_and_started_again_has_all_that_was_acknowledged
         tokio::time::timeout(Duration::from_secs(60), killing).await.unwrap();
     }
     assert_eq!((acknowledged, bench.accepted().await), (900, "900".into()));
-    server.stop();
 }

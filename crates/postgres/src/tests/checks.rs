@@ -1,7 +1,7 @@
 //! What `doctor` says about real servers.
 
 use super::*;
-use crate::testing::{Server, programs};
+use crate::testing::Server;
 use crate::{Grade, LeaseTimes, PostgresSettings, Seen, examine};
 use tollgate_ledger::testing::settings;
 
@@ -64,26 +64,17 @@ async fn what_is_wrong_is_said_with_what_to_do() {
     assert!(all[0].seen.contains("127.0.0.1:1/usage") && !all[0].seen.contains("secret"), "{all:?}");
 }
 
-/// A client that receives the log is a standby to the server.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_standby_for_which_no_commit_waits_is_a_warning() {
     // A server of its own: its standby belongs to all of its databases.
-    let server: &'static Server = Box::leak(Box::new(Server::start(&[])));
-    let database = Database::make(server, "").await;
-    let folder = tempfile::tempdir().unwrap();
-    let mut standby = std::process::Command::new(programs().join("pg_receivewal"))
-        .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &server.port().to_string(), "-D"])
-        .arg(folder.path())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let server = Server::own();
+    let database = server.database().await;
+    let _standby = server.0.standby();
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
         while of(&seen(&database).await, "ledger_standby").grade == Grade::Good {}
     });
     waited.await.unwrap();
     let all = seen(&database).await;
     let asynchronous = of(&all, "ledger_standby");
-    assert!(asynchronous.seen.contains("pg_receivewal is asynchronous"), "{asynchronous:?}");
-    standby.kill().unwrap();
-    standby.wait().unwrap();
+    assert!(asynchronous.seen.contains("walreceiver is asynchronous"), "{asynchronous:?}");
 }

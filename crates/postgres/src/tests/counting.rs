@@ -122,12 +122,10 @@ async fn closing_an_hour_waits_for_the_groups_that_write_into_it() {
     let lock =
         |how: &str| format!("SELECT pg_try_advisory_xact_lock{how}({}, {eight})", crate::schema::LOCKS);
     // A replica in the middle of a group.
-    let (client, connection) = tokio_postgres::connect(
-        &bench.database.server.url(&bench.database.name).replace("?sslmode=disable", ""),
-        tokio_postgres::NoTls,
-    )
-    .await
-    .unwrap();
+    let (client, connection) =
+        tokio_postgres::connect(&bench.database.url().replace("?sslmode=disable", ""), tokio_postgres::NoTls)
+            .await
+            .unwrap();
     let connection = tokio::spawn(connection);
     client.batch_execute(&format!("BEGIN; {}", lock("_shared"))).await.unwrap();
     assert_eq!(bench.run(&lock("")).await, [["f"]], "the leader has to wait");

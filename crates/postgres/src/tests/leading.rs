@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -92,14 +93,17 @@ async fn pass(near: TcpStream, far: TcpStream, left: Arc<AtomicI64>, mut open: w
 /// A replica whose connections go through a passage.
 async fn behind(ledger: &Ledger, times: LeaseTimes) -> (Passage, Arc<Leader>) {
     let passage = Passage::make(ledger.server.port()).await;
-    let (port, through) = (ledger.server.port().to_string(), passage.port.to_string());
-    fs::write(passage.url.path(), ledger.server.url(&ledger.name).replace(&port, &through)).unwrap();
-    let direct = connector(ledger);
-    let connector =
-        Arc::new(Connector { dsn: Source::File(passage.url.path().to_owned()), ..Connector::clone(&direct) });
-    let leader = replica(connector, times);
+    let leader = at_port(ledger, passage.port, passage.url.path(), times);
     leader.lead().await.unwrap();
     (passage, leader)
+}
+
+/// A replica that connects to another port; `url` is a file for it.
+fn at_port(ledger: &Ledger, port: u16, url: &Path, times: LeaseTimes) -> Arc<Leader> {
+    let direct = format!(":{}/", ledger.server.port());
+    fs::write(url, ledger.url().replace(&direct, &format!(":{port}/"))).unwrap();
+    let connector = Connector { dsn: Source::File(url.to_owned()), ..Connector::clone(&connector(ledger)) };
+    replica(Arc::new(connector), times)
 }
 
 #[tokio::test]
@@ -152,6 +156,48 @@ async fn who_takes_over_marks_calls_under_way_as_in_doubt() {
     let open = "SELECT in_doubt, attempting, attempts FROM tollgate.records ORDER BY customer";
     assert_eq!(ledger.run(open).await, [["t", "f", "1"], ["f", "f", "0"]]);
     assert_eq!(second.doubtful(9).await.unwrap().len(), 1);
+}
+
+/// In transaction mode, where each transaction may have another session.
+#[tokio::test]
+async fn replicas_lead_through_a_pooler() {
+    let ledger = Ledger::make().await;
+    let bouncer = ledger.server.0.bouncer();
+    let urls = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
+    let [first, second] = [0, 1].map(|replica| at_port(&ledger, bouncer.port, urls[replica].path(), QUICK));
+    first.lead().await.unwrap();
+    let sealed = ledger.sealed(&first, EIGHT, 40).await;
+    let begun = first.begin(&sealed[..25], None, START).await.unwrap();
+    first
+        .answered_all(ids(&begun)[..20].iter().map(|id| accepted(*id)).collect(), None, START)
+        .await
+        .unwrap();
+    first.leave().await;
+    second.lead().await.unwrap();
+    assert_eq!(second.doubtful(99).await.unwrap().len(), 5);
+    let carried = |id: &i64| noted(*id, Answered::Carry("expired".to_owned()));
+    second.answered_all(sealed[25..].iter().map(carried).collect(), None, START).await.unwrap();
+    assert!(matches!(first.seal().await, Err(LedgerError::NotLeading)));
+    ledger.set_clock(at(EIGHT.next().next(), 3)).await;
+    assert_eq!(seal_all(&second).await, 15);
+    ledger.check_balance().await;
+}
+
+/// As while a password is rotated: the file names the new one later than the database.
+#[tokio::test]
+async fn a_replica_waits_through_what_a_person_changes() {
+    let ledger = Ledger::make().await;
+    let (leader, other) = (ledger.leader().await, ledger.replica(QUICK));
+    let url = fs::read_to_string(ledger.url_file()).unwrap();
+    fs::write(ledger.url_file(), url.replace("sslmode=disable", "sslmode=odd")).unwrap();
+    leader.disconnect().await;
+    assert!(matches!(leader.seal().await, Err(LedgerError::Io(_))));
+    leader.leave().await;
+    let mut waiting = Box::pin(other.lead());
+    assert!(timeout(QUICK.renew_every, &mut waiting).await.is_err());
+    fs::write(ledger.url_file(), url).unwrap();
+    timeout(SOON, waiting).await.unwrap().unwrap();
+    other.seal().await.unwrap();
 }
 
 /// Neither a replica's clock nor the ledger's decides about the lease: only the time that passes in the database.

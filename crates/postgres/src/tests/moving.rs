@@ -220,14 +220,13 @@ async fn shown_on_disk(folder: &Path) -> Shown {
 }
 
 pub(super) fn ledger(database: &Database) -> PostgresLedger {
-    let settings = PostgresSettings {
+    PostgresLedger::new(PostgresSettings {
         url_file: database.url_file(),
         ca_bundle: None,
         name: "test".to_owned(),
         ledger: settings(""),
         lease: crate::LeaseTimes::default(),
-    };
-    PostgresLedger::new(crate::connect::Link::new(Arc::new(settings.connector())))
+    })
 }
 
 pub(super) fn to(database: &Database) -> Destination {

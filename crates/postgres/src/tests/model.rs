@@ -1,0 +1,119 @@
+//! The model test of `tollgate-ledger` on this engine: two replicas on one database.
+
+use proptest::prelude::*;
+use tokio::runtime::Builder;
+
+use super::bench::{Bench, Unobserved};
+use super::*;
+use crate::{LeaseTimes, PostgresSettings, PostgresStore};
+use tollgate_ledger::store::Store;
+use tollgate_ledger::testing::model::{Engine, Steps, drive, steps};
+use tollgate_ledger::testing::settings;
+use tollgate_marketplace::Customer;
+use tollgate_marketplace::service::BoxFuture;
+
+const REPLICAS: usize = 2;
+
+struct Replicas {
+    bench: Bench,
+    ledgers: Vec<PostgresStore>,
+}
+
+impl Replicas {
+    async fn new() -> Self {
+        let mut replicas = Self { bench: Bench::new().await, ledgers: Vec::new() };
+        for number in 0..REPLICAS {
+            replicas.ledgers.push(replicas.start(number));
+        }
+        replicas
+    }
+
+    fn start(&self, number: usize) -> PostgresStore {
+        let settings = PostgresSettings {
+            url_file: self.bench.database.url_file(),
+            ca_bundle: None,
+            name: name(number),
+            ledger: settings(""),
+            lease: LeaseTimes { look_every: Duration::from_millis(20), ..LeaseTimes::default() },
+        };
+        PostgresStore::start(&settings, WallClock::fixed(START), Box::new(Unobserved))
+    }
+}
+
+fn name(number: usize) -> String {
+    format!("replica-{number}")
+}
+
+/// Amounts that are in no place or in two, for each customer; sums of days that are not the sums of all time; and
+/// records that are settled and unsettled.
+const CHECK: &str = "SELECT 'balance', customer, dimension, sum(amount)::text FROM (
+        SELECT customer, dimension, amount FROM tollgate.accepted
+        UNION ALL SELECT customer, dimension, -billed - discarded FROM tollgate.outcome
+        UNION ALL SELECT customer, dimension, -amount - additive FROM tollgate.sums
+        UNION ALL SELECT customer, dimension, -coalesce(raw, micros) FROM tollgate.records WHERE state IN ('sealed', 'dead')) AS part
+    GROUP BY customer, dimension HAVING sum(amount) <> 0
+    UNION ALL SELECT 'days', customer, dimension, sum(billed)::text || ' ' || sum(discarded)::text FROM (
+        SELECT customer, dimension, billed, discarded FROM tollgate.outcome
+        UNION ALL SELECT customer, dimension, -billed, -discarded FROM tollgate.daily) AS part
+    GROUP BY customer, dimension HAVING sum(billed) <> 0 OR sum(discarded) <> 0
+    UNION ALL SELECT 'twice', customer, dimension, hour::text FROM tollgate.records
+        JOIN tollgate.settled USING (customer, dimension, hour)
+    UNION ALL SELECT 'misplaced', customer, dimension, state FROM tollgate.records
+        WHERE state NOT IN ('sealed', 'dead') AND NOT unconfirmed";
+
+impl Engine for Replicas {
+    fn stores(&self) -> Vec<Arc<dyn Store>> {
+        self.ledgers.iter().map(|ledger| Arc::new(ledger.clone()) as Arc<dyn Store>).collect()
+    }
+
+    fn customers(&self) -> Vec<Customer> {
+        let account = |account_id: &str, license: Option<&str>| Customer::Account {
+            account_id: account_id.to_owned(),
+            license_arn: license.map(str::to_owned),
+        };
+        let license = "arn:aws:license-manager::111122223333:license:l-demo";
+        vec![
+            account("111122223333", None),
+            account("444455556666", Some(license)),
+            Customer::Identifier("id-7".to_owned()),
+        ]
+    }
+
+    fn restart(&mut self, process: usize) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.ledgers[process] = self.start(process);
+            // Its lease expires, which would take some seconds.
+            let sql = format!(
+                "UPDATE tollgate.lease SET expires_at = '-infinity' FROM tollgate.writers
+                 WHERE writers.id = lease.holder AND writers.name = '{}'",
+                name(process)
+            );
+            self.bench.run(&sql).await;
+        })
+    }
+
+    fn set_time(&mut self, now: Timestamp) -> BoxFuture<'_, ()> {
+        Box::pin(self.bench.at(now))
+    }
+
+    fn check(&mut self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        Box::pin(async {
+            let odd = self.bench.run(CHECK).await;
+            if odd.is_empty() { Ok(()) } else { Err(LedgerError::Io(format!("the rows are odd: {odd:?}"))) }
+        })
+    }
+}
+
+fn run(steps: Steps) -> Result<(), TestCaseError> {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { drive(&mut Replicas::new().await, steps).await })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 50, ..ProptestConfig::default() })]
+
+    #[test]
+    fn two_replicas_keep_every_balance(steps in steps()) {
+        run(steps)?;
+    }
+}

@@ -1,0 +1,257 @@
+//! One customer of the seller, in mode `saas`: what the ledger holds of its usage, its entitlements, reports before the
+//! hour's end, and the events of AWS Marketplace that ask for them.
+
+use std::collections::BTreeMap;
+
+use hyper::body::Incoming;
+use hyper::header::HeaderMap;
+use hyper::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::code::Code;
+use super::query::decode_part;
+use super::usage::{OpenLedger, UsagePart, read, starting, unavailable};
+use super::{problem, query};
+use crate::usage::lifecycle;
+use tollgate_http::{self as http, Abandoned, Body, BodyBudget};
+use tollgate_ledger::LedgerError;
+use tollgate_ledger::store::{Lifecycle, View};
+use tollgate_ledger::view::{From, Looked, ShownState};
+use tollgate_marketplace::entitlements::EntitlementsOf;
+use tollgate_marketplace::lifecycle::{Concerned, LifecycleEvent, News, RefusedEvent};
+use tollgate_marketplace::{Customer, ProductCode, quantity};
+
+/// The largest event of EventBridge, with room for what a queue adds.
+const EVENT_BYTES_MAX: usize = 256 * 1024;
+
+const KEY: &str = "the customer is an account of 12 digits, or a LicenseArn with its / and : percent-encoded";
+
+pub(super) fn no_token() -> Response<Body> {
+    let detail = "events of AWS Marketplace are read only with a token; set app_token_file";
+    problem(StatusCode::UNAUTHORIZED, Code::TokenRefused, detail)
+}
+
+fn saas_only() -> Response<Body> {
+    let detail = "customers of the seller, and events about them, are known in mode saas only";
+    problem(StatusCode::NOT_FOUND, Code::NotFound, detail)
+}
+
+fn no_lifecycle() -> Response<Body> {
+    let detail = "this ledger cannot report an hour before its end, and keeps nothing about licenses";
+    problem(StatusCode::NOT_FOUND, Code::NotFound, detail)
+}
+
+fn bad_key() -> Response<Body> {
+    problem(StatusCode::BAD_REQUEST, Code::BadRequest, KEY)
+}
+
+impl UsagePart {
+    /// The product and the open ledger; or the answer if there is neither.
+    fn seller(&self) -> Result<(&ProductCode, &OpenLedger), Response<Body>> {
+        let product = self.sold.as_ref().ok_or_else(saas_only)?;
+        Ok((product, self.ledger.get().ok_or_else(starting)?))
+    }
+
+    /// An event of AWS Marketplace.
+    pub(super) async fn marketplace_event(
+        &self,
+        body: Incoming,
+        room: &BodyBudget,
+    ) -> Result<Response<Body>, Abandoned> {
+        let bytes = match read(room, body, EVENT_BYTES_MAX, "256 KiB").await? {
+            Ok(bytes) => bytes,
+            Err((rejected, _)) => return Ok(rejected),
+        };
+        Ok(self.event(&bytes).await.unwrap_or_else(|refused| refused))
+    }
+
+    async fn event(&self, bytes: &[u8]) -> Result<Response<Body>, Response<Body>> {
+        let (product, open) = self.seller()?;
+        let licenses = open.store.lifecycle().ok_or_else(no_lifecycle)?;
+        let now = self.clock.now();
+        let event = LifecycleEvent::read(bytes, product, now).map_err(|refused| {
+            tracing::warn!(event = "marketplace_event_refused", error = %refused, "an event was refused");
+            match refused {
+                RefusedEvent::NoEvent(_) => {
+                    problem(StatusCode::BAD_REQUEST, Code::BadRequest, &refused.to_string())
+                }
+                _ => problem(StatusCode::UNPROCESSABLE_ENTITY, Code::EventRefused, &refused.to_string()),
+            }
+        })?;
+        if let Some(entitlements) = &self.entitlements {
+            match &event.news {
+                News::LicenseUpdated(named) | News::LicenseDeprovisioned(named) => {
+                    entitlements.outdate(&Concerned::License {
+                        account: Some(named.account.clone()),
+                        license: named.license.clone(),
+                    });
+                }
+                News::AgreementEnded { account } => {
+                    entitlements.outdate(&Concerned::Account(account.clone()));
+                }
+                News::Nothing => {}
+            }
+        }
+        // One at a time, as listings: several would delay the ledger's other work.
+        let _turn = self.lists.lock().await;
+        let processed = lifecycle::process(&*open.store, licenses, &event, now).await;
+        let processed = processed.map_err(|error| unavailable(&error))?;
+        let sealed = sealed(&*open.store, &processed.records).await.map_err(|error| unavailable(&error))?;
+        let document = json!({"id": event.id, "effect": processed.effect.as_str(), "sealed": sealed});
+        Ok(http::json(StatusCode::OK, &document))
+    }
+
+    /// Seals and sends a customer's open hour now.
+    pub(super) async fn flush(&self, key: &str) -> Response<Body> {
+        self.flushed(key).await.unwrap_or_else(|refused| refused)
+    }
+
+    async fn flushed(&self, key: &str) -> Result<Response<Body>, Response<Body>> {
+        let (_, open) = self.seller()?;
+        let licenses: &dyn Lifecycle = open.store.lifecycle().ok_or_else(no_lifecycle)?;
+        let key = decode_part(key).ok_or_else(bad_key)?;
+        let concerned = Concerned::parse(&key).ok_or_else(bad_key)?;
+        let now = self.clock.now();
+        let _turn = self.lists.lock().await;
+        let flushed = async {
+            let records = lifecycle::flush(&*open.store, licenses, &concerned, &key, now).await?;
+            sealed(&*open.store, &records).await
+        };
+        let sealed = flushed.await.map_err(|error| unavailable(&error))?;
+        tracing::info!(
+            event = "customer_flushed",
+            records = sealed.len(),
+            "a customer's open hour is reported"
+        );
+        Ok(http::json(StatusCode::OK, &json!({"customer": key, "at": now, "sealed": sealed})))
+    }
+
+    /// A customer's entitlements at AWS.
+    pub(super) async fn entitlements(&self, key: &str, headers: &HeaderMap) -> Response<Body> {
+        let Some(cache) = &self.entitlements else { return saas_only() };
+        match decode_part(key).as_deref().and_then(EntitlementsOf::parse) {
+            Some(of) => cache.show(of, headers).await,
+            None => bad_key(),
+        }
+    }
+
+    /// What the ledger holds of a customer's usage, by dimension.
+    pub(super) async fn of_customer(&self, key: &str) -> Response<Body> {
+        self.balance(key).await.unwrap_or_else(|refused| refused)
+    }
+
+    async fn balance(&self, key: &str) -> Result<Response<Body>, Response<Body>> {
+        let (_, open) = self.seller()?;
+        let key = decode_part(key).ok_or_else(bad_key)?;
+        let concerned = Concerned::parse(&key).ok_or_else(bad_key)?;
+        let _turn = self.lists.lock().await;
+        let held = held(&*open.store, &concerned, &key).await.map_err(|error| unavailable(&error))?;
+        let license = match (&concerned, open.store.lifecycle()) {
+            (Concerned::License { license, .. }, Some(licenses)) => {
+                licenses.license(license.clone()).await.map_err(|error| unavailable(&error))?
+            }
+            _ => None,
+        };
+        let ended = license.and_then(|license| license.deprovisioned_at);
+        let rows: Vec<Value> = held.into_iter().map(|(dimension, held)| held.shown(&dimension)).collect();
+        let document = json!({
+            "customer": key,
+            "at": self.clock.now(),
+            "deprovisioned_at": ended,
+            "dimensions": rows,
+        });
+        Ok(http::json(StatusCode::OK, &document))
+    }
+}
+
+/// The records that a flush made.
+async fn sealed(ledger: &dyn View, records: &[i64]) -> Result<Vec<Value>, LedgerError> {
+    let mut sealed = Vec::with_capacity(records.len());
+    for id in records {
+        if let Some((whole, _)) = ledger.record(*id).await? {
+            let record = whole.record;
+            sealed.push(json!({
+                "id": record.id,
+                "customer": Customer::shown(&record.customer.canonical()),
+                "dimension": record.dimension,
+                "hour": record.hour.to_string(),
+                "quantity": record.quantity.to_string(),
+            }));
+        }
+    }
+    Ok(sealed)
+}
+
+/// Amounts of one dimension, in millionths.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Held {
+    open: i128,
+    unsent: i128,
+    in_doubt: i128,
+    billed: i128,
+    unconfirmed: i128,
+    dead: i128,
+    discarded: i128,
+}
+
+impl Held {
+    /// The amount of a state; `None` if its usage is counted elsewhere.
+    const fn of(&mut self, state: ShownState) -> Option<&mut i128> {
+        Some(match state {
+            ShownState::Sealed | ShownState::Claimed => &mut self.unsent,
+            ShownState::InDoubt => &mut self.in_doubt,
+            ShownState::Accepted => &mut self.billed,
+            ShownState::Unconfirmed => &mut self.unconfirmed,
+            ShownState::Dead => &mut self.dead,
+            ShownState::Discarded => &mut self.discarded,
+            // It counts in another record, or is open.
+            ShownState::Carried => return None,
+        })
+    }
+
+    fn shown(&self, dimension: &str) -> Value {
+        json!({
+            "dimension": dimension,
+            "open": quantity::show(self.open),
+            "unsent": quantity::show(self.unsent),
+            "in_doubt": quantity::show(self.in_doubt),
+            "billed": quantity::show(self.billed),
+            "unconfirmed": quantity::show(self.unconfirmed),
+            "dead": quantity::show(self.dead),
+            "discarded": quantity::show(self.discarded),
+        })
+    }
+}
+
+/// Adds up the customer's open usage and kept records, in pieces.
+async fn held(
+    ledger: &dyn View,
+    concerned: &Concerned,
+    key: &str,
+) -> Result<BTreeMap<String, Held>, LedgerError> {
+    let looked = Looked { customer: Some(key.to_owned()), ..Looked::default() };
+    let mut held: BTreeMap<String, Held> = BTreeMap::new();
+    let mut next = Some(From::default());
+    while let Some(from) = next {
+        let piece = ledger.open_usage(looked.clone(), from, query::SHOWN_MAX).await?;
+        for open in piece.rows {
+            if Customer::from_canonical(&open.customer).is_some_and(|customer| concerned.includes(&customer))
+            {
+                held.entry(open.dimension).or_default().open += open.micros;
+            }
+        }
+        next = piece.next;
+    }
+    let mut wanted = Some(looked);
+    while let Some(looked) = wanted {
+        let piece = ledger.page(looked.clone(), query::SHOWN_MAX).await?;
+        for record in piece.rows.iter().filter(|record| concerned.includes(&record.customer)) {
+            let of = held.entry(record.dimension.clone()).or_default();
+            if let Some(amount) = of.of(ShownState::of(record)) {
+                *amount += i128::from(record.quantity.micros());
+            }
+        }
+        wanted = piece.next.map(|before| Looked { before: Some(before), ..looked });
+    }
+    Ok(held)
+}
