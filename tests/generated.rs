@@ -81,7 +81,13 @@ fn pieces(root: &Path) -> Vec<Piece> {
             path: "THIRD-PARTY-NOTICES.txt",
             begin: String::new(),
             end: notices::END,
-            text: notices::notices(root),
+            text: notices::notices(root, "tollgate", "release-binary"),
+        },
+        Piece {
+            path: "crates/saas/THIRD-PARTY-NOTICES.txt",
+            begin: String::new(),
+            end: notices::END,
+            text: notices::notices(root, "tollgate-saas", "release-binary-saas"),
         },
         Piece { path: "src/api/openapi.json", begin: String::new(), end: "\n", text: json_of(&described[0]) },
         Piece {
