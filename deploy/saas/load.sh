@@ -7,7 +7,7 @@ token=$(cat /saas/token)
 emulator=http://emulator:8090/_emulator
 events=20
 
-ask() { wget -q -T 10 -O - --header 'content-type: application/json' "$@"; }
+ask() { timeout 10 wget -q -O - --header 'content-type: application/json' "$@"; }
 
 report() {
     number=$1 customer=11112222333$((1 + number % 3)) list="" event=1
