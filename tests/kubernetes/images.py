@@ -110,8 +110,8 @@ def build(root, folder, keys):
         image(f"registry.example/your-{name}:1.0.0", context / name, context)
         archive(f"registry.example/your-{name}:1.0.0")
     # The chart of tollgate-saas, and its example's database.
-    image("registry.example/tollgate-saas-dev:1.0.0", root / "deploy/Dockerfile.saas-dev", root / "dist/image")
-    archive("registry.example/tollgate-saas-dev:1.0.0")
+    image("registry.example/your-usage:1.0.0", root / "deploy/Dockerfile.saas-dev", root / "dist/image")
+    archive("registry.example/your-usage:1.0.0")
     context = folder / "postgres"
     postgresql.write_context(context)
     image("registry.example/postgres:1", context / "Dockerfile", context)

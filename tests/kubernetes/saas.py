@@ -105,7 +105,7 @@ def install(stand, space):
     space.kubectl("create", "secret", "generic", "usage-token", f"--from-literal=token={TOKEN}")
     space.kubectl("create", "secret", "generic", "usage-database", f"--from-literal=password={PASSWORD}", f"--from-literal=url={url}")
     values = {
-        "image": {"registry": "registry.example", "repository": "tollgate-saas-dev", "tag": "1.0.0"},
+        "image": {"registry": "registry.example", "repository": "your-usage", "tag": "1.0.0"},
         "productCode": "demosaas", "settings": {"dimensions": ["requests", "gigabytes"]},
         "appToken": {"existingSecret": "usage-token"},
         "database": {"existingSecret": "usage-database", "example": {"enabled": True, "image": "registry.example/postgres:1"}},
