@@ -11,6 +11,7 @@ pub mod config;
 pub mod doctor;
 pub mod engine;
 pub mod entitlement;
+pub mod evidence;
 pub mod exit;
 pub mod last_sentence;
 pub mod license;

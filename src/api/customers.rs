@@ -47,9 +47,9 @@ fn bad_key() -> Response<Body> {
 
 impl UsagePart {
     /// The product and the open ledger; or the answer if there is neither.
-    fn seller(&self) -> Result<(&ProductCode, &OpenLedger), Response<Body>> {
-        let product = self.sold.as_ref().ok_or_else(saas_only)?;
-        Ok((product, self.ledger.get().ok_or_else(starting)?))
+    fn seller(&self) -> Result<(&ProductCode, &OpenLedger), Box<Response<Body>>> {
+        let product = self.sold.as_ref().ok_or_else(|| Box::new(saas_only()))?;
+        Ok((product, self.ledger.get().ok_or_else(|| Box::new(starting()))?))
     }
 
     /// An event of AWS Marketplace.
@@ -66,7 +66,7 @@ impl UsagePart {
     }
 
     async fn event(&self, bytes: &[u8]) -> Result<Response<Body>, Response<Body>> {
-        let (product, open) = self.seller()?;
+        let (product, open) = self.seller().map_err(|refused| *refused)?;
         let licenses = open.store.lifecycle().ok_or_else(no_lifecycle)?;
         let now = self.clock.now();
         let event = LifecycleEvent::read(bytes, product, now).map_err(|refused| {
@@ -107,7 +107,7 @@ impl UsagePart {
     }
 
     async fn flushed(&self, key: &str) -> Result<Response<Body>, Response<Body>> {
-        let (_, open) = self.seller()?;
+        let (_, open) = self.seller().map_err(|refused| *refused)?;
         let licenses: &dyn Lifecycle = open.store.lifecycle().ok_or_else(no_lifecycle)?;
         let key = decode_part(key).ok_or_else(bad_key)?;
         let concerned = Concerned::parse(&key).ok_or_else(bad_key)?;
@@ -141,7 +141,7 @@ impl UsagePart {
     }
 
     async fn balance(&self, key: &str) -> Result<Response<Body>, Response<Body>> {
-        let (_, open) = self.seller()?;
+        let (_, open) = self.seller().map_err(|refused| *refused)?;
         let key = decode_part(key).ok_or_else(bad_key)?;
         let concerned = Concerned::parse(&key).ok_or_else(bad_key)?;
         let _turn = self.lists.lock().await;

@@ -2,6 +2,7 @@
 //!
 //! A running sidecar has its ledger locked, so it is asked over the app server; if none runs, the file is opened.
 
+mod evidence;
 mod moving;
 pub(in crate::cli) mod source;
 pub(in crate::cli) mod table;
@@ -19,6 +20,7 @@ use crate::cli::screen::{Screen, print};
 use crate::cli::sidecar::Complaint;
 use crate::config::{self, Flags, Installation, ProcessEnvironment, Role};
 use crate::exit::Exit;
+use evidence::Witness;
 use source::Source;
 use table::{cell, cells, laid_out, sheet, table};
 use tollgate_ledger::repair::Repaired;
@@ -80,10 +82,13 @@ enum LedgerCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Check for each dimension that accepted = billed + pending + dead + discarded
+    /// Check for each dimension that accepted = billed + pending + dead + discarded; or, with AWS's log, which records
+    /// in doubt were billed
     Reconcile {
         #[command(flatten)]
         output: Output,
+        #[command(flatten)]
+        witness: Witness,
     },
     /// Move the ledger of a stopped sidecar from state_dir into a PostgreSQL database, for good (tollgate-saas only)
     #[command(hide = crate::engine::installed().is_none())]
@@ -97,7 +102,19 @@ enum LedgerCommand {
 impl LedgerCommand {
     /// Whether it changes the ledger; all others leave its file as it is.
     const fn writes(&self) -> bool {
-        matches!(self, Self::Replay(_) | Self::Confirm(_) | Self::Discard(_))
+        match self {
+            Self::Replay(_) | Self::Confirm(_) | Self::Discard(_) => true,
+            Self::Reconcile { witness, .. } => witness.applies(),
+            _ => false,
+        }
+    }
+
+    /// Whether it needs the product and its rules: the whole configuration.
+    const fn needs_product(&self) -> bool {
+        match self {
+            Self::Reconcile { witness, .. } => witness.is_given(),
+            _ => self.writes(),
+        }
     }
 }
 
@@ -187,9 +204,13 @@ pub fn run(args: &LedgerArgs) -> Exit {
     if let LedgerCommand::Move { to } = &args.command {
         return moving::run(to.as_deref(), &args.flags, args.json, &installed);
     }
-    let source = if args.command.writes() {
-        config::load(&args.flags, &ProcessEnvironment, &installed, Role::Ledger)
-            .map(|loaded| Source::to_repair(&loaded.config))
+    let mut product = None;
+    let source = if args.command.needs_product() {
+        config::load(&args.flags, &ProcessEnvironment, &installed, Role::Ledger).map(|loaded| {
+            let config = loaded.config;
+            product = config.product.product_code.as_ref().map(ToString::to_string);
+            if args.command.writes() { Source::to_repair(&config) } else { Source::to_read(&config) }
+        })
     } else {
         config::load_ledger_place(&args.flags, &ProcessEnvironment, &installed)
             .map(|place| Source::find(&place))
@@ -198,7 +219,8 @@ pub fn run(args: &LedgerArgs) -> Exit {
         Ok(source) => source,
         Err(faults) => return complain(Exit::Config, &faults.told()),
     };
-    let done = source.and_then(|mut source| perform(&args.command, &mut source, args.json));
+    let product = product.unwrap_or_default();
+    let done = source.and_then(|mut source| perform(&args.command, &mut source, &product, args.json));
     match done {
         Ok((exit, text)) => print(text.trim_end(), exit),
         Err((exit, complaint)) => complain(exit, &complaint),
@@ -206,7 +228,12 @@ pub fn run(args: &LedgerArgs) -> Exit {
 }
 
 /// Runs a subcommand; returns the text to print.
-fn perform(command: &LedgerCommand, source: &mut Source, as_json: bool) -> Result<(Exit, String), Complaint> {
+fn perform(
+    command: &LedgerCommand,
+    source: &mut Source,
+    product_code: &str,
+    as_json: bool,
+) -> Result<(Exit, String), Complaint> {
     let listing = |listing: Listing, looked, output: &Output, columns: &[&str]| {
         let text = match (as_json, output.csv) {
             (true, _) => json_array(source.list(listing, looked, |row| format!("{row:#}"))?),
@@ -238,7 +265,10 @@ fn perform(command: &LedgerCommand, source: &mut Source, as_json: bool) -> Resul
             let record = source.show(*id)?;
             Ok((Exit::Done, if as_json { format!("{record:#}") } else { sheet(&record) }))
         }
-        LedgerCommand::Reconcile { output } => Ok(reconciled(&source.reconciliation()?, output, as_json)),
+        LedgerCommand::Reconcile { witness, .. } if witness.is_given() => {
+            evidence::run(witness, product_code, source, as_json)
+        }
+        LedgerCommand::Reconcile { output, .. } => Ok(reconciled(&source.reconciliation()?, output, as_json)),
         LedgerCommand::Replay(replay) => replayed(replay, source, as_json),
         LedgerCommand::Confirm(close) => closed(close, Action::Confirm, source, as_json),
         LedgerCommand::Discard(close) => closed(close, Action::Discard, source, as_json),

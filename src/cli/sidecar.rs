@@ -58,6 +58,11 @@ impl Sidecar {
         self.runtime
     }
 
+    /// Its runtime, for requests to others.
+    pub(in crate::cli) const fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
     /// The answer to a request, whatever its status.
     pub(in crate::cli) fn ask(&self, question: Ask<'_>) -> Result<Response<Bytes>, ClientError> {
         let question = Ask { authorization: self.authorization.as_deref(), ..question };

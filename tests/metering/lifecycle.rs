@@ -319,3 +319,65 @@ fn entitlements_are_shown_with_their_age_and_an_event_renews_them() {
     let other = seller.running.ask("GET", &format!("/v1/customers/{NEIGHBOUR}/entitlements"), "");
     assert_eq!(other.status, 503, "{other:?}");
 }
+
+/// AWS's log decides what AWS's answers did not, and nothing changes without --apply.
+#[test]
+fn records_that_were_never_answered_are_decided_by_awss_log() {
+    let bench = Bench::saas();
+    let mut running = bench.start();
+    let count = |dimension: &str, quantity: u64| {
+        let event =
+            json!({"dimension": dimension, "quantity": quantity, "customer": {"account_id": ACCOUNT}});
+        assert_eq!(running.usage(&event).json()["results"][0]["status"], "accepted");
+    };
+    count("requests", 5);
+    bench.fault(r#"{"fault":"reset-after","operation":"BatchMeterUsage"}"#);
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.sidecar.read_until(|line| line["event"] == "record_waiting" && line["in_doubt"] == true);
+    http(bench.emulator.addr, "DELETE", "/_emulator/faults", "");
+    bench.fault(r#"{"fault":"reset-before","operation":"BatchMeterUsage"}"#);
+    let event = json!({"dimension": "gigabytes", "quantity": 3, "customer": {"account_id": ACCOUNT}});
+    assert_eq!(running.usage(&event).json()["results"][0]["status"], "accepted");
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.sidecar.read_until(|line| line["event"] == "record_waiting" && line["dimension"] == "gigabytes");
+    running.pass(&bench, "26h");
+    for _ in 0..2 {
+        running.sidecar.read_until(|line| line["event"] == "record_dead" && line["code"] == "in_doubt");
+    }
+    let reconcile = |extra: &[&str]| {
+        let url = bench.emulator.endpoint();
+        let arguments = [&["reconcile", "--emulator", &url], extra].concat();
+        let (exit, printed, error) = bench.ledger(&arguments, Some(running.app));
+        assert!(exit.success(), "{error}");
+        let rows = printed.as_array().unwrap().iter();
+        rows.map(|row| (row["dimension"].clone(), row["verdict"].clone(), row["repaired"].clone()))
+            .collect::<Vec<_>>()
+    };
+    let row =
+        |dimension: &str, verdict: &str, repaired: bool| (json!(dimension), json!(verdict), json!(repaired));
+    let shown = [row("requests", "billed", false), row("gigabytes", "not_there", false)];
+    assert_eq!(reconcile(&[]), shown);
+    assert_eq!(reconcile(&[]), shown, "a look changes nothing");
+    assert_eq!(reconcile(&["--apply"]), [row("requests", "billed", true), shown[1].clone()]);
+    assert_eq!(reconcile(&["--apply"]), [shown[1].clone()]);
+    let note = running.get("/v1/audit")["repairs"][0]["note"].as_str().unwrap().to_owned();
+    assert!(note.contains("billed by AWS's log"), "{note}");
+
+    // A file that says nothing decides nothing.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let cloudtrail = |text: &[u8]| {
+        std::fs::write(file.path(), text).unwrap();
+        let (exit, printed, error) =
+            bench.ledger(&["reconcile", "--cloudtrail", file.path().to_str().unwrap()], Some(running.app));
+        (exit.success(), printed[0]["verdict"].clone(), error)
+    };
+    assert_eq!(cloudtrail(br#"{"Records":[]} {"Events":[]}"#).1, "not_covered");
+    for (text, error) in [
+        (&b"{}"[..], "has no events of CloudTrail"),
+        (b"{\"Records\":[", "is not JSON"),
+        (b"\x1f\x8b\x08\x00", "is compressed; use gunzip -c"),
+    ] {
+        let (done, _, told) = cloudtrail(text);
+        assert!(!done && told.contains(error), "{told}");
+    }
+}

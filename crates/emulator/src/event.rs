@@ -2,8 +2,8 @@
 //! event is the body of the request.
 //!
 //! - The form of each event is that of the examples in AWS's guide for sellers ("Amazon EventBridge events"), without
-//!   what events that a seller published lack. Events of agreements name neither product code nor license; the agreement's
-//!   identifier connects them with events of licenses.
+//!   what events that a seller published lack. Events of agreements name neither product code nor license; the
+//!   agreement's identifier connects them with events of licenses.
 //! - Nothing here posts: `admin::event` does.
 
 use std::collections::VecDeque;
@@ -91,7 +91,8 @@ pub(super) struct EventDocument {
     id: Option<String>,
     /// The event's `time` in place of the emulated time.
     time: Option<String>,
-    /// Members to put in place of the event's own (a JSON merge patch). Such an event is false: the world does not follow.
+    /// Members to put in place of the event's own (a JSON merge patch). Such an event is false: the world does not
+    /// follow.
     pub(super) forged: Option<Value>,
     /// Whether it is posted to the target: if there is one, unless stated.
     pub(super) deliver: Option<bool>,

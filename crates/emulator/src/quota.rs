@@ -1,5 +1,5 @@
-//! Call quotas per account and region (AWS Marketplace API reference, metering and entitlement service quotas): a bucket that holds one
-//! second's worth and refills steadily, in real time.
+//! Call quotas per account and region (AWS Marketplace API reference, metering and entitlement service quotas): a
+//! bucket that holds one second's worth and refills steadily, in real time.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! The decisions of metering, entitlement and License Manager: (world, bill, seats, request, now) in, answer and changes out. No
-//! sockets, files, clock or keys: a token to be signed is part of the answer.
+//! The decisions of metering, entitlement and License Manager: (world, bill, seats, request, now) in, answer and
+//! changes out. No sockets, files, clock or keys: a token to be signed is part of the answer.
 //!
 //! The checks are in AWS's order as far as it is known: the caller and its permissions, the shape of the request, its
 //! origin, its content.

@@ -1,5 +1,6 @@
-//! AWS JSON 1.1 over HTTP (in `cbor` also Smithy RPC v2), for metering, entitlement and License Manager: how a request names its operation, how its members are
-//! read, and the form of an error (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
+//! AWS JSON 1.1 over HTTP (in `cbor` also Smithy RPC v2), for metering, entitlement and License Manager: how a request
+//! names its operation, how its members are read, and the form of an error (`__type` with its namespace,
+//! `x-amzn-errortype`, `x-amzn-requestid`).
 //!
 //! The structs are the emulator's own; the client side has others.
 

@@ -53,8 +53,8 @@ impl HoursAt {
     }
 }
 
-/// After a small step back of the clock, the latest closed hour may be one ahead of the present. If it is farther ahead,
-/// the clock was wrong then or is wrong now; waiting for that hour would delay usage as long.
+/// After a small step back of the clock, the latest closed hour may be one ahead of the present. If it is farther
+/// ahead, the clock was wrong then or is wrong now; waiting for that hour would delay usage as long.
 fn is_credible(hour: Hour, present: Hour) -> bool {
     hour <= present.next()
 }

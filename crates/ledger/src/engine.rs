@@ -20,8 +20,8 @@ pub trait Engine: Debug + Send + Sync {
     /// Why this text is not a URL of a ledger: what follows the name of what holds it. Shows nothing of the text.
     fn check_url(&self, url: &str) -> Result<(), String>;
 
-    /// Opens the ledger for a running process, and returns before it is connected: see [`Store::ready`]. `clock` follows
-    /// the ledger's time. Call it inside the runtime.
+    /// Opens the ledger for a running process, and returns before it is connected: see [`Store::ready`]. `clock`
+    /// follows the ledger's time. Call it inside the runtime.
     fn open(
         &self,
         url_file: PathBuf,

@@ -23,8 +23,8 @@ pub type Reply = oneshot::Sender<Result<Vec<Taken>, LedgerError>>;
 /// One request's part of a commit, and where its result goes.
 pub type Told = (Reply, Result<Vec<Taken>, LedgerError>);
 
-/// Wakes the committing thread or task when a crowd is complete: one wake-up for each request would cost both sides more than the requests
-/// themselves.
+/// Wakes the committing thread or task when a crowd is complete: one wake-up for each request would cost both sides
+/// more than the requests themselves.
 #[derive(Debug, Default)]
 pub struct Doorbell {
     /// Requests sent so far.

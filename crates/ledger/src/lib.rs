@@ -32,8 +32,8 @@
 //! - `links(source, slot, target)`: which record's quantity was carried or replayed into which slot, later record
 //!   (`links`).
 //! - `audit(id, at, record, action, note)`: what people did to records (`repair`).
-//! - `licenses(license, account, agreement, event_at, deprovisioned_at)` and `marketplace_events(id, seen_at)`: what AWS
-//!   Marketplace said about licenses (`lifecycle`).
+//! - `licenses(license, account, agreement, event_at, deprovisioned_at)` and `marketplace_events(id, seen_at)`: what
+//!   AWS Marketplace said about licenses (`lifecycle`).
 //!
 //! A newer schema that an older program may still write raises `schema` and leaves `min_reader`. A program refuses a
 //! file whose `min_reader` is above its own schema, and writes nothing to it.

@@ -116,8 +116,8 @@ impl Ledger {
         })
     }
 
-    /// Of these records, reads those that are unsent, keeps those that fit into one call, and notes on disk that they are
-    /// about to be sent to `region`, or to the region of an earlier attempt. A record that does not fit is dropped
+    /// Of these records, reads those that are unsent, keeps those that fit into one call, and notes on disk that they
+    /// are about to be sent to `region`, or to the region of an earlier attempt. A record that does not fit is dropped
     /// before the next one is read: each may be large.
     pub fn begin(
         &mut self,

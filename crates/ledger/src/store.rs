@@ -1,5 +1,6 @@
 //! The ledger as the parts of a process see it: [`View`] for people, [`Store`] for intake and sender. Each engine
-//! implements both with the same meaning: SQLite for one process (`writer`), another one for several replicas (`engine`).
+//! implements both with the same meaning: SQLite for one process (`writer`), another one for several replicas
+//! (`engine`).
 //!
 //! The traits hand out no connection and no transaction: each method is one step that an engine commits as a whole.
 
@@ -39,8 +40,8 @@ pub trait View: Debug + Send + Sync {
     /// The ledger's figures.
     fn summary(&self) -> StoreFuture<'_, Summary>;
 
-    /// The newest of the wanted records, at most `limit`, newest first. The piece is shorter if the next row would delay
-    /// an acknowledgement; the next piece begins before its `next`.
+    /// The newest of the wanted records, at most `limit`, newest first. The piece is shorter if the next row would
+    /// delay an acknowledgement; the next piece begins before its `next`.
     fn page(&self, looked: Looked, limit: usize) -> StoreFuture<'_, Piece<Record, i64>>;
 
     /// The audit's lines, newest first; only those with a number below `before`.
@@ -100,7 +101,8 @@ fn ready<T: Send + 'static>(done: Result<T, LedgerError>) -> StoreFuture<'static
 
 /// The ledger of a running process. The steps from [`Store::seal`] on are the sender's: they need [`Store::lead`].
 pub trait Store: View {
-    /// Waits until the ledger can be used; an error if waiting does not help. Before that, each step says why it cannot.
+    /// Waits until the ledger can be used; an error if waiting does not help. Before that, each step says why it
+    /// cannot.
     fn ready(&self) -> StoreFuture<'_, ()>;
 
     /// Waits until this process is the one that seals and sends, through failures that pass. With SQLite it always is.
@@ -115,8 +117,8 @@ pub trait Store: View {
     /// A handle for tasks that look from time to time: its use does not wake the other tasks.
     fn unnoticed(&self) -> Arc<dyn Store>;
 
-    /// Changes when a handle other than one of [`Store::unnoticed`] has used the ledger. A task that looks at the ledger
-    /// from time to time may pause until then.
+    /// Changes when a handle other than one of [`Store::unnoticed`] has used the ledger. A task that looks at the
+    /// ledger from time to time may pause until then.
     fn uses(&self) -> watch::Receiver<()>;
 
     /// While this number stays the same, what was read before is still current. Reading it wakes no task.
@@ -140,8 +142,8 @@ pub trait Store: View {
         None
     }
 
-    /// Closes every hour whose time has come and seals some of its slots; with `early` also slots of the open hour. Call
-    /// again while there is more.
+    /// Closes every hour whose time has come and seals some of its slots; with `early` also slots of the open hour.
+    /// Call again while there is more.
     fn seal(&self, early: bool, now: Timestamp) -> StoreFuture<'_, Sealing>;
 
     /// Unsent records that are due, those that have waited longest first.
@@ -162,8 +164,8 @@ pub trait Store: View {
     /// Whether AWS's latest answer that accepted or denied usage was a denial.
     fn is_denied(&self) -> StoreFuture<'_, bool>;
 
-    /// Makes at most `limit` waiting records due at once, those with the earliest due time first. Returns how many: call
-    /// again until it returns 0.
+    /// Makes at most `limit` waiting records due at once, those with the earliest due time first. Returns how many:
+    /// call again until it returns 0.
     fn release(&self, now: Timestamp, limit: usize) -> StoreFuture<'_, usize>;
 
     /// Sets the due times of unsent records.
@@ -178,8 +180,8 @@ pub trait Store: View {
     fn answered_all(&self, notes: Vec<Noted>, region: Option<Region>, now: Timestamp) -> StoreFuture<'_, ()>;
 }
 
-/// What AWS Marketplace says about licenses, and reports before an hour's end. Any process may take these steps, whether
-/// or not it leads.
+/// What AWS Marketplace says about licenses, and reports before an hour's end. Any process may take these steps,
+/// whether or not it leads.
 ///
 /// [`Store::take`] answers [`Taken::Deprovisioned`] for usage that [`LicenseState::takes`] excludes, unless its key is
 /// known.

@@ -262,8 +262,8 @@ impl Database {
         })
     }
 
-    /// The newest of the wanted records, at most `limit`, newest first. The piece is shorter if the next row would delay
-    /// an acknowledgement; the next piece begins before its `next`.
+    /// The newest of the wanted records, at most `limit`, newest first. The piece is shorter if the next row would
+    /// delay an acknowledgement; the next piece begins before its `next`.
     pub fn page(&self, looked: &Looked, limit: usize) -> Result<Piece<Record, i64>, LedgerError> {
         let condition = looked.state.map_or("1", ShownState::condition);
         let sql = format!(

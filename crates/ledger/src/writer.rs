@@ -1,5 +1,5 @@
-//! The one thread that owns the ledger. Requests that wait at the same time are committed together (`gather`): one fsync
-//! acknowledges many.
+//! The one thread that owns the ledger. Requests that wait at the same time are committed together (`gather`): one
+//! fsync acknowledges many.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,8 +1,9 @@
 //! Real PostgreSQL servers and PgBouncer for tests: Debian's, started by the test process, unprivileged, on loopback.
 //!
-//! A shell, [`keeper.sh`](../src/keeper.sh), starts and ends the servers on behalf of the test process. It runs as another user where the test
-//! process is root, because PostgreSQL refuses root. It ends everything when its standard input ends, so a test process that is
-//! killed leaves nothing behind. The campaign of replicas uses the same shell from Python.
+//! A shell, [`keeper.sh`](../src/keeper.sh), starts and ends the servers on behalf of the test process. It runs as
+//! another user where the test process is root, because PostgreSQL refuses root. It ends everything when its standard
+//! input ends, so a test process that is killed leaves nothing behind. The campaign of replicas uses the same shell
+//! from Python.
 //!
 //! A failure here panics with what PostgreSQL said: a test cannot go on without its server.
 #![expect(clippy::panic, reason = "only tests use this crate")]
@@ -164,7 +165,8 @@ pub struct Server<'a> {
     pub port: u16,
 }
 
-/// The server that the tests of one process share, without TLS. It is started at the first use and ends with the process.
+/// The server that the tests of one process share, without TLS. It is started at the first use and ends with the
+/// process.
 ///
 /// A test that stops or changes a server starts [`Servers`] of its own.
 #[must_use]

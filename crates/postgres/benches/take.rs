@@ -1,8 +1,9 @@
-//! Compares intake with a bare loop of the same statements, on one server: `cargo bench -p tollgate-postgres --bench take`.
+//! Compares intake with a bare loop of the same statements, on one server: `cargo bench -p tollgate-postgres --bench
+//! take`.
 //!
 //! - "same": the statements of intake, the function `take_1`, called in a loop on one connection.
-//! - "least": one prepared statement that claims the keys and adds to `sums` and `accepted`, and checks nothing: no closed
-//!   hours, no forms, no session for lost answers.
+//! - "least": one prepared statement that claims the keys and adds to `sums` and `accepted`, and checks nothing: no
+//!   closed hours, no forms, no session for lost answers.
 //!
 //! All three run in turns, so that other load of the machine meets each; the ratios are those of the medians.
 #![expect(clippy::print_stdout, reason = "this program prints a table")]

@@ -341,7 +341,8 @@ impl Session {
         let text = format!("{}: {}", self.name, reason(error));
         let fatal =
             |error: &DbError| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
-        // A database that has become read-only answers each statement: the next connection asks which one is the primary.
+        // A database that has become read-only answers each statement: the next connection asks which one is the
+        // primary.
         let unknown = error.as_db_error().is_none_or(fatal);
         let broken =
             unknown || self.client.is_closed() || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);

@@ -1,8 +1,8 @@
-//! Counts one group at a time: reads what decides where its events count, calls the database, and finds out what became of
-//! a call whose answer was lost.
+//! Counts one group at a time: reads what decides where its events count, calls the database, and finds out what became
+//! of a call whose answer was lost.
 //!
-//! If the answer to a commit is lost, the database is asked before anything else is counted: the writer's session ends, so
-//! that what is still under way writes nothing, and `last_group` says whether the group was committed.
+//! If the answer to a commit is lost, the database is asked before anything else is counted: the writer's session ends,
+//! so that what is still under way writes nothing, and `last_group` says whether the group was committed.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Counts a group of events with one call of the database (`take.sql`). What surrounds the call is here: where each event
-//! counts, which of a group's events have the same key, and what the answer means for each event. Pure.
+//! Counts a group of events with one call of the database (`take.sql`). What surrounds the call is here: where each
+//! event counts, which of a group's events have the same key, and what the answer means for each event. Pure.
 //!
 //! An event's place depends on facts that change rarely and are kept in memory: the closed hours, the identities, the
 //! forms. The call checks that they are still current, and writes nothing if they are not.

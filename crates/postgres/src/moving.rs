@@ -84,8 +84,8 @@ pub struct Moved {
     pub totals: BTreeMap<String, Totals>,
 }
 
-/// Moves the ledger in `folder`. `progress` is called after each chunk, with the name of the part and its number of rows
-/// so far.
+/// Moves the ledger in `folder`. `progress` is called after each chunk, with the name of the part and its number of
+/// rows so far.
 pub async fn move_ledger(
     folder: &Path,
     destination: Destination,
@@ -288,8 +288,8 @@ fn completed(part: Part, mut row: Value) -> Value {
     row
 }
 
-/// The statement that inserts a chunk: its parameter is an array of objects. Usage is also added to what its customer was
-/// acknowledged, and to what was billed or discarded.
+/// The statement that inserts a chunk: its parameter is an array of objects. Usage is also added to what its customer
+/// was acknowledged, and to what was billed or discarded.
 const fn insert(part: Part) -> &'static str {
     match part {
         Part::Keys => {
@@ -377,8 +377,8 @@ const NUMBERS: &str = "SELECT
     setval(pg_get_serial_sequence('tollgate.audit', 'id'), greatest(1, (SELECT max(id) FROM tollgate.audit))),
     setval(pg_get_serial_sequence('tollgate.identities', 'id'), greatest(1, (SELECT max(id) FROM tollgate.identities)))";
 
-/// How many rows of each part were read, and how many are there. Each key was inserted or the statement failed; to count
-/// tens of millions would take minutes.
+/// How many rows of each part were read, and how many are there. Each key was inserted or the statement failed; to
+/// count tens of millions would take minutes.
 const COUNT: &str = "SELECT part, held, CASE part
         WHEN 'open' THEN (SELECT count(*) FROM tollgate.sums)
         WHEN 'records' THEN (SELECT count(*) FROM tollgate.records) + (SELECT count(*) FROM tollgate.settled)

@@ -2,7 +2,8 @@
 //!
 //! - An hour is closed for everybody under its exclusive lock, which waits for the groups of events that were begun
 //!   before. From then on nothing is added to it.
-//! - Closed slots are sealed in their order, a piece in each transaction, so that no acknowledgement waits long for one.
+//! - Closed slots are sealed in their order, a piece in each transaction, so that no acknowledgement waits long for
+//!   one.
 //! - A slot that cannot be sealed stays, and the others are sealed. It is tried again when the next hour closes.
 
 use std::collections::BTreeMap;

@@ -45,8 +45,8 @@ struct Shared {
 }
 
 impl PostgresStore {
-    /// Starts the replica's tasks; call it inside the runtime. It connects when it is used. `clock` follows the database's
-    /// time.
+    /// Starts the replica's tasks; call it inside the runtime. It connects when it is used. `clock` follows the
+    /// database's time.
     #[must_use]
     pub fn start(settings: &PostgresSettings, clock: WallClock, observer: Box<dyn Observer>) -> Self {
         let connector = Arc::new(settings.connector());
@@ -85,8 +85,8 @@ impl PostgresStore {
     }
 }
 
-/// This replica has used the database before. A password that was replaced, or a privilege that was taken, is waited out
-/// like any other failure: a person mends it without a restart.
+/// This replica has used the database before. A password that was replaced, or a privilege that was taken, is waited
+/// out like any other failure: a person mends it without a restart.
 fn passing(error: LedgerError) -> LedgerError {
     match error {
         LedgerError::Unusable(text) => LedgerError::Io(text),

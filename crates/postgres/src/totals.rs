@@ -8,8 +8,8 @@ use tokio_postgres::Row;
 use tollgate_ledger::{LedgerError, Summary, Totals};
 use tollgate_time::Timestamp;
 
-/// Every dimension's balance. One statement: it sees one moment. What is billed without AWS's confirmation is in `outcome`
-/// already.
+/// Every dimension's balance. One statement: it sees one moment. What is billed without AWS's confirmation is in
+/// `outcome` already.
 pub(crate) const BALANCE: &str = "SELECT dimension, sum(accepted)::text AS accepted, sum(billed)::text AS billed,
         sum(pending)::text AS pending, sum(dead)::text AS dead, sum(discarded)::text AS discarded
     FROM (

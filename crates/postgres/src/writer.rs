@@ -1,7 +1,8 @@
 //! Takes events: gathers requests that wait at the same time into one group, and has the database count it.
 //!
-//! A task of its own does it, with a connection of its own. A group that may have been committed, because the answer was
-//! lost, is put aside: its requests wait until the database says what became of it, and others fail at once meanwhile.
+//! A task of its own does it, with a connection of its own. A group that may have been committed, because the answer
+//! was lost, is put aside: its requests wait until the database says what became of it, and others fail at once
+//! meanwhile.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

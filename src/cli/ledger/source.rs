@@ -36,6 +36,11 @@ impl Source {
         Self::at(place.mode, &place.app, &place.state, None, None)
     }
 
+    /// Opens the ledger for reading, with a whole configuration.
+    pub(super) fn to_read(config: &Config) -> Result<Self, Complaint> {
+        Self::at(config.product.mode, &config.app, &config.state, None, None)
+    }
+
     /// Opens the ledger for repairs. They need the whole configuration, which says which of them are allowed.
     pub(super) fn to_repair(config: &Config) -> Result<Self, Complaint> {
         let settings = shared_ledger(config, clock::system_now());
@@ -160,6 +165,14 @@ impl Source {
                 let now = clock::system_now();
                 Ok(json!({"dimensions": balances(totals), "backlog": backlog(&summary, *window, now)}))
             }
+        }
+    }
+
+    /// The runtime for other requests.
+    pub(super) const fn runtime(&self) -> &Runtime {
+        match self {
+            Self::Sidecar(sidecar) => sidecar.runtime(),
+            Self::Open { runtime, .. } => runtime,
         }
     }
 

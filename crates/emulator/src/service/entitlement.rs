@@ -1,5 +1,5 @@
-//! `GetEntitlements` (AWS Marketplace API reference, entitlement service): what the customers of a seller's product have
-//! in their contracts.
+//! `GetEntitlements` (AWS Marketplace API reference, entitlement service): what the customers of a seller's product
+//! have in their contracts.
 
 use serde_json::{Value, json};
 

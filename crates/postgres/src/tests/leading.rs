@@ -240,8 +240,8 @@ impl Step {
     }
 }
 
-/// A replica is paused for longer than the lease, at each write of each of its steps, and goes on when another one leads:
-/// nothing that it writes then takes effect.
+/// A replica is paused for longer than the lease, at each write of each of its steps, and goes on when another one
+/// leads: nothing that it writes then takes effect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_was_paused_writes_nothing_after_another_one_leads() {
     // More than each step's writes: its transaction's beginning, the lease, its own statements, and the commit.
