@@ -27,7 +27,8 @@ const FORMS_MAX: usize = 100_000;
 /// Most accounts of identifiers that are kept in memory.
 const IDENTITIES_MAX: usize = 50_000;
 
-/// Most tag sets that are kept in memory, at most 15 MB. Beyond it all are forgotten, and read again where they are needed.
+/// Most tag sets that are kept in memory, at most 15 MB. Beyond it all are forgotten, and read again where they are
+/// needed.
 const TAG_SETS_MAX: usize = if cfg!(test) { 3000 } else { 50_000 };
 
 /// A key's hash.
