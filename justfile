@@ -7,6 +7,8 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 target := `rustc -vV | sed -n 's/^host: //p'`
 static_binary := "target" / target / "release/tollgate"
 size_max_mib := "8"
+saas_binary := static_binary + "-saas"
+saas_size_max_mib := "10"
 
 _list:
     @just --list --unsorted
@@ -15,7 +17,7 @@ _list:
 check: fmt-check clippy fuzz-check tidy test
 
 # Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
-ci: fmt-check clippy doc site crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (kill-campaign "12" "contract") (chaos "short") memory packaging kubernetes release-test test
+ci: fmt-check clippy doc site crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (kill-campaign "12" "contract") (replica-campaign "12") (chaos "short") memory packaging kubernetes release-test test
 
 # Formats the sources.
 fmt:
@@ -145,16 +147,21 @@ release_flags := "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative
 without_unwinding := " -C link-arg=-Wl,--no-eh-frame-hdr -C link-arg=-Wl,-T,deploy/no-unwinding.ld"
 
 # The static binary of the release image (no emulator), within its size budget and hardened.
-release-binary:
+release-binary: (_release-binary "tollgate" static_binary size_max_mib)
+
+# The same for tollgate-saas, which has the PostgreSQL ledger.
+release-binary-saas: (_release-binary "tollgate-saas" saas_binary saas_size_max_mib)
+
+_release-binary package binary mib:
     #!/usr/bin/env bash
     set -euo pipefail
     # An explicit target keeps the flags from build scripts and procedural macros, which cannot be static. cargo-auditable writes the list
     # of crates into the binary, for scanners.
-    RUSTFLAGS="{{ release_flags + without_unwinding }}" cargo auditable build --release --locked --package tollgate --no-default-features --target {{ target }}
-    bytes=$(stat -c %s {{ static_binary }})
-    echo "release binary: $bytes bytes of at most $(({{ size_max_mib }} * 1024 * 1024))"
-    [ "$bytes" -le $(({{ size_max_mib }} * 1024 * 1024)) ]
-    just hardening {{ static_binary }}
+    RUSTFLAGS="{{ release_flags + without_unwinding }}" cargo auditable build --release --locked --package {{ package }} --no-default-features --target {{ target }}
+    bytes=$(stat -c %s {{ binary }})
+    echo "release binary {{ package }}: $bytes bytes of at most $(({{ mib }} * 1024 * 1024))"
+    [ "$bytes" -le $(({{ mib }} * 1024 * 1024)) ]
+    just hardening {{ binary }}
 
 # Static, position-independent, relocations read-only, no executable stack: what the release notes promise of the binary.
 # (Rust links static programs for arm64 at a fixed address: no PIE there, so nothing to bind lazily either.)
@@ -175,21 +182,26 @@ hardening program=static_binary position="independent":
     echo "hardening: static, position {{ position }}, RELRO, no executable stack"
 
 # The static binary for arm64, with Debian's cross toolchain (rustc-web, libstd-rust-web-dev:arm64, gcc-aarch64-linux-gnu).
-release-binary-arm64:
+release-binary-arm64: (_release-binary-arm64 "tollgate" arm64_binary size_max_mib)
+
+# The same for tollgate-saas.
+release-binary-saas-arm64: (_release-binary-arm64 "tollgate-saas" (arm64_binary + "-saas") saas_size_max_mib)
+
+_release-binary-arm64 package binary mib:
     #!/usr/bin/env bash
     set -euo pipefail
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
     export AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar RUSTC=/usr/bin/rustc RUSTFLAGS="{{ release_flags }}"
-    /usr/bin/cargo auditable build --release --locked --package tollgate --no-default-features --target aarch64-unknown-linux-gnu --target-dir target/arm64
-    bytes=$(stat -c %s {{ arm64_binary }})
-    echo "release binary for arm64: $bytes bytes of at most $(({{ size_max_mib }} * 1024 * 1024))"
-    [ "$bytes" -le $(({{ size_max_mib }} * 1024 * 1024)) ]
-    just hardening {{ arm64_binary }} fixed
+    /usr/bin/cargo auditable build --release --locked --package {{ package }} --no-default-features --target aarch64-unknown-linux-gnu --target-dir target/arm64
+    bytes=$(stat -c %s {{ binary }})
+    echo "release binary {{ package }} for arm64: $bytes bytes of at most $(({{ mib }} * 1024 * 1024))"
+    [ "$bytes" -le $(({{ mib }} * 1024 * 1024)) ]
+    just hardening {{ binary }} fixed
     # It runs: under emulation, where this machine is no arm64.
     if command -v qemu-aarch64-static >/dev/null; then
-        qemu-aarch64-static {{ arm64_binary }} --version
+        qemu-aarch64-static {{ binary }} --version
     else
-        echo "release binary for arm64: not run, qemu-user-static is not installed"
+        echo "release binary {{ package }} for arm64: not run, qemu-user-static is not installed"
     fi
 
 arm64_binary := "target/arm64/aarch64-unknown-linux-gnu/release/tollgate"
@@ -201,19 +213,28 @@ image-context:
     rm -rf dist/image && mkdir -p dist/image/state
     tree() {
         [ -x "$2" ] || return 0
-        install -D -m 0755 "$2" "dist/image/$1/tollgate"
+        # Each image has the licences of its own crates.
+        local name notices=THIRD-PARTY-NOTICES.txt
+        name=$(basename "$2")
+        [ "$name" = tollgate ] || notices=crates/saas/THIRD-PARTY-NOTICES.txt
+        install -D -m 0755 "$2" "dist/image/$1/$name"
         install -D -m 0644 /etc/ssl/certs/ca-certificates.crt "dist/image/$1/etc/ssl/certs/ca-certificates.crt"
         install -d -m 0755 "dist/image/$1/usr/share/tollgate" "dist/image/$1/var/lib"
         # Texts that third-party licences require: see the head of THIRD-PARTY-NOTICES.txt.
         install -d -m 0755 "dist/image/$1/usr/share/doc/tollgate"
-        install -m 0644 LICENSE THIRD-PARTY-NOTICES.txt /usr/share/common-licenses/LGPL-2.1 "dist/image/$1/usr/share/doc/tollgate"
+        install -m 0644 LICENSE "$notices" /usr/share/common-licenses/LGPL-2.1 "dist/image/$1/usr/share/doc/tollgate"
         install -m 0644 /usr/share/doc/libc6/copyright "dist/image/$1/usr/share/doc/tollgate/glibc-copyright"
     }
     tree amd64 {{ static_binary }}
     tree arm64 {{ arm64_binary }}
+    tree saas-amd64 {{ saas_binary }}
+    tree saas-arm64 {{ arm64_binary }}-saas
     tree dev-amd64 target/{{ target }}/debug/tollgate
+    tree saas-dev-amd64 target/{{ target }}/debug/tollgate-saas
     # Symbols are more than half of the file.
-    [ ! -x dist/image/dev-amd64/tollgate ] || strip dist/image/dev-amd64/tollgate
+    for binary in dist/image/dev-amd64/tollgate dist/image/saas-dev-amd64/tollgate-saas; do
+        [ ! -x $binary ] || strip $binary
+    done
     # The same tree always makes the same layer.
     find dist/image -exec touch --no-dereference --date=@0 {} +
     ls dist/image
@@ -224,8 +245,14 @@ revision := `git rev-parse --short=12 HEAD 2>/dev/null || echo unknown`
 # Builds the release image of each architecture whose binary was built, as one manifest and OCI archive in dist/; twice, to compare.
 image: (_archive "tollgate" "" "deploy/Dockerfile")
 
+# Builds the image of tollgate-saas in the same way.
+image-saas: (_archive "tollgate-saas" "saas-" "deploy/Dockerfile.saas")
+
 # Builds the development image in the same way. Beside `image` in one call, it comes after `dev-binary`.
 image-dev-archive: dev-binary (_archive "tollgate-dev" "dev-" "deploy/Dockerfile.dev")
+
+# Builds the development image of tollgate-saas in the same way.
+image-saas-dev-archive: dev-binary (_archive "tollgate-saas-dev" "saas-dev-" "deploy/Dockerfile.saas-dev")
 
 _archive name tree dockerfile: image-context
     #!/usr/bin/env bash
@@ -242,7 +269,7 @@ _archive name tree dockerfile: image-context
             "${in_store[@]}" push --quiet "{{ name }}:$arch" "dir:$store/$1/$arch"
             built+=("$arch=$store/$1/$arch")
         done
-        [ ${#built[@]} -gt 0 ] || { echo "image: no binary for {{ name }}; run \`just release-binary dev-binary\`" >&2; return 1; }
+        [ ${#built[@]} -gt 0 ] || { echo "image: no binary for {{ name }}; run \`just release-binary release-binary-saas dev-binary\`" >&2; return 1; }
         python3 deploy/image.py "$store/$1.tar" {{ version }} "${built[@]}"
     }
     build first
@@ -252,9 +279,9 @@ _archive name tree dockerfile: image-context
     mv "$store/first.tar" "$archive"
     echo "image: the same bytes twice; $archive"
 
-# Builds the development image's binary: static, with the emulator, unoptimised.
+# Builds the development images' binaries: static, with the emulator, unoptimised. In one call, so that dependencies are compiled once.
 dev-binary:
-    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --package tollgate --target {{ target }}
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --package tollgate --package tollgate-saas --target {{ target }}
 
 # Builds 0.1.0, from which the test of an upgrade starts: its charts, and its binary with the emulator. A checkout need not have a history, so
 # the sources are in the tree, made by: git archive ae060240622d Cargo.toml Cargo.lock .cargo src helm benches | gzip -9n
@@ -283,8 +310,16 @@ image-dev: dev-binary image-context
 compose: image-dev
     docker-compose --file deploy/compose.yaml up
 
-# Builds the image twice, and tests charts, manifests, task definitions, alert rules and real containers.
-packaging: release-binary dev-binary image
+# Builds the image of tollgate-saas with the emulator in docker.
+image-saas-dev: dev-binary image-context
+    docker build --tag tollgate-saas-dev --build-arg VERSION={{ version }} --build-arg REVISION={{ revision }} --file deploy/Dockerfile.saas-dev dist/image
+
+# Runs PostgreSQL, two replicas of tollgate-saas, the emulator and a load generator, which ends with the bill compared with what it sent.
+compose-saas: image-saas-dev
+    docker-compose --file deploy/saas/compose.yaml up --exit-code-from load
+
+# Builds the images twice, and tests charts, manifests, task definitions, alert rules and real containers.
+packaging: release-binary release-binary-saas dev-binary image image-saas
     tests/packaging/run
 
 # Runs charts and manifests on a real Kubernetes, or some scenarios: `just kubernetes jobs_end`. KUBERNETES_VERSION=1.34.4 chooses another version.
@@ -318,7 +353,8 @@ release:
     esac
     rm -rf dist
     export CARGO_NET_OFFLINE=true TOLLGATE_REVISION={{ revision }}
-    just release-binary release-binary-arm64 dev-binary image image-dev-archive sbom provenance completions release-files
+    just release-binary release-binary-saas release-binary-arm64 release-binary-saas-arm64 dev-binary \
+        image image-saas image-dev-archive image-saas-dev-archive sbom provenance completions release-files
     rm -rf dist/image
 
 # Makes the files of a release from what is built: names with the version, archives that are the same each time, checksums.
@@ -328,12 +364,15 @@ release-files:
     install -m 0755 {{ static_binary }} dist/tollgate-{{ version }}-linux-amd64
     # The test of publishing has one architecture; `just release` has built both.
     [ ! -x {{ arm64_binary }} ] || install -m 0755 {{ arm64_binary }} dist/tollgate-{{ version }}-linux-arm64
+    install -m 0755 {{ saas_binary }} dist/tollgate-saas-{{ version }}-linux-amd64
+    [ ! -x {{ arm64_binary }}-saas ] || install -m 0755 {{ arm64_binary }}-saas dist/tollgate-saas-{{ version }}-linux-arm64
     # With the emulator: what a seller writes a gate's files with, and rehearses by.
     install -m 0755 dist/image/dev-amd64/tollgate dist/tollgate-dev-{{ version }}-linux-amd64
     install -m 0644 deploy/tollgate.openvex.json dist/tollgate-{{ version }}.openvex.json
     awk '/^## / { part++ } part == 1' CHANGELOG.md > dist/tollgate-{{ version }}-changes.md
     pack() { tar --exclude=__pycache__ --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -czf "dist/$1-{{ version }}.tgz" -C "$2" "$3" && touch --date=@0 "dist/$1-{{ version }}.tgz"; }
     pack tollgate-chart helm tollgate
+    pack tollgate-saas-chart helm tollgate-saas
     # AWS accepts a chart only with its dependencies inside.
     stage=$(mktemp -d) && trap 'rm -rf "$stage"' EXIT
     cp -r helm/example "$stage/" && rm -rf "$stage/example"/{charts,Chart.lock} && mkdir "$stage/example/charts" && cp -r helm/tollgate "$stage/example/charts/"
@@ -341,15 +380,16 @@ release-files:
     pack tollgate-deploy . deploy
     # The licences of what is linked statically and of the certificates, from this machine's packages.
     mkdir "$stage/licences"
+    install -m 0644 crates/saas/THIRD-PARTY-NOTICES.txt "$stage/licences/THIRD-PARTY-NOTICES-saas.txt"
     install -m 0644 LICENSE THIRD-PARTY-NOTICES.txt /usr/share/common-licenses/LGPL-2.1 "$(rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html" "$stage/licences/"
     for package in libc6 libgcc-s1 ca-certificates; do install -m 0644 "/usr/share/doc/$package/copyright" "$stage/licences/$package-copyright"; done
     pack tollgate-licences "$stage" licences
     (cd dist && sha256sum tollgate-* > SHA256SUMS && cat SHA256SUMS)
 
-# Writes the software bill of materials (CycloneDX), from Cargo.lock alone.
+# Writes the software bills of materials (CycloneDX), from Cargo.lock alone.
 sbom:
     mkdir -p dist
-    python3 tests/packaging/sbom.py > dist/tollgate-{{ version }}.cdx.json
+    for package in tollgate tollgate-saas; do python3 tests/packaging/sbom.py $package > dist/$package-{{ version }}.cdx.json; done
 
 # Writes how the release is built, as SLSA provenance: revision, tools, files.
 provenance:
@@ -357,7 +397,7 @@ provenance:
     python3 deploy/provenance.py {{ version }} > dist/tollgate-{{ version }}-provenance.json
 
 # Publishes what is built into a registry on loopback with a key made for it, and verifies all of it by the commands of docs/VERIFY.md.
-release-test: release-binary dev-binary image image-dev-archive sbom
+release-test: release-binary release-binary-saas dev-binary image image-saas image-dev-archive image-saas-dev-archive sbom
     #!/usr/bin/env bash
     set -euo pipefail
     # Provenance names a commit; a checkout without its repository gets one for this test.

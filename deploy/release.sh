@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Publishes what `just release` made: pushes images and charts into a registry, signs each, attaches provenance, and to the
-# released image bill of materials and VEX, and signs the checksums. The workflow release.yml runs this script; you can run
+# released images bill of materials and VEX, and signs the checksums. The workflow release.yml runs this script; you can run
 # it by hand.
 #
 # Usage: deploy/release.sh FOLDER REGISTRY KEY
@@ -80,11 +80,17 @@ sign() {
 provenance=https://slsa.dev/provenance/v1=tollgate-$version-provenance.json
 push_image tollgate
 sign "$registry/tollgate" "$provenance" "https://cyclonedx.org/bom=tollgate-$version.cdx.json" "https://openvex.dev/ns=tollgate-$version.openvex.json"
-# With the emulator, for rehearsals: under a name of its own, which says so in every state.
-push_image tollgate-dev
-sign "$registry/tollgate-dev" "$provenance"
-push_chart tollgate "tollgate-chart-$version.tgz"
-sign "$registry/charts/tollgate" "$provenance"
+push_image tollgate-saas
+sign "$registry/tollgate-saas" "$provenance" "https://cyclonedx.org/bom=tollgate-saas-$version.cdx.json" "https://openvex.dev/ns=tollgate-$version.openvex.json"
+# With the emulator, for rehearsals: under names of their own, which say so in every state.
+for name in tollgate-dev tollgate-saas-dev; do
+    push_image $name
+    sign "$registry/$name" "$provenance"
+done
+for name in tollgate tollgate-saas; do
+    push_chart $name "$name-chart-$version.tgz"
+    sign "$registry/charts/$name" "$provenance"
+done
 push_chart example "tollgate-example-chart-$version.tgz"
 sign "$registry/charts/example" "$provenance"
 

@@ -78,7 +78,7 @@ struct LicenseSeats {
 const CODES_MAX: usize = 64;
 
 /// The ledger's figures.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct LedgerFigures {
     /// Sealed records without a definite answer.
     pub unsent: u64,

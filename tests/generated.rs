@@ -38,6 +38,23 @@ fn pieces(root: &Path) -> Vec<Piece> {
     });
     let of_chart = Setting::ALL.iter().filter(|setting| setting.spec().chart_value.is_none());
     let properties = of_chart.map(|setting| format!("        {:?}: {}", setting.spec().name, json(*setting)));
+    // The chart of `tollgate-saas` has values of its own for these, too.
+    let own = [Setting::AppTokenFile, Setting::LedgerUrlFile];
+    let of_saas = Setting::ALL.iter().filter(|setting| {
+        let spec = setting.spec();
+        spec.chart_value.is_none() && spec.counts_in(Mode::Saas) && !own.contains(setting)
+    });
+    let of_saas = of_saas.map(|setting| format!("        {:?}: {}", setting.spec().name, json(*setting)));
+    let schema = |path: &'static str, properties: Vec<String>| {
+        Piece {
+        path,
+        begin: "    \"settings\": {\n      \"type\": [\"object\", \"null\"],\n      \"additionalProperties\": false,\n      \
+                \"properties\": {\n"
+            .to_owned(),
+        end: "      }\n",
+        text: properties.join(",\n") + "\n",
+    }
+    };
     let table = |heading: &str, rows: String| {
         let rule = "| --- ".repeat(heading.matches(" | ").count() + 1);
         format!("{heading}\n{rule}|\n{rows}")
@@ -64,7 +81,13 @@ fn pieces(root: &Path) -> Vec<Piece> {
             path: "THIRD-PARTY-NOTICES.txt",
             begin: String::new(),
             end: notices::END,
-            text: notices::notices(root),
+            text: notices::notices(root, "tollgate", "release-binary"),
+        },
+        Piece {
+            path: "crates/saas/THIRD-PARTY-NOTICES.txt",
+            begin: String::new(),
+            end: notices::END,
+            text: notices::notices(root, "tollgate-saas", "release-binary-saas"),
         },
         Piece { path: "src/api/openapi.json", begin: String::new(), end: "\n", text: json_of(&described[0]) },
         Piece {
@@ -79,18 +102,13 @@ fn pieces(root: &Path) -> Vec<Piece> {
             end: "<!-- end of settings -->",
             text: table("| setting | owner | what a wrong value does |", risks.collect()),
         },
-        Piece {
-            path: "helm/tollgate/values.schema.json",
-            begin: "    \"settings\": {\n      \"type\": [\"object\", \"null\"],\n      \"additionalProperties\": false,\n      \
-                    \"properties\": {\n"
-                .to_owned(),
-            end: "      }\n",
-            text: properties.collect::<Vec<_>>().join(",\n") + "\n",
-        },
+        schema("helm/tollgate/values.schema.json", properties.collect()),
+        schema("helm/tollgate-saas/values.schema.json", of_saas.collect()),
     ];
     for (values, path) in [
         ("helm/tollgate/values.yaml", "helm/tollgate/README.md"),
         ("helm/example/values.yaml", "helm/example/README.md"),
+        ("helm/tollgate-saas/values.yaml", "helm/tollgate-saas/README.md"),
     ] {
         let values = fs::read_to_string(root.join(values)).expect("a chart has values");
         pieces.push(Piece {

@@ -266,6 +266,10 @@ impl Sender {
     /// ([`LedgerError::NotLeading`]); returns the orders for the next sender.
     pub async fn run(mut self) -> (LedgerError, mpsc::Receiver<FlushOrder>) {
         let error = self.until_it_ends().await;
+        if matches!(error, LedgerError::NotLeading) {
+            // The process that sends now shows them; alerts would count ours, too.
+            self.metrics.ledger(LedgerFigures::default());
+        }
         (error, self.orders)
     }
 

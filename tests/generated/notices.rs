@@ -14,7 +14,7 @@ pub(crate) const END: &str = "End of the notices.\n";
 
 const RULE: &str = "\n--------------------------------------------------------------------------------\n";
 
-const HEAD: &str = "Notices of tollgate's release image
+const HEAD: &str = "Notices of PROGRAM's release image
 
 tollgate is under the Apache License 2.0 (LICENSE). The image also holds the work of others, named here with the terms
 on which it may be passed on. Pass this file on with the image, or with an image that is built from it.
@@ -32,7 +32,7 @@ Beside the crates
 The exact versions are those of the machine that built the release; its provenance names them. glibc's own copyright file
 and the LGPL are beside this file in the image; the copyright files of libgcc, of Rust's library and of the certificates
 are in the release's archive of licences. What the LGPL asks for, that a user can link the program with another glibc, is
-met by tollgate's source code: `just release-binary` links it.
+met by tollgate's source code: `just RECIPE` links it.
 ";
 
 /// For a crate that is published under the MIT licence without its text.
@@ -114,9 +114,9 @@ fn cargo(root: &Path, arguments: &[&str]) -> String {
 /// The platforms of the release image.
 const PLATFORMS: [&str; 2] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
 
-/// Name and version of each third-party crate of the release build, for any of the platforms.
-fn crates(root: &Path) -> BTreeSet<(String, String)> {
-    let mut asked = vec!["tree", "--locked", "--package", "tollgate", "--no-default-features"];
+/// Name and version of each third-party crate of a program's release build, for any of the platforms.
+fn crates(root: &Path, program: &str) -> BTreeSet<(String, String)> {
+    let mut asked = vec!["tree", "--locked", "--package", program, "--no-default-features"];
     asked.extend(["--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
     asked.extend(PLATFORMS.iter().flat_map(|platform| ["--target", platform]));
     let tree = cargo(root, &asked);
@@ -144,8 +144,8 @@ fn licence_files(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// The whole file but for its last line.
-pub(crate) fn notices(root: &Path) -> String {
+/// The whole file of a program but for its last line. `recipe` links the program.
+pub(crate) fn notices(root: &Path, program: &str, recipe: &str) -> String {
     // Only for the platforms of the release, because the crates of others are not fetched.
     let mut asked = vec!["metadata", "--locked", "--format-version", "1"];
     asked.extend(PLATFORMS.iter().flat_map(|platform| ["--filter-platform", platform]));
@@ -154,7 +154,7 @@ pub(crate) fn notices(root: &Path) -> String {
     let packages = metadata["packages"].as_array().expect("cargo lists packages");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (mut list, mut texts) = (String::new(), Texts::default());
-    for (name, version) in crates(root) {
+    for (name, version) in crates(root, program) {
         let package =
             packages.iter().find(|package| package["name"] == name && package["version"] == version);
         let package = package.expect("cargo's tree and cargo's metadata name the same crates");
@@ -178,7 +178,8 @@ pub(crate) fn notices(root: &Path) -> String {
         let (numbers, from) = (numbers.join(", "), text(&package["repository"]));
         list += &format!("  {owner}\n    {licence}; texts {numbers}; {from}\n");
     }
-    let mut made = format!("{HEAD}\nCrates, with the licences they offer and the texts below\n\n{list}");
+    let head = HEAD.replace("PROGRAM", program).replace("RECIPE", recipe);
+    let mut made = format!("{head}\nCrates, with the licences they offer and the texts below\n\n{list}");
     for (number, (_, text, owners)) in (1..).zip(&texts.known) {
         made += &format!("{RULE}Text {number}, of {}\n\n{text}\n", owners.join(", "));
     }

@@ -4,8 +4,12 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 from cluster import run
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "packaging"))
+import postgresql  # noqa: E402
 
 # Made by `just first-release`.
 FIRST_RELEASE = pathlib.Path(__file__).resolve().parents[2] / "target/first-release"
@@ -105,6 +109,15 @@ def build(root, folder, keys):
         )
         image(f"registry.example/your-{name}:1.0.0", context / name, context)
         archive(f"registry.example/your-{name}:1.0.0")
+    # The chart of tollgate-saas, and its example's database.
+    image("registry.example/your-usage:1.0.0", root / "deploy/Dockerfile.saas-dev", root / "dist/image")
+    archive("registry.example/your-usage:1.0.0")
+    context = folder / "postgres"
+    postgresql.write_context(context)
+    image("registry.example/postgres:1", context / "Dockerfile", context)
+    archive("registry.example/postgres:1")
+    shutil.rmtree(context)
+    context = folder / "application"
     # A pod's first container, which holds its network; it only has to run.
     (context / "pause").write_text('FROM scratch\nCOPY bin/ /bin/\nUSER 65535\nENTRYPOINT ["/bin/sleep", "2147483647"]\n')
     image("registry.example/pause:1", context / "pause", context)

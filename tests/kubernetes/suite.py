@@ -19,6 +19,7 @@ import identity  # noqa: F401
 import images
 import lock  # noqa: F401
 import rehearsals  # noqa: F401
+import saas  # noqa: F401
 import seats  # noqa: F401
 import upgrade  # noqa: F401
 import usage  # noqa: F401

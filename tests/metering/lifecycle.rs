@@ -364,7 +364,7 @@ fn records_that_were_never_answered_are_decided_by_awss_log() {
     assert!(note.contains("billed by AWS's log"), "{note}");
 
     // A file that says nothing decides nothing.
-    let file = tempfile::NamedTempFile::new().unwrap();
+    let file = NamedTempFile::new().unwrap();
     let cloudtrail = |text: &[u8]| {
         std::fs::write(file.path(), text).unwrap();
         let (exit, printed, error) =

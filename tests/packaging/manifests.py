@@ -83,6 +83,22 @@ class Manifests(unittest.TestCase):
         needed = set(re.search(r'^: (.*)$', script, re.M)[1].replace('"', "").replace("${", "").replace(":?}", "").split())
         self.assertEqual(needed - {variable["name"] for variable in container["env"]}, set())
 
+    def test_the_move_of_a_ledger_is_valid_and_hardened_and_reads_the_single_replicas_volume(self):
+        move = yaml.safe_load((ROOT / "deploy/saas/move.yaml").read_text())
+        self.validate(move)
+        pod = move["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        context = container["securityContext"]
+        self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+        self.assertTrue(context["readOnlyRootFilesystem"] and context["runAsNonRoot"])
+        (single,) = [document for name, document in manifests() if (name, document["kind"]) == ("saas.yaml", "StatefulSet")]
+        claim = f"{single['spec']['volumeClaimTemplates'][0]['metadata']['name']}-{single['metadata']['name']}-0"
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        self.assertEqual(volumes["usage"]["persistentVolumeClaim"]["claimName"], claim)
+        paths = {entry["name"]: entry["value"] for entry in container["env"]}
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        self.assertEqual((paths["TOLLGATE_STATE_DIR"], paths["TOLLGATE_LEDGER_URL_FILE"]), (mounts["usage"], mounts["database"] + "/url"))
+
     def test_every_container_is_hardened_and_the_sidecar_has_its_folder(self):
         for name, _, template in workloads():
             pod = template["spec"]

@@ -1,7 +1,7 @@
 """Prints the software bill of materials of the release build as CycloneDX 1.5 JSON: the crates that `cargo tree` links for
 either architecture of the image.
 
-Usage: sbom.py
+Usage: sbom.py [PACKAGE]   (tollgate, or tollgate-saas)
 """
 
 import json
@@ -12,7 +12,8 @@ import sys
 import uuid
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TREE = ["cargo", "tree", "--locked", "--package", "tollgate", "--no-default-features", "--edges", "normal,build", "--prefix", "none"]
+PACKAGE = (sys.argv[1:] or ["tollgate"])[0]
+TREE = ["cargo", "tree", "--locked", "--package", PACKAGE, "--no-default-features", "--edges", "normal,build", "--prefix", "none"]
 # The image is for both architectures, whichever this machine has.
 TREE += ["--target", "x86_64-unknown-linux-gnu", "--target", "aarch64-unknown-linux-gnu", "--format"]
 

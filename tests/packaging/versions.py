@@ -18,7 +18,8 @@ OF_SEVERAL = {"CHANGELOG.md", "docs/UPGRADE.md"}
 STATED = [
     ("", "tollgate:"), ("", "tollgate-"), ("", "tollgate-dev:"), ("Cargo.toml", 'version = "'), ("docs/openapi.yaml", " version: "),
     ("docs/quickstart/", " version: "), ("helm/", "ersion: "), ("helm/example/values-rehearsal.yaml", "tag: "),
-    ("helm/tollgate/", "tag: "), ("helm/tollgate/README.md", '`image.tag` | `"'),
+    ("helm/tollgate/", "tag: "), ("helm/tollgate/README.md", '`image.tag` | `"'), ("helm/tollgate-saas/", "tag: "),
+    ("helm/tollgate-saas/README.md", '`image.tag` | `"'), ("", "tollgate-saas:"), ("", "tollgate-saas-dev:"),
 ]
 NUMBER = r"(\d+\.\d+\.\d+)(?!\.?\d)"
 HEADING = re.compile(r"^## (\d\S*)(?: \(released (\S+), security fixes until (\S+)\))?", re.M)
@@ -87,13 +88,15 @@ class Versions(unittest.TestCase):
                 "helm/tollgate/Chart.yaml": f"version: {stated}\nappVersion: {stated}",
                 "helm/tollgate/values.yaml": f"image:\n  tag: {stated}",
                 "helm/tollgate/README.md": f'| `image.tag` | `"{stated}"` | |',
+                "helm/tollgate-saas/values.yaml": f"image:\n  tag: {stated}",
+                "helm/tollgate-saas/README.md": f'| `image.tag` | `"{stated}"` | | tollgate-saas:{stated} tollgate-saas-dev:{stated}',
                 "helm/example/Chart.yaml": f"dependencies:\n  - version: {stated}",
                 "helm/example/values-rehearsal.yaml": f"tollgate:\n  image:\n    tag: {stated}",
                 "helm/example/values.yaml": "image:\n  tag: 1.0.0",
             }
 
         self.assertEqual(other_versions(texts(version)), [])
-        self.assertEqual(len(other_versions(texts(other))), 12, other_versions(texts(other)))
+        self.assertEqual(len(other_versions(texts(other))), 16, other_versions(texts(other)))
 
     def test_every_release_has_its_two_dates(self):
         self.assertEqual(undated_versions((ROOT / "CHANGELOG.md").read_text()), [])

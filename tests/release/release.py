@@ -31,7 +31,8 @@ from securesystemslib.signer import SSlibKey
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
 COSIGN = sys.argv.pop(1)
-PUBLISHED = ("tollgate", "tollgate-dev", "charts/tollgate", "charts/example")
+RELEASED = ("tollgate", "tollgate-saas")
+PUBLISHED = (*RELEASED, "tollgate-dev", "tollgate-saas-dev", "charts/tollgate", "charts/tollgate-saas", "charts/example")
 # A registry that has not answered by then is considered broken.
 PATIENCE = 30
 
@@ -105,7 +106,7 @@ class Release(unittest.TestCase):
         folder.mkdir()
         for file in (ROOT / "dist").glob(f"tollgate-{VERSION}*"):
             shutil.copy2(file, folder)
-        for form in (f"tollgate-*-{VERSION}.tgz", f"tollgate-dev-{VERSION}*"):
+        for form in (f"tollgate-*-{VERSION}.tgz", f"tollgate-dev-{VERSION}*", f"tollgate-saas-{VERSION}*", f"tollgate-saas-dev-{VERSION}*"):
             for file in (ROOT / "dist").glob(form):
                 shutil.copy2(file, folder)
         today = datetime.date.today()
@@ -167,8 +168,8 @@ class Release(unittest.TestCase):
         self.push_product()
         folder = self.buyers_folder("buyer")
         done = run("bash", "-c", self.page(), cwd=folder, env=self.environment)
-        # The checksums, two images, three attestations and two charts.
-        self.assertEqual(done.stdout.count("Verified OK"), 8, done.stdout)
+        # The checksums, images and charts, and three attestations.
+        self.assertEqual(done.stdout.count("Verified OK"), 1 + len(PUBLISHED) + 3, done.stdout)
         for kind in ("https://slsa.dev/provenance/v1", "https://cyclonedx.org/bom", "https://openvex.dev/ns"):
             self.assertIn(f"attested: {kind}\n", done.stdout)
         self.assertTrue(done.stdout.endswith("true\n"), done.stdout)
@@ -256,12 +257,11 @@ class Release(unittest.TestCase):
                 self.assertEqual(layer["annotations"]["predicateType"], document["predicateType"])
                 predicates[name, document["predicateType"]] = document["predicate"]
         slsa = "https://slsa.dev/provenance/v1"
-        self.assertEqual(set(predicates), {
-            ("tollgate", slsa), ("tollgate", "https://cyclonedx.org/bom"), ("tollgate", "https://openvex.dev/ns"),
-            ("tollgate-dev", slsa), ("charts/tollgate", slsa), ("charts/example", slsa),
-        })
-        for kind, file in ((slsa, "-provenance.json"), ("https://cyclonedx.org/bom", ".cdx.json"), ("https://openvex.dev/ns", ".openvex.json")):
-            self.assertEqual(predicates["tollgate", kind], json.loads((self.dist / f"tollgate-{VERSION}{file}").read_text()))
+        kinds = {slsa: "tollgate-{}-provenance.json", "https://cyclonedx.org/bom": "{name}-{}.cdx.json", "https://openvex.dev/ns": "tollgate-{}.openvex.json"}
+        self.assertEqual(set(predicates), {(name, slsa) for name in PUBLISHED} | {(name, kind) for name in RELEASED for kind in kinds})
+        for name in RELEASED:
+            for kind, file in kinds.items():
+                self.assertEqual(predicates[name, kind], json.loads((self.dist / file.format(VERSION, name=name)).read_text()))
         # Fields that SLSA does not define are refused.
         json_format.ParseDict(predicates["tollgate", slsa], provenance_pb2.Provenance())
         revision = run("git", "rev-parse", "HEAD", cwd=ROOT).stdout.strip()
@@ -275,8 +275,8 @@ class Release(unittest.TestCase):
         lines = run(COSIGN, self.dist / "tollgate-release.pub", *images, env=self.environment).stdout.splitlines()
         slsa = "https://slsa.dev/provenance/v1"
         self.assertEqual(lines, [
-            f"signatures: 1, attestations: {slsa} https://cyclonedx.org/bom https://openvex.dev/ns",
-            *[f"signatures: 1, attestations: {slsa}"] * 3,
+            *[f"signatures: 1, attestations: {slsa} https://cyclonedx.org/bom https://openvex.dev/ns"] * len(RELEASED),
+            *[f"signatures: 1, attestations: {slsa}"] * (len(PUBLISHED) - len(RELEASED)),
         ])
         other = make_key(self.folder / "fourth.key")
         run("openssl", "pkey", "-in", other, "-pubout", "-out", self.folder / "fourth.pub")

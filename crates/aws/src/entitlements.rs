@@ -227,10 +227,12 @@ mod tests {
     }
 
     fn listed(dimension: &str, value: Value) -> Value {
-        json!({
+        let mut listed = json!({
             "ProductCode": "demo", "Dimension": dimension, "CustomerAWSAccountId": ACCOUNT, "LicenseArn": ARN,
-            "CustomerIdentifier": "customer-1", "Value": value, "ExpirationDate": 1_795_507_200.25,
-        })
+            "CustomerIdentifier": "customer-1", "ExpirationDate": 1_795_507_200.25,
+        });
+        listed["Value"] = value;
+        listed
     }
 
     async fn get(addr: SocketAddr, of: EntitlementsOf) -> Result<Entitlements, Fault> {

@@ -21,7 +21,8 @@
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
 //!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `key_time` and `key_hour`
 //!   (see `keys`), `denied` (AWS's latest answer, see `sending`), `running_seconds` (see `ageing`), `pod` and
-//!   `started_at` (when its first process started); during an upgrade also the notes of `migration` and `keys`.
+//!   `started_at` (when its first process started); during an upgrade also the notes of `migration` and `keys`; `move`
+//!   once it moves to another store (see `moving`).
 //! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
 //!   `additive` the untagged share of what was carried or replayed into it, `total` the sum of all shares; `tagged` and
 //!   `tag_bytes` are the number and the bytes of the tag sets in `shares(slot, tags, amount, additive)`.

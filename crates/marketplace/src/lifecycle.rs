@@ -283,11 +283,13 @@ mod tests {
     const ARN: &str = "arn:aws:license-manager::294406891311:license:l-demo";
 
     fn event(detail_type: &str, detail: Value) -> Value {
-        json!({
+        let mut event = json!({
             "version": "0", "id": "event-1", "detail-type": detail_type, "source": SOURCE,
             "account": "444455556666", "time": "2026-11-24T07:59:30Z", "region": "us-east-1",
-            "resources": ["arn:aws:aws-marketplace::aws:agreement:agmt-1"], "detail": detail,
-        })
+            "resources": ["arn:aws:aws-marketplace::aws:agreement:agmt-1"],
+        });
+        event["detail"] = detail;
+        event
     }
 
     fn of_license() -> Value {

@@ -19,7 +19,9 @@ use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
 use crate::connect::{Failed, Link, Session};
-use crate::counting::{Arrays, Content, Facts, HeldTags, KeyHash, Keys, Memory, Prepared, prepare, unknown};
+use crate::counting::{
+    Arrays, Content, Facts, HeldTags, KeyHash, Keys, Memory, PlaceKey, Prepared, prepare, unknown,
+};
 use crate::lifecycle;
 
 /// For how long a group is tried again because another transaction was in the way.
@@ -193,6 +195,7 @@ impl Counter {
         let now = self.now.take().unwrap_or_else(|| self.clock.now());
         let settle = self.settings.settle;
         facts.trim();
+        self.memory.tags.make_room();
         let needed = unknown(events, open, facts, &self.memory, settle, now);
         if !needed.identifiers.is_empty() {
             let asked: Vec<String> = needed.identifiers.into_iter().collect();
@@ -210,25 +213,8 @@ impl Counter {
             let found = rows.iter().map(|row| (row.get(0), lifecycle::state(row))).collect();
             facts.note_licenses(asked, found);
         }
-        if let Some(identity) = self.identity {
-            for place in needed.places {
-                let params = [
-                    (&place.0.number() as _, Type::INT8),
-                    (&place.1 as _, Type::TEXT),
-                    (&place.2 as _, Type::TEXT),
-                    (&identity.id as _, Type::INT8),
-                ];
-                let rows = session
-                    .query(
-                        "SELECT tags FROM tollgate.sums
-                         WHERE hour = $1 AND customer = $2 AND dimension = $3 AND writer = $4 AND tags_key <> ''",
-                        &params,
-                    )
-                    .await?;
-                let tags: Vec<TagSet> =
-                    rows.iter().filter_map(|row| serde_json::from_str(row.get(0)).ok()).collect();
-                self.memory.tags.note(place, &tags);
-            }
+        if let Some(identity) = self.identity.filter(|_| !needed.places.is_empty()) {
+            read_tags(session, identity, needed.places.into_iter().collect(), &mut self.memory).await?;
         }
         Ok(Ready::Yes(prepare(events, open, facts, &self.memory, settle, now, &self.untagged)))
     }
@@ -486,6 +472,39 @@ async fn read_facts(session: &Session, settings: &WriterSettings) -> Result<Read
         licenses: HashMap::new(),
     };
     Ok(Read::Facts(facts, Timestamp::from_unix_millis(row.get(6))))
+}
+
+/// Reads which tag sets this writer has in these slots.
+async fn read_tags(
+    session: &Session,
+    identity: Identity,
+    places: Vec<PlaceKey>,
+    memory: &mut Memory,
+) -> Result<(), Failed> {
+    const TAGS: &str = "SELECT number, tags FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY
+            AS place (hour, customer, dimension, number)
+        JOIN tollgate.sums USING (hour, customer, dimension) WHERE writer = $4 AND tags_key <> ''";
+    let hours: Vec<i64> = places.iter().map(|place| place.0.number()).collect();
+    let customers: Vec<&str> = places.iter().map(|place| place.1.as_str()).collect();
+    let dimensions: Vec<&str> = places.iter().map(|place| place.2.as_str()).collect();
+    let params = [
+        (&hours as _, Type::INT8_ARRAY),
+        (&customers as _, Type::TEXT_ARRAY),
+        (&dimensions as _, Type::TEXT_ARRAY),
+        (&identity.id as _, Type::INT8),
+    ];
+    let rows = session.query(TAGS, &params).await?;
+    let mut found: Vec<Vec<TagSet>> = vec![Vec::new(); places.len()];
+    for row in rows {
+        let place = usize::try_from(row.get::<_, i64>(0) - 1).ok().and_then(|number| found.get_mut(number));
+        if let (Some(place), Ok(tags)) = (place, serde_json::from_str(row.get(1))) {
+            place.push(tags);
+        }
+    }
+    for (place, tags) in places.into_iter().zip(found) {
+        memory.tags.note(place, &tags);
+    }
+    Ok(())
 }
 
 async fn take(

@@ -28,8 +28,9 @@ const FORMS_MAX: usize = 100_000;
 /// Most accounts of identifiers, and most licenses, that are kept in memory beside those of a group.
 const NAMES_MAX: usize = 50_000;
 
-/// Most tag sets that are kept in memory, about 5 MB.
-const TAG_SETS_MAX: usize = 200_000;
+/// Most tag sets that are kept in memory, at most 15 MB. Beyond it all are forgotten, and read again where they are
+/// needed.
+const TAG_SETS_MAX: usize = if cfg!(test) { 3000 } else { 50_000 };
 
 /// A key's hash.
 pub(crate) fn key_hash(ledger_id: &str, id: &str) -> KeyHash {
@@ -100,6 +101,13 @@ impl HeldTags {
         *self = Self { incomplete: true, ..Self::default() };
     }
 
+    /// Forgets all if it is too much.
+    pub(crate) fn make_room(&mut self) {
+        if self.sets.max(self.places.len()) >= TAG_SETS_MAX {
+            self.forget();
+        }
+    }
+
     /// Notes a slot's tags as they were read. A slot without tags is noted too.
     pub(crate) fn note<'a>(&mut self, place: PlaceKey, tags: impl IntoIterator<Item = &'a TagSet>) {
         let held = self.places.entry(place).or_default();
@@ -112,8 +120,9 @@ impl HeldTags {
     }
 
     fn add(&mut self, place: PlaceKey, tags: &TagSet, key: &[u8]) {
-        if self.sets >= TAG_SETS_MAX {
-            self.forget();
+        self.make_room();
+        // Of a slot that is not in memory, all sets or none.
+        if self.incomplete && !self.places.contains_key(&place) {
             return;
         }
         let held = self.places.entry(place).or_default();

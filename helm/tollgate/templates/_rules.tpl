@@ -140,11 +140,32 @@ groups:
             sum without (dimension, outcome) (increase(tollgate_usage_records_total{outcome="accepted"}[3h])) > 0
             or sum without (dimension, outcome) (tollgate_usage_records_total{outcome="accepted"} unless tollgate_usage_records_total{outcome="accepted"} offset 3h) > 0
           )
+          unless on (namespace, pod) tollgate_build_info{build=~"tollgate-saas.*"}
         for: 15m
         labels: { severity: critical }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} takes usage, and AWS has accepted none of it for three hours"
           description: "tollgate ledger list --state sealed shows what waits and AWS's latest code for it."
+      - alert: TollgateSaasNotBilled
+        # The same for replicas that share a ledger: each takes usage, and one sends, so they count together.
+        expr: |-
+          (
+            sum by (namespace, job) (
+              tollgate_usage_events_total{status="accepted"} offset 2h unless tollgate_usage_events_total offset 3h
+              or increase(tollgate_usage_events_total{status="accepted"}[1h] offset 2h)
+            ) > 0
+          ) unless (
+            sum by (namespace, job) (
+              tollgate_usage_records_total{outcome="accepted"} unless tollgate_usage_records_total offset 3h
+              or increase(tollgate_usage_records_total{outcome="accepted"}[3h])
+            ) > 0
+          )
+          and on (namespace, job) tollgate_build_info{build=~"tollgate-saas.*"}
+        for: 15m
+        labels: { severity: critical }
+        annotations:
+          summary: "the replicas of {{ "{{" }} $labels.job {{ "}}" }} take usage, and AWS has accepted none of it for three hours"
+          description: "tollgate-saas ledger list --state sealed shows what waits and AWS's latest code for it."
       - alert: TollgateUsageRejected
         # `bad_request` and similar reasons: no usage of such a request is counted, even if it is sent again. A reason's
         # series starts with its first event, and `increase` shows no rise for a first value.

@@ -99,18 +99,20 @@ async fn an_hour_takes_its_own_events_until_it_is_closed_and_none_afterwards() {
     bench.at(START.plus(HOUR + SETTLE)).await;
     take(&first, vec![event(None, 16, START.plus(59 * MINUTE))]).await;
     assert_eq!(bench.open(eight).await, "11");
-    // The leader closed an hour that this replica believes to be open.
+    // The leader closes an hour that this replica believes to be open.
+    take(&second, vec![event(Some("known"), 128, START.plus(HOUR))]).await;
+    assert_eq!(bench.open(eight.next()).await, "160");
     bench.close(eight.next()).await;
     take(&second, vec![event(None, 32, START.plus(HOUR)), event(Some("a"), 64, START.plus(HOUR))]).await;
     assert_eq!(
         (bench.open(eight.next()).await, bench.open(eight.next().next()).await),
-        ("32".into(), "96".into())
+        ("160".into(), "96".into())
     );
     let late = bench
         .run("SELECT DISTINCT late_from FROM tollgate.sums WHERE late_from IS NOT NULL ORDER BY 1")
         .await;
     assert_eq!(late, [[eight.number().to_string()], [eight.next().number().to_string()]]);
-    assert_eq!(bench.accepted().await, "139");
+    assert_eq!(bench.accepted().await, "267");
 }
 
 #[tokio::test]
@@ -255,6 +257,21 @@ async fn an_identifier_counts_as_its_account_as_soon_as_any_replica_knows_it() {
     assert_eq!(bench.accepted().await, "5");
 }
 
+#[tokio::test]
+async fn a_replica_that_asked_for_an_identifier_too_early_asks_again() {
+    let bench = Bench::new().await;
+    let (first, second) = (bench.replica("a"), bench.replica("b"));
+    let known = event(Some("known"), 1, START);
+    one(&first, known.clone()).await;
+    let repeated = Event { customer: identified(), ..known };
+    assert_eq!(one(&first, repeated).await, Taken::Duplicate, "which notes no form");
+    identify(&Link::new(connector(&bench.database)), "id-of-111122223333", "444455556666").await.unwrap();
+    let account = Customer::Account { account_id: "444455556666".into(), license_arn: None };
+    assert_eq!(one(&second, of(account, 2, START)).await, Taken::Accepted);
+    assert_eq!(one(&first, of(identified(), 4, START)).await, Taken::OtherForm);
+    assert_eq!(bench.accepted().await, "3");
+}
+
 fn tags(name: &str) -> TagSet {
     std::collections::BTreeMap::from([("team".to_owned(), name.to_owned())]).try_into().unwrap()
 }
@@ -274,6 +291,29 @@ async fn a_slot_keeps_its_tag_sets_up_to_awss_number_and_counts_the_rest_untagge
     let seven = "SELECT amount FROM tollgate.sums WHERE tags = '{\"team\":\"7\"}'";
     assert_eq!(bench.run(seven).await, [["2"]], "a set that has a place keeps it");
     assert_eq!(bench.accepted().await, "3002");
+}
+
+/// More tag sets than the replica keeps in memory.
+#[tokio::test]
+async fn what_a_replica_no_longer_knows_of_its_tag_sets_it_reads_again() {
+    let bench = Bench::new().await;
+    let replica = bench.replica("a");
+    let customers = ["111122223333", "444455556666"]
+        .map(|account| Customer::Account { account_id: account.to_owned(), license_arn: None });
+    let tagged = |customer: &Customer, number: usize| Event {
+        customer: customer.clone(),
+        tags: tags(&number.to_string()),
+        ..event(None, 1, START)
+    };
+    for from in (0..3000).step_by(500) {
+        for customer in &customers {
+            take(&replica, (from..from + 500).map(|number| tagged(customer, number)).collect()).await;
+        }
+    }
+    let sets = TAGGED_SETS_MAX.to_string();
+    let counts =
+        "SELECT count(*) FILTER (WHERE tags <> '{}'), sum(amount) FROM tollgate.sums GROUP BY customer";
+    assert_eq!(bench.run(counts).await, [[&*sets, "3000"], [&*sets, "3000"]]);
 }
 
 #[tokio::test]
