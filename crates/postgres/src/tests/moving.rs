@@ -73,7 +73,7 @@ pub(super) fn fill(folder: &Path, hours: u32) {
         }
     }
     let now = START.plus(hours * HOUR);
-    for (id, license, ends) in [("e-1", "l-1", true), ("e-2", "l-2", false), ("e-3", "l-3", true)] {
+    for (id, license, ends) in [("e-1", "l-7", true), ("e-2", "l-8", false), ("e-3", "l-9", true)] {
         let named = NamedLicense {
             account: "444455556666".to_owned(),
             license: license.to_owned(),
@@ -299,7 +299,7 @@ async fn what_people_read_after_the_move_is_what_they_read_before() {
     let row = |license: &str, agreement: &str, ended: &str| {
         [license, "444455556666", agreement, &at, ended].map(str::to_owned).to_vec()
     };
-    let expected = [row("l-1", "agmt-1", &at), row("l-2", "NULL", "0"), row("l-3", "agmt-1", &at)];
+    let expected = [row("l-7", "agmt-1", &at), row("l-8", "NULL", "0"), row("l-9", "agmt-1", &at)];
     assert_eq!(database.run(licenses).await, expected);
     let events = "SELECT id, seen_at FROM tollgate.marketplace_events ORDER BY id";
     assert_eq!(database.run(events).await, ["e-1", "e-2", "e-3"].map(|id| [id.to_owned(), at.clone()]));
