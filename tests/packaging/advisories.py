@@ -81,7 +81,7 @@ class Advisories(unittest.TestCase):
             self.assertEqual(bom - binary, set())
             # cargo-auditable asks `cargo metadata`, which also counts crates that only a feature or a test of another
             # workspace crate needs.
-            self.assertLess(len(binary - bom), 10, binary - bom)
+            self.assertLess(len(binary - bom), 20, binary - bom)
             print(f"crates in {file.name}: {len(binary)}; beyond the bill of materials: {sorted(name for name, _ in binary - bom)}")
 
     def test_the_sidecar_knows_nothing_of_postgresql(self):
