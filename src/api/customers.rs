@@ -15,7 +15,7 @@ use super::{problem, query};
 use crate::usage::lifecycle;
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget};
 use tollgate_ledger::LedgerError;
-use tollgate_ledger::store::{Lifecycle, View};
+use tollgate_ledger::store::View;
 use tollgate_ledger::view::{From, Looked, ShownState};
 use tollgate_marketplace::entitlements::EntitlementsOf;
 use tollgate_marketplace::lifecycle::{Concerned, LifecycleEvent, News, RefusedEvent};
@@ -33,11 +33,6 @@ pub(super) fn no_token() -> Response<Body> {
 
 fn saas_only() -> Response<Body> {
     let detail = "customers of the seller, and events about them, are known in mode saas only";
-    problem(StatusCode::NOT_FOUND, Code::NotFound, detail)
-}
-
-fn no_lifecycle() -> Response<Body> {
-    let detail = "this ledger cannot report an hour before its end, and keeps nothing about licenses";
     problem(StatusCode::NOT_FOUND, Code::NotFound, detail)
 }
 
@@ -67,7 +62,6 @@ impl UsagePart {
 
     async fn event(&self, bytes: &[u8]) -> Result<Response<Body>, Response<Body>> {
         let (product, open) = self.seller().map_err(|refused| *refused)?;
-        let licenses = open.store.lifecycle().ok_or_else(no_lifecycle)?;
         let now = self.clock.now();
         let event = LifecycleEvent::read(bytes, product, now).map_err(|refused| {
             tracing::warn!(event = "marketplace_event_refused", error = %refused, "an event was refused");
@@ -94,7 +88,7 @@ impl UsagePart {
         }
         // One at a time, as listings: several would delay the ledger's other work.
         let _turn = self.lists.lock().await;
-        let processed = lifecycle::process(&*open.store, licenses, &event, now).await;
+        let processed = lifecycle::process(&*open.store, &event, now).await;
         let processed = processed.map_err(|error| unavailable(&error))?;
         let sealed = sealed(&*open.store, &processed.records).await.map_err(|error| unavailable(&error))?;
         let document = json!({"id": event.id, "effect": processed.effect.as_str(), "sealed": sealed});
@@ -108,13 +102,12 @@ impl UsagePart {
 
     async fn flushed(&self, key: &str) -> Result<Response<Body>, Response<Body>> {
         let (_, open) = self.seller().map_err(|refused| *refused)?;
-        let licenses: &dyn Lifecycle = open.store.lifecycle().ok_or_else(no_lifecycle)?;
         let key = decode_part(key).ok_or_else(bad_key)?;
         let concerned = Concerned::parse(&key).ok_or_else(bad_key)?;
         let now = self.clock.now();
         let _turn = self.lists.lock().await;
         let flushed = async {
-            let records = lifecycle::flush(&*open.store, licenses, &concerned, &key, now).await?;
+            let records = lifecycle::flush(&*open.store, &concerned, &key, now).await?;
             sealed(&*open.store, &records).await
         };
         let sealed = flushed.await.map_err(|error| unavailable(&error))?;
@@ -146,11 +139,12 @@ impl UsagePart {
         let concerned = Concerned::parse(&key).ok_or_else(bad_key)?;
         let _turn = self.lists.lock().await;
         let held = held(&*open.store, &concerned, &key).await.map_err(|error| unavailable(&error))?;
-        let license = match (&concerned, open.store.lifecycle()) {
-            (Concerned::License { license, .. }, Some(licenses)) => {
-                licenses.license(license.clone()).await.map_err(|error| unavailable(&error))?
+        let license = match &concerned {
+            Concerned::License { license, .. } => {
+                let asked = open.store.lifecycle().license(license.clone());
+                asked.await.map_err(|error| unavailable(&error))?
             }
-            _ => None,
+            Concerned::Account(_) => None,
         };
         let ended = license.and_then(|license| license.deprovisioned_at);
         let rows: Vec<Value> = held.into_iter().map(|(dimension, held)| held.shown(&dimension)).collect();

@@ -145,8 +145,8 @@ pub(super) fn start(
         };
         let (licenses, ending_clock) = (Arc::clone(&store), clock.clone());
         let ending = async {
-            if let Some(lifecycle) = licenses.lifecycle().filter(|_| outlet == Outlet::BatchMeterUsage) {
-                lifecycle::report_ended(&*licenses, lifecycle, &ending_clock).await;
+            if outlet == Outlet::BatchMeterUsage {
+                lifecycle::report_ended(&*licenses, &ending_clock).await;
             }
             std::future::pending().await
         };

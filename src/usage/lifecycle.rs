@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerError;
-use tollgate_ledger::store::{Lifecycle, Store, View};
+use tollgate_ledger::store::{Store, View};
 use tollgate_ledger::view::{From, Looked, ShownState};
 use tollgate_marketplace::lifecycle::{Concerned, Effect, LifecycleEvent, NamedLicense, News};
 use tollgate_marketplace::{Customer, Hour};
@@ -30,7 +30,6 @@ pub struct Processed {
 /// Seals the open hour of these customers, and lets their records be sent first. Returns the new records.
 pub async fn flush(
     store: &dyn Store,
-    lifecycle: &dyn Lifecycle,
     concerned: &Concerned,
     key: &str,
     now: Timestamp,
@@ -38,7 +37,7 @@ pub async fn flush(
     let customers: Vec<String> = customers(store, concerned, key).await?.into_iter().collect();
     let mut records = Vec::new();
     while !customers.is_empty() {
-        let flushed = lifecycle.flush(customers.clone(), now).await?;
+        let flushed = store.lifecycle().flush(customers.clone(), now).await?;
         records.extend(flushed.records);
         if !flushed.more {
             break;
@@ -79,17 +78,17 @@ async fn customers(
 /// Notes an event, and reports what it asks for. An event that was interrupted is completed when it comes again.
 pub async fn process(
     store: &dyn Store,
-    lifecycle: &dyn Lifecycle,
     event: &LifecycleEvent,
     now: Timestamp,
 ) -> Result<Processed, LedgerError> {
+    let lifecycle = store.lifecycle();
     let (effect, records) = match &event.news {
         News::AgreementEnded { account } => {
             // Reported before it is noted: after a fault the next delivery reports it.
             let records = if lifecycle.knows_event(event.id.clone()).await? {
                 Vec::new()
             } else {
-                flush(store, lifecycle, &Concerned::Account(account.clone()), account, now).await?
+                flush(store, &Concerned::Account(account.clone()), account, now).await?
             };
             (lifecycle.note_event(event.clone(), now).await?, records)
         }
@@ -98,8 +97,7 @@ pub async fn process(
             let effect = lifecycle.note_event(event.clone(), now).await?;
             let state = lifecycle.license(license.license.clone()).await?;
             let ended = state.is_some_and(|state| state.deprovisioned_at.is_some());
-            let records =
-                if ended { flush_license(store, lifecycle, license, now).await? } else { Vec::new() };
+            let records = if ended { flush_license(store, license, now).await? } else { Vec::new() };
             (effect, records)
         }
         News::LicenseUpdated(_) | News::Nothing => {
@@ -119,22 +117,21 @@ pub async fn process(
 
 async fn flush_license(
     store: &dyn Store,
-    lifecycle: &dyn Lifecycle,
     named: &NamedLicense,
     now: Timestamp,
 ) -> Result<Vec<i64>, LedgerError> {
     let NamedLicense { account, license, .. } = named;
     let concerned = Concerned::License { account: Some(account.clone()), license: license.clone() };
-    flush(store, lifecycle, &concerned, account, now).await
+    flush(store, &concerned, account, now).await
 }
 
 /// Reports usage of ended licenses as soon as AWS takes it, as long as this future is polled: after a restart, and when
 /// an hour begins into which usage from before the end was counted.
-pub async fn report_ended(store: &dyn Store, lifecycle: &dyn Lifecycle, clock: &WallClock) {
+pub async fn report_ended(store: &dyn Store, clock: &WallClock) {
     loop {
         let now = clock.now();
         let hour = Hour::of(now).next().start();
-        let next = match report_all(store, lifecycle, now).await {
+        let next = match report_all(store, now).await {
             Ok(()) => hour,
             Err(error) => {
                 tracing::debug!(%error, "usage of ended licenses is not reported yet; will retry");
@@ -145,9 +142,9 @@ pub async fn report_ended(store: &dyn Store, lifecycle: &dyn Lifecycle, clock: &
     }
 }
 
-async fn report_all(store: &dyn Store, lifecycle: &dyn Lifecycle, now: Timestamp) -> Result<(), LedgerError> {
-    for license in lifecycle.ending(now).await? {
-        let records = flush_license(store, lifecycle, &license, now).await?;
+async fn report_all(store: &dyn Store, now: Timestamp) -> Result<(), LedgerError> {
+    for license in store.lifecycle().ending(now).await? {
+        let records = flush_license(store, &license, now).await?;
         if !records.is_empty() {
             tracing::info!(
                 event = "license_reported",

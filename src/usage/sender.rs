@@ -464,6 +464,8 @@ impl Sender {
             self.alarm.look(&self.settings.policy, &*self.store, now, self.uptime()).await?;
         }
         let busy = self.any_unsent || self.changed || self.order.is_some() || !self.calls.is_empty();
+        // Another process may ask for a flush at any time.
+        let busy = busy || self.store.is_shared();
         if !sealing.more && !busy {
             self.look_at = self.uptime() + LOOK_AT_REST;
             // Only a complete check that changed nothing is a reason to skip the next one.
@@ -799,10 +801,9 @@ impl Sender {
 
     /// Usage of a license that has ended is not carried: AWS does not accept it in another hour either.
     async fn keep_ended(&mut self) -> Result<(), LedgerError> {
-        let Some(lifecycle) = self.store.lifecycle() else { return Ok(()) };
         for note in self.notes.iter_mut().filter(|note| matches!(note.answered, Answered::Carry(_))) {
             let Customer::Account { license_arn: Some(arn), .. } = &note.record.customer else { continue };
-            let known = lifecycle.license(license_id(arn).to_owned()).await?;
+            let known = self.store.lifecycle().license(license_id(arn).to_owned()).await?;
             if known.is_some_and(|known| known.deprovisioned_at.is_some()) {
                 note.answered = Answered::Dead(DEPROVISIONED.to_owned());
             }

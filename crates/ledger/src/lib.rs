@@ -54,7 +54,7 @@ mod forms;
 pub mod gather;
 mod inspect;
 mod keys;
-mod lifecycle;
+pub mod lifecycle;
 mod links;
 mod mark;
 mod migration;

@@ -20,16 +20,16 @@ use tollgate_time::Timestamp;
 
 /// Processed events that are remembered: a seller has some a day for each customer, and EventBridge delivers one for at
 /// most 24 hours.
-const EVENTS_MAX: u64 = 20_000;
+pub const EVENTS_MAX: u64 = 20_000;
 
 /// Licenses that are remembered; the one with the oldest event is forgotten first.
-const LICENSES_MAX: u64 = 100_000;
+pub const LICENSES_MAX: u64 = 100_000;
 
 /// Rows that are forgotten with each new one, so that the tables shrink again after their limit was lowered.
-const FORGOTTEN_AT_ONCE: u64 = 10;
+pub const FORGOTTEN_AT_ONCE: u64 = 10;
 
 /// The due time of a record that is sent before all others.
-const FIRST: i64 = -1;
+pub const FIRST: i64 = -1;
 
 /// A piece of a flush.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -170,7 +170,7 @@ fn open_slots(
 }
 
 /// How many hours a flush looks back for slots; older ones are sealed by the next look of the sender anyway.
-const HOURS_MAX: i64 = 48;
+pub const HOURS_MAX: i64 = 48;
 
 /// Notes the id of an event; `false` if it was noted before.
 fn is_new(transaction: &Transaction<'_>, id: &str, now: Timestamp) -> rusqlite::Result<bool> {

@@ -79,12 +79,25 @@ pub enum Part {
     Identities,
     /// Repairs.
     Audit,
+    /// What AWS Marketplace said about licenses.
+    Licenses,
+    /// Its events that were processed.
+    MarketplaceEvents,
 }
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 7] =
-        [Self::Keys, Self::Open, Self::Records, Self::Links, Self::Forms, Self::Identities, Self::Audit];
+    pub const ALL: [Self; 9] = [
+        Self::Keys,
+        Self::Open,
+        Self::Records,
+        Self::Links,
+        Self::Forms,
+        Self::Identities,
+        Self::Audit,
+        Self::Licenses,
+        Self::MarketplaceEvents,
+    ];
 
     /// Its name.
     #[must_use]
@@ -97,6 +110,8 @@ impl Part {
             Self::Forms => "forms",
             Self::Identities => "identities",
             Self::Audit => "audit",
+            Self::Licenses => "licenses",
+            Self::MarketplaceEvents => "marketplace_events",
         }
     }
 }
@@ -228,6 +243,8 @@ impl Moving {
             Part::Forms => forms_chunk(connection, bounds),
             Part::Identities => bounds.numbered(connection, IDENTITIES, |_, row| Ok(vec![identity(row)?])),
             Part::Audit => bounds.numbered(connection, AUDIT, |_, row| Ok(vec![entry(row)?])),
+            Part::Licenses => bounds.named(connection, LICENSES, license),
+            Part::MarketplaceEvents => bounds.named(connection, EVENTS, event),
         })
     }
 }
@@ -346,6 +363,28 @@ impl Bounds<'_> {
     }
 }
 
+impl Bounds<'_> {
+    /// A chunk of a table whose first column is a text that is not empty. The place is the text of the row before.
+    fn named(
+        self,
+        connection: &Connection,
+        sql: &str,
+        read: impl Fn(&Row<'_>) -> rusqlite::Result<Value>,
+    ) -> rusqlite::Result<Chunk> {
+        let mut collected = Collected::new(self);
+        let mut statement = connection.prepare_cached(sql)?;
+        let mut rows = statement.query([self.from.unwrap_or_default()])?;
+        let mut next = None;
+        while let Some(row) = rows.next()? {
+            if !collected.add(vec![read(row)?]) {
+                next = Some(row.get(0)?);
+                break;
+            }
+        }
+        Ok(Chunk { rows: collected.rows, next })
+    }
+}
+
 const SLOTS: &str = "SELECT id, hour, customer, dimension, amount, additive, first_at, late_from FROM slots
     WHERE id >= ?1 ORDER BY id";
 
@@ -425,6 +464,23 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Value> {
         "id": number(row, 0)?, "at": number(row, 1)?, "record": number(row, 2)?, "action": text(row, 3)?,
         "note": text(row, 4)?,
     }))
+}
+
+const LICENSES: &str = "SELECT license, account, agreement, event_at, deprovisioned_at FROM licenses
+    WHERE license > ?1 ORDER BY license";
+
+fn license(row: &Row<'_>) -> rusqlite::Result<Value> {
+    Ok(json!({
+        "license": text(row, 0)?, "account": text(row, 1)?,
+        "agreement": row.get::<_, Option<String>>(2)?.map(storable), "event_at": number(row, 3)?,
+        "deprovisioned_at": number(row, 4)?,
+    }))
+}
+
+const EVENTS: &str = "SELECT id, seen_at FROM marketplace_events WHERE id > ?1 ORDER BY id";
+
+fn event(row: &Row<'_>) -> rusqlite::Result<Value> {
+    Ok(json!({"id": text(row, 0)?, "seen_at": number(row, 1)?}))
 }
 
 /// A chunk of forms. The place in the table is an hour and an account.

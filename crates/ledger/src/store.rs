@@ -143,10 +143,8 @@ pub trait Store: View {
     /// Notes the account of a legacy identifier, as `ResolveCustomer` answered.
     fn identify(&self, identifier: String, account: String) -> StoreFuture<'_, ()>;
 
-    /// The steps about licenses; `None` if the engine has none, so that all usage is counted until its hour ends.
-    fn lifecycle(&self) -> Option<&dyn Lifecycle> {
-        None
-    }
+    /// The steps about licenses.
+    fn lifecycle(&self) -> &dyn Lifecycle;
 
     /// Closes every hour whose time has come and seals some of its slots; with `early` also slots of the open hour.
     /// Call again while there is more.
@@ -206,6 +204,6 @@ pub trait Lifecycle: Send + Sync {
 
     /// Seals slots of these customers in the open hour and before it, and lets their records be sent first. Later usage
     /// of a sealed slot counts to the next hour. Call again while there is more. If another process leads, the step
-    /// waits until that one has sealed something.
+    /// waits some seconds until that one has sealed them.
     fn flush(&self, customers: Vec<String>, now: Timestamp) -> StoreFuture<'_, Flushed>;
 }

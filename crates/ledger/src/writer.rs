@@ -269,8 +269,8 @@ impl Store for Writer {
         false
     }
 
-    fn lifecycle(&self) -> Option<&dyn Lifecycle> {
-        Some(self)
+    fn lifecycle(&self) -> &dyn Lifecycle {
+        self
     }
 
     fn unnoticed(&self) -> Arc<dyn Store> {

@@ -22,6 +22,7 @@ use crate::connect::{Failed, Link, Session};
 use crate::counting::{
     Arrays, Content, Facts, HeldTags, KeyHash, Keys, Memory, PlaceKey, Prepared, prepare, unknown,
 };
+use crate::lifecycle;
 
 /// For how long a group is tried again because another transaction was in the way.
 const CONTENTION_MAX: Duration = Duration::from_secs(8);
@@ -193,6 +194,7 @@ impl Counter {
         };
         let now = self.now.take().unwrap_or_else(|| self.clock.now());
         let settle = self.settings.settle;
+        facts.trim();
         self.memory.tags.make_room();
         let needed = unknown(events, open, facts, &self.memory, settle, now);
         if !needed.identifiers.is_empty() {
@@ -204,6 +206,12 @@ impl Counter {
                 )
                 .await?;
             facts.note_identities(asked, rows.iter().map(|row| (row.get(0), row.get(1))).collect());
+        }
+        if !needed.licenses.is_empty() {
+            let asked: Vec<String> = needed.licenses.into_iter().collect();
+            let rows = session.query(lifecycle::STATES, &[(&asked, Type::TEXT_ARRAY)]).await?;
+            let found = rows.iter().map(|row| (row.get(0), lifecycle::state(row))).collect();
+            facts.note_licenses(asked, found);
         }
         if let Some(identity) = self.identity.filter(|_| !needed.places.is_empty()) {
             read_tags(session, identity, needed.places.into_iter().collect(), &mut self.memory).await?;
@@ -429,7 +437,8 @@ async fn read_facts(session: &Session, settings: &WriterSettings) -> Result<Read
             ARRAY (SELECT early.hour FROM tollgate.closed_early AS early WHERE early.hour > ledger.closed
                 ORDER BY early.hour, early.customer),
             ARRAY (SELECT early.customer FROM tollgate.closed_early AS early WHERE early.hour > ledger.closed
-                ORDER BY early.hour, early.customer)
+                ORDER BY early.hour, early.customer),
+            EXISTS (SELECT 1 FROM tollgate.licenses WHERE deprovisioned_at IS NOT NULL)
         FROM tollgate.ledger AS ledger";
     let rows = session.query(FACTS, &[]).await?;
     let name = session.name();
@@ -459,6 +468,8 @@ async fn read_facts(session: &Session, settings: &WriterSettings) -> Result<Read
         closed: Hour::from_number(row.get(5)),
         closed_early: hours.into_iter().map(Hour::from_number).zip(customers).collect(),
         identities: HashMap::new(),
+        any_ended: row.get(9),
+        licenses: HashMap::new(),
     };
     Ok(Read::Facts(facts, Timestamp::from_unix_millis(row.get(6))))
 }

@@ -11,6 +11,7 @@ use ring::digest;
 
 use crate::schema::{ALL_HOURS, tags_key};
 use tollgate_ledger::{Form, HoursAt, TAG_BYTES_MAX, TAGGED_SETS_MAX, Taken};
+use tollgate_marketplace::lifecycle::{LicenseState, license_id};
 use tollgate_marketplace::{Customer, Hour, TagSet};
 use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
@@ -24,8 +25,8 @@ pub(crate) type Content = [u8; 8];
 /// Most forms that are kept in memory, about 10 MB. Beyond it all are forgotten, and asked for again.
 const FORMS_MAX: usize = 100_000;
 
-/// Most accounts of identifiers that are kept in memory.
-const IDENTITIES_MAX: usize = 50_000;
+/// Most accounts of identifiers, and most licenses, that are kept in memory beside those of a group.
+const NAMES_MAX: usize = 50_000;
 
 /// Most tag sets that are kept in memory, at most 15 MB. Beyond it all are forgotten, and read again where they are
 /// needed.
@@ -61,6 +62,10 @@ pub(crate) struct Facts {
     pub(crate) closed_early: HashSet<(Hour, String)>,
     /// The accounts of legacy identifiers that were asked for; `None` if an account is unknown.
     pub(crate) identities: HashMap<String, Option<String>>,
+    /// Whether any license has ended.
+    pub(crate) any_ended: bool,
+    /// What is known about the licenses that were asked for, if any license has ended.
+    pub(crate) licenses: HashMap<String, Option<LicenseState>>,
 }
 
 /// What never changes once it was written, and what only this writer changes. It outlives [`Facts`].
@@ -179,11 +184,38 @@ impl Facts {
         Form::named(customer, account)
     }
 
-    /// Notes the accounts of identifiers that were asked for.
-    pub(crate) fn note_identities(&mut self, asked: Vec<String>, found: Vec<(String, String)>) {
-        if self.identities.len() + asked.len() > IDENTITIES_MAX {
+    /// The license of a customer, if it may have ended.
+    fn license<'a>(&self, customer: &'a Customer) -> Option<&'a str> {
+        match customer {
+            Customer::Account { license_arn: Some(arn), .. } if self.any_ended => Some(license_id(arn)),
+            _ => None,
+        }
+    }
+
+    /// Whether the event's license ended before it.
+    fn has_ended(&self, event: &Event, now: Timestamp) -> bool {
+        let known = self.license(&event.customer).and_then(|license| *self.licenses.get(license)?);
+        known.is_some_and(|state| !state.takes(event.at, now))
+    }
+
+    /// Forgets names if there are too many; before a group asks for its own.
+    pub(crate) fn trim(&mut self) {
+        if self.identities.len() > NAMES_MAX {
             self.identities.clear();
         }
+        if self.licenses.len() > NAMES_MAX {
+            self.licenses.clear();
+        }
+    }
+
+    /// Notes the states of licenses that were asked for.
+    pub(crate) fn note_licenses(&mut self, asked: Vec<String>, found: Vec<(String, LicenseState)>) {
+        self.licenses.extend(asked.into_iter().map(|license| (license, None)));
+        self.licenses.extend(found.into_iter().map(|(license, state)| (license, Some(state))));
+    }
+
+    /// Notes the accounts of identifiers that were asked for.
+    pub(crate) fn note_identities(&mut self, asked: Vec<String>, found: Vec<(String, String)>) {
         self.identities.extend(asked.into_iter().map(|identifier| (identifier, None)));
         self.identities.extend(found.into_iter().map(|(identifier, account)| (identifier, Some(account))));
     }
@@ -193,6 +225,7 @@ impl Facts {
 #[derive(Debug, Default)]
 pub(crate) struct Unknown {
     pub(crate) identifiers: BTreeSet<String>,
+    pub(crate) licenses: BTreeSet<String>,
     pub(crate) places: BTreeSet<PlaceKey>,
 }
 
@@ -210,8 +243,8 @@ struct Lump {
 struct Entry {
     hash: KeyHash,
     content: Content,
-    /// `None`: it cannot be counted, and is only looked up.
-    slot: Option<u32>,
+    /// Or why it cannot be counted, and is only looked up.
+    slot: Result<u32, Taken>,
     amount: i64,
     first_at: Timestamp,
     late_from: Option<Hour>,
@@ -238,8 +271,8 @@ enum Fate {
     Entry(u32),
     /// An earlier event has its key: this entry. The event's own content.
     Same(u32, Content),
-    /// It has no key, and its customer's form is another one.
-    OtherForm,
+    /// It has no key, and cannot be counted.
+    Refused(Taken),
     /// It can only be judged when the group was counted.
     Later,
 }
@@ -257,6 +290,8 @@ pub(crate) struct Prepared {
     slots: Vec<Slot>,
     /// Forms that are not known yet, in the order of their first event.
     forms: Vec<(Hour, String, Form)>,
+    /// An event without a key was refused for what may have changed since: the call finds out.
+    has_to_ask: bool,
 }
 
 /// The arrays of the call, in the order of its arguments.
@@ -307,6 +342,11 @@ pub(crate) fn unknown(
             && !facts.identities.contains_key(identifier)
         {
             unknown.identifiers.insert(identifier.clone());
+        }
+        if let Some(license) = facts.license(&event.customer)
+            && !facts.licenses.contains_key(license)
+        {
+            unknown.licenses.insert(license.to_owned());
         }
         if memory.tags.incomplete && !event.tags.is_empty() {
             let place = (facts.place(event, hours).0, event.customer.canonical(), event.dimension.clone());
@@ -374,15 +414,25 @@ pub(crate) fn prepare<'a>(
 impl<'a> Preparing<'a> {
     fn event(&mut self, event: &'a Event) -> Fate {
         let (hour, late_from) = self.facts.place(event, self.hours);
-        let form = match self.form(&event.customer, hour) {
-            Fits::Yes(form) => Some(form),
-            Fits::No => None,
-            Fits::Undecided => return Fate::Later,
+        let form = if self.facts.has_ended(event, self.now) {
+            Err(Taken::Deprovisioned)
+        } else {
+            match self.form(&event.customer, hour) {
+                Fits::Yes(form) => Ok(form),
+                Fits::No => Err(Taken::OtherForm),
+                Fits::Undecided => return Fate::Later,
+            }
         };
         let amount = i64::try_from(event.quantity.micros()).unwrap_or(i64::MAX);
         let first_at = if late_from.is_some() { self.now } else { event.at.max(self.facts.started_at) };
         let Some(id) = &event.id else {
-            let Some(form) = form else { return Fate::OtherForm };
+            let form = match form {
+                Ok(form) => form,
+                Err(refused) => {
+                    self.made.has_to_ask |= refused == Taken::Deprovisioned;
+                    return Fate::Refused(refused);
+                }
+            };
             let slot = self.slot(event, hour, form);
             self.lump(slot, amount, first_at, late_from);
             return Fate::Counted;
@@ -394,10 +444,10 @@ impl<'a> Preparing<'a> {
         let number = index(self.made.entries.len());
         let slot = form.map(|form| self.slot(event, hour, form));
         // A key of an event of 0 is not kept, so that events that cost nothing cannot fill the ledger.
-        if slot.is_some() && amount > 0 {
+        if slot.is_ok() && amount > 0 {
             self.claimant_of.insert(hash, number);
         }
-        let amount = if slot.is_some() { amount } else { 0 };
+        let amount = if slot.is_ok() { amount } else { 0 };
         self.made.entries.push(Entry { hash, content, slot, amount, first_at, late_from });
         Fate::Entry(number)
     }
@@ -502,7 +552,7 @@ fn index(number: usize) -> u32 {
 impl Prepared {
     /// Whether there is nothing to ask the database.
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.lumps.is_empty()
+        self.entries.is_empty() && self.lumps.is_empty() && !self.has_to_ask
     }
 
     /// The arguments of the call.
@@ -539,7 +589,7 @@ impl Prepared {
         for entry in order {
             arrays.hashes.push(Some(&entry.hash));
             arrays.contents.push(Some(&entry.content));
-            arrays.slots.push(entry.slot.map(number));
+            arrays.slots.push(entry.slot.ok().map(number));
             arrays.amounts.push(entry.amount);
             arrays.first.push(entry.first_at.unix_millis());
             arrays.late.push(entry.late_from.map(Hour::number));
@@ -581,7 +631,7 @@ impl Prepared {
         let judged = |same: bool| Some(if same { Taken::Duplicate } else { Taken::Conflict });
         match fate {
             Fate::Counted => Some(Taken::Accepted),
-            Fate::OtherForm => Some(Taken::OtherForm),
+            Fate::Refused(refused) => Some(refused),
             Fate::Later => None,
             Fate::Entry(number) => {
                 let entry = &self.entries[number as usize];
@@ -590,9 +640,8 @@ impl Prepared {
                 }
                 match keys.known.get(&entry.hash) {
                     Some(known) => judged(*known == entry.content),
-                    None if entry.slot.is_none() => Some(Taken::OtherForm),
-                    // It was claimed before, and forgotten since.
-                    None => None,
+                    // If it was not refused, it was claimed before, and forgotten since.
+                    None => entry.slot.err(),
                 }
             }
             Fate::Same(number, content) => {
@@ -606,7 +655,7 @@ impl Prepared {
     }
 
     fn is_counted(&self, entry: &Entry, keys: &Keys) -> bool {
-        if entry.slot.is_none() {
+        if entry.slot.is_err() {
             return false;
         }
         // The key of an event of 0 is never claimed for it: it counts if nobody has claimed it before.
@@ -625,7 +674,7 @@ impl Prepared {
             counted[lump.slot as usize] = true;
         }
         for entry in &self.entries {
-            if let Some(slot) = entry.slot
+            if let Ok(slot) = entry.slot
                 && self.is_counted(entry, keys)
             {
                 counted[slot as usize] = true;

@@ -132,7 +132,7 @@ pub(crate) struct Leading<'a> {
 /// Every statement of the holder finds its rows by an index, and reads them in its order. Without statistics of a table
 /// that has just grown, the planner might read or sort all of it. `jit`: a plan that reads a table of one row seems so
 /// expensive then that it would be compiled each time.
-const BY_INDEX: &str =
+pub(crate) const BY_INDEX: &str =
     "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off;
     SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off";
 

@@ -24,6 +24,7 @@ mod dsn;
 mod engine;
 mod identities;
 mod lease;
+mod lifecycle;
 mod moving;
 mod repair;
 mod rows;

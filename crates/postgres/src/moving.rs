@@ -143,7 +143,7 @@ const LOOK: &str = "SELECT ledger_id, state, tollgate.ledger_now() AS now,
         EXISTS (SELECT 1 FROM tollgate.writers) AS used,
         EXISTS (SELECT 1 FROM tollgate.accepted) OR EXISTS (SELECT 1 FROM tollgate.records)
             OR EXISTS (SELECT 1 FROM tollgate.settled) OR EXISTS (SELECT 1 FROM tollgate.sums)
-            OR EXISTS (SELECT 1 FROM tollgate.keys) AS holds_usage
+            OR EXISTS (SELECT 1 FROM tollgate.keys) OR EXISTS (SELECT 1 FROM tollgate.licenses) AS holds_usage
     FROM tollgate.ledger FOR UPDATE OF ledger";
 
 const TAKE_OVER: &str =
@@ -366,6 +366,15 @@ const fn insert(part: Part) -> &'static str {
             "INSERT INTO tollgate.audit (id, at, record, action, note) OVERRIDING SYSTEM VALUE
              SELECT id, at, record, action, note FROM json_populate_recordset(NULL::tollgate.audit, $1::json)"
         }
+        Part::Licenses => {
+            "INSERT INTO tollgate.licenses (license, account, agreement, event_at, deprovisioned_at)
+             SELECT license, account, agreement, event_at, deprovisioned_at
+             FROM json_populate_recordset(NULL::tollgate.licenses, $1::json)"
+        }
+        Part::MarketplaceEvents => {
+            "INSERT INTO tollgate.marketplace_events (id, seen_at)
+             SELECT id, seen_at FROM json_populate_recordset(NULL::tollgate.marketplace_events, $1::json)"
+        }
     }
 }
 
@@ -386,6 +395,8 @@ const COUNT: &str = "SELECT part, held, CASE part
         WHEN 'forms' THEN (SELECT count(*) FROM tollgate.forms)
         WHEN 'identities' THEN (SELECT count(*) FROM tollgate.identities)
         WHEN 'audit' THEN (SELECT count(*) FROM tollgate.audit)
+        WHEN 'licenses' THEN (SELECT count(*) FROM tollgate.licenses)
+        WHEN 'marketplace_events' THEN (SELECT count(*) FROM tollgate.marketplace_events)
         ELSE held END AS found
     FROM tollgate.moving";
 

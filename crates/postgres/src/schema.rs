@@ -6,8 +6,8 @@
 //! amounts are millionths, customers are `Customer::canonical()`, tags are `TagSet::canonical()`.
 //!
 //! - `ledger`: one row. `closed` is the latest hour that is closed for all usage; `version` grows with every change of
-//!   where usage counts (a closed hour, a flush, an identity). Who changes it holds the exclusive lock of each hour
-//!   that the change is about ([`HOURS`]); intake holds the shared one and checks the version.
+//!   where usage counts (a closed hour, a flush, an identity, a license that ended). Who changes it holds the exclusive
+//!   lock of each hour that the change is about ([`HOURS`]); intake holds the shared one and checks the version.
 //! - `writers`: one row for each engine that takes usage. `session` grows with each of its connections, `last_group`
 //!   with each of its commits.
 //! - `lease`: one row, `sender`: which replica seals and sends.
@@ -19,7 +19,10 @@
 //! - `records`: sealed hours without a final answer: sealed, dead, and billed without AWS's confirmation.
 //! - `settled`: the other records, by day, for 100 days. `daily`: what they add up to, for 400 days.
 //! - `forms`, `identities`: as in SQLite's ledger (its `forms`).
-//! - `closed_early`: a flush sealed this customer's hour before its end; later usage of it counts in the next hour.
+//! - `closed_early`: a flush closed this customer's hour before its end; later usage of it counts in the next hour. Any
+//!   replica writes it, and the one that leads seals the usage. `ledger.flushed` is the `version` up to which it has.
+//! - `licenses`: the latest event about each license that AWS Marketplace named. `marketplace_events`: the events that
+//!   were processed. Both as in SQLite's ledger.
 //! - `links`: which record's quantity was carried or replayed into which slot, later record (as SQLite's `links`).
 //! - `audit`: what people did to records.
 
@@ -56,6 +59,9 @@ pub(crate) const MIGRATING: i32 = -1;
 
 /// Second part of the key: facts about all hours, such as the identities. Every other second part is an hour's number.
 pub(crate) const ALL_HOURS: i32 = 0;
+
+/// Second part of the key: held while an event about a license is judged.
+pub(crate) const LICENSES: i32 = -2;
 
 /// A writer that never takes events. Usage that is carried, replayed or moved is added to its rows.
 pub(crate) const NO_WRITER: i64 = 0;
@@ -248,7 +254,8 @@ const SCHEMA_1: &str = "
 CREATE TABLE tollgate.ledger (
     one boolean PRIMARY KEY DEFAULT true CHECK (one), schema int NOT NULL, min_reader int NOT NULL,
     ledger_id text NOT NULL, product text NOT NULL, state text NOT NULL DEFAULT 'ready', started_at bigint NOT NULL,
-    closed bigint NOT NULL, version bigint NOT NULL DEFAULT 0, forgotten bigint, denied boolean NOT NULL DEFAULT false);
+    closed bigint NOT NULL, version bigint NOT NULL DEFAULT 0, flushed bigint NOT NULL DEFAULT 0,
+    forgotten bigint, denied boolean NOT NULL DEFAULT false);
 CREATE FUNCTION tollgate.ledger_now() RETURNS bigint LANGUAGE sql VOLATILE AS
     'SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint';
 CREATE TABLE tollgate.writers (
@@ -301,6 +308,12 @@ CREATE TABLE tollgate.forms (hour bigint NOT NULL, account text NOT NULL, form s
 CREATE TABLE tollgate.identities (
     identifier text PRIMARY KEY, account text NOT NULL, id bigint GENERATED ALWAYS AS IDENTITY);
 CREATE TABLE tollgate.closed_early (customer text NOT NULL, hour bigint NOT NULL, PRIMARY KEY (hour, customer));
+CREATE TABLE tollgate.licenses (
+    license text PRIMARY KEY, account text NOT NULL, agreement text, event_at bigint NOT NULL, deprovisioned_at bigint);
+CREATE INDEX licenses_event_at ON tollgate.licenses (event_at);
+CREATE INDEX licenses_deprovisioned_at ON tollgate.licenses (deprovisioned_at) WHERE deprovisioned_at IS NOT NULL;
+CREATE TABLE tollgate.marketplace_events (id text PRIMARY KEY, seen_at bigint NOT NULL);
+CREATE INDEX marketplace_events_seen_at ON tollgate.marketplace_events (seen_at);
 CREATE TABLE tollgate.links (
     source bigint NOT NULL, hour bigint, customer text, dimension text, target bigint);
 CREATE INDEX links_slot ON tollgate.links (hour, customer, dimension) WHERE target IS NULL;

@@ -19,7 +19,7 @@ use crate::connect::Failed;
 use crate::lease::{Leader, Leading};
 use crate::schema::LOCKS;
 use tollgate_clock as clock;
-use tollgate_ledger::{HoursAt, LedgerError, Sealing, TAG_BYTES_MAX, TAGGED_SETS_MAX, stored};
+use tollgate_ledger::{HoursAt, LedgerError, Sealing, TAG_BYTES_MAX, TAGGED_SETS_MAX, lifecycle, stored};
 use tollgate_marketplace::{Customer, Hour, HourUsage, TagSet};
 use tollgate_metering::seal::{self, Sum};
 use tollgate_time::Timestamp;
@@ -55,7 +55,10 @@ const FORGOTTEN_STEP: i64 = 6;
 pub(crate) struct Progress {
     /// For each kind of slots: what was current when all of them were done.
     done: [Option<i64>; 3],
-    run: Option<Run>,
+    /// For each kind of slots: the pass that is under way.
+    runs: [Option<Run>; 3],
+    /// The latest piece was one of a flush.
+    was_early: bool,
     slots_max: usize,
     /// Attempts to close an hour that did not get its lock.
     attempts: u32,
@@ -63,7 +66,13 @@ pub(crate) struct Progress {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { done: [None; 3], run: None, slots_max: SLOTS_MAX, attempts: 0 }
+        Self {
+            done: [None; 3],
+            runs: [const { None }; 3],
+            was_early: false,
+            slots_max: SLOTS_MAX,
+            attempts: 0,
+        }
     }
 }
 
@@ -78,8 +87,6 @@ enum Kind {
     Ahead,
 }
 
-const KINDS: [Kind; 3] = [Kind::Closed, Kind::Early, Kind::Ahead];
-
 /// One pass over the slots of a kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Run {
@@ -91,27 +98,32 @@ struct Run {
 }
 
 impl Progress {
-    /// The pass that is under way, or the next one that is needed. `current`: what is current for each kind.
-    fn run(&mut self, current: [i64; 3]) -> Option<Run> {
-        if self.run.is_none() {
-            let is_due = |kind: &Kind| self.done[*kind as usize] != Some(current[*kind as usize]);
-            let kind = KINDS.into_iter().find(is_due)?;
-            let after =
-                Slot { hour: Hour::from_number(i64::MIN), customer: String::new(), dimension: String::new() };
-            self.run = Some(Run { kind, current: current[kind as usize], after });
-        }
-        self.run.clone()
+    /// The pass of the next piece. `current`: what is current for each kind. Somebody waits for a flush, so it goes
+    /// before the end of an hour, but not always.
+    fn run(&self, current: [i64; 3]) -> Option<Run> {
+        let kinds = if self.was_early {
+            [Kind::Closed, Kind::Early, Kind::Ahead]
+        } else {
+            [Kind::Early, Kind::Closed, Kind::Ahead]
+        };
+        kinds.into_iter().find_map(|kind| {
+            let current = current[kind as usize];
+            let begins = || {
+                let hour = Hour::from_number(i64::MIN);
+                let after = Slot { hour, customer: String::new(), dimension: String::new() };
+                (self.done[kind as usize] != Some(current)).then_some(Run { kind, current, after })
+            };
+            self.runs[kind as usize].clone().or_else(begins)
+        })
     }
 
     /// The next piece begins after `last`; `None` if there is no other.
     fn advance(&mut self, run: &Run, last: Option<Slot>) {
-        match last {
-            Some(after) => self.run = Some(Run { after, ..run.clone() }),
-            None => {
-                self.done[run.kind as usize] = Some(run.current);
-                self.run = None;
-            }
+        self.was_early = run.kind == Kind::Early;
+        if last.is_none() {
+            self.done[run.kind as usize] = Some(run.current);
         }
+        self.runs[run.kind as usize] = last.map(|after| Run { after, ..run.clone() });
     }
 
     /// A piece took this long.
@@ -163,6 +175,9 @@ impl Leader {
         let (began, mut tried) = (clock::monotonic(), None);
         match leading.piece(&run, hours, progress.slots_max, &mut tried).await {
             Ok(Piece { made, last }) => {
+                if run.kind == Kind::Early && last.is_none() {
+                    leading.execute(FLUSHED, &[(&run.current, Type::INT8)]).await?;
+                }
                 leading.commit().await?;
                 progress.took(clock::monotonic().duration_since(began));
                 progress.advance(&run, last);
@@ -265,7 +280,7 @@ impl Leading<'_> {
         let (carried, sealed): (Vec<OpenSlot>, Vec<OpenSlot>) =
             slots.into_iter().partition(|_| places.next().is_some_and(|place| taken.contains(&place)));
         self.carry_slots(run.kind, hours, &carried).await?;
-        self.seal_slots(hours, &sealed).await?;
+        self.seal_slots(run.kind, hours, &sealed).await?;
         Ok(Piece { made: sealed.len(), last })
     }
 
@@ -353,7 +368,7 @@ impl Leading<'_> {
     }
 
     /// Makes a record of each slot. What exceeds AWS's maximum counts to the current hour.
-    async fn seal_slots(&self, hours: HoursAt, slots: &[OpenSlot]) -> Result<(), Failed> {
+    async fn seal_slots(&self, kind: Kind, hours: HoursAt, slots: &[OpenSlot]) -> Result<(), Failed> {
         if slots.is_empty() {
             return Ok(());
         }
@@ -362,9 +377,10 @@ impl Leading<'_> {
         let columns: Columns<'_> = slots.iter().map(|open| &open.slot).collect();
         let usages: Vec<&HourUsage> = sealed.iter().map(|sealed| &sealed.usage).collect();
         let late_from: Vec<Option<i64>> = slots.iter().map(|open| open.late_from.map(Hour::number)).collect();
+        let due_at = if kind == Kind::Early { lifecycle::FIRST } else { 0 };
         let (removed, made, linked) = tokio::join!(biased;
             self.remove(slots),
-            self.insert(&columns, &usages, &late_from),
+            self.insert(&columns, &usages, &late_from, due_at),
             self.link_sealed(&columns));
         removed?;
         made?;
@@ -388,11 +404,12 @@ impl Leading<'_> {
         slots: &Columns<'_>,
         usages: &[&HourUsage],
         late_from: &[Option<i64>],
+        due_at: i64,
     ) -> Result<(), Failed> {
         const INSERT: &str = "INSERT INTO tollgate.records (hour, customer, dimension, micros, decimal, allocations,
-                allocation_count, timestamp, client_token, late_from, state, sealed_at, updated_at)
+                allocation_count, timestamp, client_token, late_from, state, sealed_at, updated_at, due_at)
             SELECT hour, customer, dimension, micros, decimal, allocations, allocation_count, timestamp, client_token,
-                late_from, 'sealed', $11, $11
+                late_from, 'sealed', $11, $11, $12
             FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::text[], $7::int[],
                 $8::bigint[], $9::text[], $10::bigint[]) AS sealed (hour, customer, dimension, micros, decimal, allocations,
                 allocation_count, timestamp, client_token, late_from)";
@@ -419,6 +436,7 @@ impl Leading<'_> {
                     (&tokens, Type::TEXT_ARRAY),
                     (&late_from, Type::INT8_ARRAY),
                     (&self.now.unix_millis(), Type::INT8),
+                    (&due_at, Type::INT8),
                 ],
             )
             .await?;
@@ -546,6 +564,10 @@ impl OpenSlot {
         tags
     }
 }
+
+/// The usage that flushes had closed up to this version is sealed. Afterwards the transaction takes no other lock: a flush
+/// holds an hour's lock while it changes the row.
+const FLUSHED: &str = "UPDATE tollgate.ledger SET flushed = $1 WHERE flushed < $1";
 
 /// The rows of slots after a slot, up to an hour. Rows of one slot are together.
 const CLOSED_ROWS: &str =

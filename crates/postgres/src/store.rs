@@ -9,10 +9,11 @@ use tokio::time::Instant;
 
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::repair::{Entry, Repair, Repaired};
-use tollgate_ledger::store::{Guard, Store, StoreFuture, View};
+use tollgate_ledger::store::{Guard, Lifecycle, Store, StoreFuture, View};
 use tollgate_ledger::view::{From, Looked, OpenUsage, Piece};
 use tollgate_ledger::writer::Observer;
-use tollgate_ledger::{LedgerError, Links, Sealing, Summary, Taken, Totals};
+use tollgate_ledger::{Flushed, LedgerError, Links, Sealing, Summary, Taken, Totals};
+use tollgate_marketplace::lifecycle::{Effect, LicenseState, LifecycleEvent, NamedLicense};
 use tollgate_marketplace::service::BoxFuture;
 use tollgate_marketplace::{Hour, Region};
 use tollgate_metering::event::Event;
@@ -23,7 +24,7 @@ use crate::connect::Fault;
 use crate::counter::WriterSettings;
 use crate::identities::identify;
 use crate::writer::Writer;
-use crate::{PostgresLedger, PostgresSettings};
+use crate::{PostgresLedger, PostgresSettings, lifecycle};
 
 /// A handle to the ledger of a running replica.
 #[derive(Debug, Clone)]
@@ -129,6 +130,30 @@ impl View for PostgresStore {
     }
 }
 
+impl Lifecycle for PostgresStore {
+    fn knows_event(&self, id: String) -> StoreFuture<'_, bool> {
+        self.step(false, async move { lifecycle::knows_event(&self.shared.ledger.views, &id).await })
+    }
+
+    fn note_event(&self, event: LifecycleEvent, now: Timestamp) -> StoreFuture<'_, Effect> {
+        self.step(true, async move { lifecycle::note_event(&self.shared.ledger.views, &event, now).await })
+    }
+
+    fn license(&self, license: String) -> StoreFuture<'_, Option<LicenseState>> {
+        self.step(false, async move { lifecycle::license(&self.shared.ledger.views, &license).await })
+    }
+
+    fn ending(&self, now: Timestamp) -> StoreFuture<'_, Vec<NamedLicense>> {
+        self.step(false, lifecycle::ending(&self.shared.ledger.views, now))
+    }
+
+    /// The database's time decides which hour is open.
+    fn flush(&self, customers: Vec<String>, _now: Timestamp) -> StoreFuture<'_, Flushed> {
+        let PostgresLedger { views, leader } = &self.shared.ledger;
+        self.step(true, async move { lifecycle::flush(views, leader, &customers).await })
+    }
+}
+
 impl Store for PostgresStore {
     fn ready(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
@@ -202,6 +227,10 @@ impl Store for PostgresStore {
 
     fn identify(&self, identifier: String, account: String) -> StoreFuture<'_, ()> {
         self.step(true, async move { identify(&self.shared.ledger.views, &identifier, &account).await })
+    }
+
+    fn lifecycle(&self) -> &dyn Lifecycle {
+        self
     }
 
     /// A replica that stops leaves the open hour to the others.

@@ -8,6 +8,7 @@ mod connecting;
 mod counting;
 mod engine;
 mod leading;
+mod lifecycle;
 mod model;
 mod moving;
 mod repair;

@@ -4,10 +4,12 @@
 //! After each step:
 //! - Each dimension's balance is the model's, to the millionth, and so is each customer's.
 //! - A sealed record never changes, and AWS gets one value for a customer, dimension and hour.
+//! - After a flush of a customer, its usage is sealed, and usage of a license that has ended is not counted.
 //! - A carried quantity is linked to the record or the hour that contains it.
 //!
 //! At the end all usage is sent: what is billed then is all that was acknowledged and neither dead nor discarded.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use crate::repair::{Note, Repair, Repaired};
 use crate::store::Store;
 use crate::view::{From, Looked, ShownState};
 use crate::{LedgerError, Taken, Totals};
+use tollgate_marketplace::lifecycle::{Effect, LicenseState, LifecycleEvent, NamedLicense, News, license_id};
 use tollgate_marketplace::service::BoxFuture;
 use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
 use tollgate_metering::event::Event;
@@ -113,6 +116,10 @@ enum Step {
     Repair { process: u8, index: u8, kind: u8 },
     /// A process is killed.
     Restart { process: u8 },
+    /// A customer's open hour is reported.
+    Flush { process: u8, customer: u8 },
+    /// AWS Marketplace says that the customer's license has ended, or is usable; some minutes late.
+    License { process: u8, customer: u8, ends: bool, late: u8 },
     /// The leading process stops, and is started again when another one leads.
     Lead { process: u8 },
 }
@@ -141,6 +148,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..4u8, 0..4u8, 0..4u8).prop_map(|(process, index, kind)| Step::Repair { process, index, kind }),
         1 => (0..4u8).prop_map(|process| Step::Restart { process }),
         1 => (0..4u8).prop_map(|process| Step::Lead { process }),
+        2 => (0..4u8, 0..3u8).prop_map(|(process, customer)| Step::Flush { process, customer }),
+        2 => (0..4u8, 0..3u8, any::<bool>(), 0..30u8)
+            .prop_map(|(process, customer, ends, late)| Step::License { process, customer, ends, late }),
     ]
 }
 
@@ -157,6 +167,9 @@ struct Model {
     keys: HashMap<u8, [u8; 32]>,
     totals: BTreeMap<Place, Totals>,
     sealed: HashMap<i64, (Quantity, Timestamp, String, Hour)>,
+    licenses: HashMap<String, LicenseState>,
+    /// Events of AWS Marketplace so far.
+    news: usize,
 }
 
 impl Model {
@@ -165,13 +178,19 @@ impl Model {
     }
 
     /// What happens to an event.
-    fn take(&mut self, event: &Event) -> Taken {
+    fn take(&mut self, event: &Event, now: Timestamp) -> Taken {
         let known = event.id.as_ref().and_then(|id| id.parse().ok()).and_then(|key: u8| self.keys.get(&key));
         match known {
             Some(content) if *content == event.content => Taken::Duplicate,
             Some(_) => Taken::Conflict,
+            None if self.has_ended(event, now) => Taken::Deprovisioned,
             None => Taken::Accepted,
         }
+    }
+
+    fn has_ended(&self, event: &Event, now: Timestamp) -> bool {
+        let Customer::Account { license_arn: Some(arn), .. } = &event.customer else { return false };
+        self.licenses.get(license_id(arn)).is_some_and(|state| !state.takes(event.at, now))
     }
 
     /// An event counts.
@@ -281,6 +300,8 @@ impl Run<'_> {
             Step::Repair { process, index, kind } => self.repair(process, index, kind).await,
             Step::Restart { process } => self.restart(process).await,
             Step::Lead { process } => self.hand_over(usize::from(process)).await,
+            Step::Flush { process, customer } => self.flush(process, customer).await,
+            Step::License { process, customer, ends, late } => self.news(process, customer, ends, late).await,
         }
     }
 
@@ -296,14 +317,17 @@ impl Run<'_> {
         let mut expected = Vec::new();
         for event in &events {
             std::mem::swap(&mut keys, &mut self.model.keys);
-            expected.push(self.model.take(event));
+            let taken = self.model.take(event, self.now);
+            expected.push(taken);
             std::mem::swap(&mut keys, &mut self.model.keys);
-            if let Some(key) = event.id.as_ref().and_then(|id| id.parse().ok()) {
+            if taken == Taken::Accepted
+                && let Some(key) = event.id.as_ref().and_then(|id| id.parse().ok())
+            {
                 keys.entry(key).or_insert(event.content);
             }
         }
         prop_assert_eq!(&taken, &expected);
-        if whole && expected.contains(&Taken::Conflict) {
+        if whole && expected.iter().any(|taken| !matches!(taken, Taken::Accepted | Taken::Duplicate)) {
             return Ok(());
         }
         for (event, _) in events.iter().zip(taken).filter(|(_, taken)| *taken == Taken::Accepted) {
@@ -314,7 +338,7 @@ impl Run<'_> {
 
     async fn race(&mut self, used: &Used) -> Result<(), TestCaseError> {
         let event = self.event(used);
-        let expected = self.model.take(&event);
+        let expected = self.model.take(&event, self.now);
         let stores = self.engine.stores();
         let mut taking = tokio::task::JoinSet::new();
         for store in stores {
@@ -329,12 +353,79 @@ impl Run<'_> {
                 self.model.count(&event);
             } else {
                 prop_assert_ne!(Some(Taken::Accepted), taken.first().copied());
-                prop_assert!(event.id.is_some(), "only a key can be known: {:?}", taken);
+                let refused = event.id.is_some() || expected == Taken::Deprovisioned;
+                prop_assert!(refused, "only a key can be known: {:?}", taken);
             }
         }
         if event.id.is_some() {
             prop_assert_eq!(accepted, usize::from(expected == Taken::Accepted));
         }
+        Ok(())
+    }
+
+    fn customer(&self, number: u8) -> Customer {
+        let mut customers = self.engine.customers();
+        customers.swap_remove(usize::from(number) % customers.len())
+    }
+
+    async fn flush(&mut self, process: u8, customer: u8) -> Result<(), TestCaseError> {
+        let (customer, leader, store) = (self.customer(customer), self.leader(), self.store(process));
+        let done = Cell::new(false);
+        let flushing = async {
+            let flushed = store.lifecycle().flush(vec![customer.canonical()], self.now).await;
+            done.set(true);
+            flushed
+        };
+        // The leading process looks for something to seal.
+        let looking = async {
+            while !done.get() {
+                leader.seal(false, self.now).await?;
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        };
+        let (flushed, looked) = tokio::join!(flushing, looking);
+        looked.map_err(|error| failed(&error))?;
+        for id in flushed.map_err(|error| failed(&error))?.records {
+            let record = self.whole(id).await?;
+            prop_assert_eq!(&record.customer, &customer);
+            prop_assert!(record.hour <= Hour::of(self.now), "{:?}", record);
+        }
+        // With one process, usage beside a record of its hour stays until the hour's end.
+        if store.is_shared() {
+            let looked = Looked { customer: Some(customer.canonical()), ..Looked::default() };
+            let open = store.open_usage(looked, From::default(), ALL).await;
+            for open in open.map_err(|error| failed(&error))?.rows {
+                prop_assert!(open.hour > Hour::of(self.now), "it was flushed: {:?}", open);
+            }
+        }
+        Ok(())
+    }
+
+    async fn news(&mut self, process: u8, customer: u8, ends: bool, late: u8) -> Result<(), TestCaseError> {
+        let Customer::Account { account_id: account, license_arn: Some(arn) } = self.customer(customer)
+        else {
+            return Ok(());
+        };
+        let license = license_id(&arn).to_owned();
+        let at = self.now.minus(MINUTE * u32::from(late));
+        let state = LicenseState::after(self.model.licenses.get(&license).copied(), at, ends);
+        let expected = match state {
+            None => Effect::Outdated,
+            Some(_) if ends => Effect::Deprovisioned,
+            Some(_) => Effect::Active,
+        };
+        let named = NamedLicense { account, license: license.clone(), agreement: None };
+        let news = if ends { News::LicenseDeprovisioned(named) } else { News::LicenseUpdated(named) };
+        let id = format!("event-{}", self.model.news);
+        self.model.news += 1;
+        let event = LifecycleEvent { id, at, detail_type: String::new(), news };
+        // Any process may get it again.
+        for (process, expected) in [(process, expected), (process.wrapping_add(1), Effect::Repeated)] {
+            let noted = self.store(process).lifecycle().note_event(event.clone(), self.now).await;
+            prop_assert_eq!(noted.map_err(|error| failed(&error))?, expected);
+        }
+        self.model.licenses.extend(state.map(|state| (license, state)));
         Ok(())
     }
 

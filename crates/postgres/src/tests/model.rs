@@ -89,11 +89,18 @@ impl Engine for Replicas {
                 name(process)
             );
             self.bench.run(&sql).await;
+            self.ledgers[process].ready().await.unwrap();
         })
     }
 
     fn set_time(&mut self, now: Timestamp) -> BoxFuture<'_, ()> {
-        Box::pin(self.bench.at(now))
+        Box::pin(async move {
+            self.bench.at(now).await;
+            for ledger in &self.ledgers {
+                // Its clock follows the database's.
+                ledger.ready().await.unwrap();
+            }
+        })
     }
 
     fn check(&mut self) -> BoxFuture<'_, Result<(), LedgerError>> {

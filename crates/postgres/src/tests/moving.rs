@@ -17,6 +17,7 @@ use tollgate_ledger::store::View;
 use tollgate_ledger::testing::{START, folder, settings};
 use tollgate_ledger::view::{From, Looked, OpenUsage, ShownState};
 use tollgate_ledger::{Database as File, Ledger, LedgerError, Links, Summary, Totals};
+use tollgate_marketplace::lifecycle::{LifecycleEvent, NamedLicense, News};
 use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
 use tollgate_metering::event::Event;
 use tollgate_metering::record::{Answered, Noted, Record, Whole};
@@ -72,6 +73,16 @@ pub(super) fn fill(folder: &Path, hours: u32) {
         }
     }
     let now = START.plus(hours * HOUR);
+    for (id, license, ends) in [("e-1", "l-1", true), ("e-2", "l-2", false), ("e-3", "l-3", true)] {
+        let named = NamedLicense {
+            account: "444455556666".to_owned(),
+            license: license.to_owned(),
+            agreement: ends.then(|| "agmt-1".to_owned()),
+        };
+        let news = if ends { News::LicenseDeprovisioned(named) } else { News::LicenseUpdated(named) };
+        let event = LifecycleEvent { id: id.to_owned(), at: now, detail_type: String::new(), news };
+        ledger.note_event(&event, now).unwrap();
+    }
     while ledger.seal_closed(now).unwrap().more {}
     let unsent: Vec<i64> = ledger.unsent(1000).unwrap().iter().map(|record| record.id).collect();
     let noted = |id, answered| Noted { id, answered, due_at: Some(now.plus(HOUR)) };
@@ -283,6 +294,15 @@ async fn what_people_read_after_the_move_is_what_they_read_before() {
     assert!(is_moved(folder.path()));
     let again = move_ledger(folder.path(), to(&database), |_, _| {}).await.unwrap_err();
     assert!(again.to_string().contains(&moved.place), "{again}");
+    let licenses = "SELECT license, account, agreement, event_at, coalesce(deprovisioned_at, 0) FROM tollgate.licenses ORDER BY license";
+    let at = START.plus(5 * HOUR).unix_millis().to_string();
+    let row = |license: &str, agreement: &str, ended: &str| {
+        [license, "444455556666", agreement, &at, ended].map(str::to_owned).to_vec()
+    };
+    let expected = [row("l-1", "agmt-1", &at), row("l-2", "NULL", "0"), row("l-3", "agmt-1", &at)];
+    assert_eq!(database.run(licenses).await, expected);
+    let events = "SELECT id, seen_at FROM tollgate.marketplace_events ORDER BY id";
+    assert_eq!(database.run(events).await, ["e-1", "e-2", "e-3"].map(|id| [id.to_owned(), at.clone()]));
     // A new record has a number of its own.
     let next = "SELECT nextval(pg_get_serial_sequence('tollgate.records', 'id')) >
         (SELECT greatest((SELECT max(id) FROM tollgate.records), (SELECT max(id) FROM tollgate.settled)))";
