@@ -107,6 +107,7 @@ impl Intake {
     /// of the memory until then.
     pub async fn take(&self, body: impl Deref<Target = [u8]> + Send) -> Result<Vec<Outcome>, IntakeError> {
         let texts = event::split(&body)?;
+        self.store.time_known().await?;
         let bytes = u32::try_from(memory_of(texts.len(), body.len())).expect("a few MiB");
         let memory = Arc::clone(&self.memory).acquire_many_owned(bytes).await.expect("it is never closed");
         let (valid, mut entries) = self.read(texts);

@@ -226,12 +226,12 @@ mod tests {
         answer("200 OK", "", &body.to_string())
     }
 
-    fn listed(dimension: &str, value: Value) -> Value {
+    fn listed(dimension: &str, value: &Value) -> Value {
         let mut listed = json!({
             "ProductCode": "demo", "Dimension": dimension, "CustomerAWSAccountId": ACCOUNT, "LicenseArn": ARN,
             "CustomerIdentifier": "customer-1", "ExpirationDate": 1_795_507_200.25,
         });
-        listed["Value"] = value;
+        listed["Value"] = value.clone();
         listed
     }
 
@@ -248,8 +248,8 @@ mod tests {
     async fn pages_are_read_to_their_end_although_one_is_empty() {
         let first = json!({"Entitlements": [], "NextToken": "second"});
         let second =
-            json!({"Entitlements": [listed("users", json!({"IntegerValue": 25}))], "NextToken": "third"});
-        let third = json!({"Entitlements": [listed("premium", json!({"BooleanValue": true}))]});
+            json!({"Entitlements": [listed("users", &json!({"IntegerValue": 25}))], "NextToken": "third"});
+        let third = json!({"Entitlements": [listed("premium", &json!({"BooleanValue": true}))]});
         let (addr, requests) = serve([first, second, third].iter().map(ok).collect()).await;
         let found = get(addr, EntitlementsOf::License(ARN.to_owned())).await.unwrap().entitlements;
         assert_eq!(found.iter().map(|one| one.dimension.as_str()).collect::<Vec<_>>(), ["users", "premium"]);
@@ -270,11 +270,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_of_another_product_or_customer_is_left_out() {
-        let mut other = listed("users", json!({"IntegerValue": 1}));
+        let mut other = listed("users", &json!({"IntegerValue": 1}));
         other["ProductCode"] = "other".into();
-        let mut stranger = listed("users", json!({"IntegerValue": 2}));
+        let mut stranger = listed("users", &json!({"IntegerValue": 2}));
         stranger["CustomerAWSAccountId"] = "999900001111".into();
-        let mine = listed("users", json!({"DoubleValue": 2.5}));
+        let mine = listed("users", &json!({"DoubleValue": 2.5}));
         let (addr, _) = serve(vec![ok(&json!({"Entitlements": [other, stranger, mine]}))]).await;
         let found = get(addr, account()).await.unwrap().entitlements;
         let number = Number::from_f64(2.5).unwrap();
@@ -288,7 +288,7 @@ mod tests {
     async fn whether_anybody_has_one_needs_one_page_that_is_not_empty() {
         let empty = json!({"Entitlements": [], "NextToken": "second"});
         let full =
-            json!({"Entitlements": [listed("users", json!({"StringValue": "x"}))], "NextToken": "third"});
+            json!({"Entitlements": [listed("users", &json!({"StringValue": "x"}))], "NextToken": "third"});
         let (addr, requests) = serve(vec![ok(&empty), ok(&full)]).await;
         assert_eq!(get(addr, EntitlementsOf::Anybody).await.unwrap().entitlements.len(), 1);
         assert_eq!(requests.await.unwrap().len(), 2);
@@ -296,7 +296,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_breaks_the_model_is_a_fault_and_never_a_shorter_list() {
-        let nameless = listed("", json!({}));
+        let nameless = listed("", &json!({}));
         for body in [
             json!({"Entitlements": [3]}),
             json!({"Entitlements": {}}),

@@ -123,6 +123,12 @@ impl WallClock {
         let _ = self.read.subscribe().wait_for(|read| *read).await;
     }
 
+    /// Whether the clock source was read.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        *self.read.borrow()
+    }
+
     /// Changes at every jump of the current time, so that a task that sleeps until a wall time checks again.
     #[must_use]
     pub fn jumps(&self) -> watch::Receiver<u64> {

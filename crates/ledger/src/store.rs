@@ -105,6 +105,12 @@ pub trait Store: View {
     /// cannot.
     fn ready(&self) -> StoreFuture<'_, ()>;
 
+    /// Makes sure that the clock shows the ledger's time; an error says why that is not known. Events are judged by their
+    /// age, and the clock of one of several processes may be wrong until it follows.
+    fn time_known(&self) -> StoreFuture<'_, ()> {
+        ready(Ok(()))
+    }
+
     /// Waits until this process is the one that seals and sends, through failures that pass. With SQLite it always is.
     fn lead(&self) -> StoreFuture<'_, ()>;
 

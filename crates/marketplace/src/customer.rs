@@ -82,7 +82,7 @@ pub fn is_account_number(text: &str) -> bool {
 }
 
 /// Whether AWS accepts a text as `LicenseArn`: `arn:aws…:service:region:account:resource`, with the lengths and
-/// characters of the service model's pattern.
+/// characters of the service model's pattern. The pattern does not limit the partition; here it is as long as a part.
 #[must_use]
 pub fn is_license_arn(text: &str) -> bool {
     let place = |part: &str, min: usize| {
@@ -99,6 +99,7 @@ pub fn is_license_arn(text: &str) -> bool {
     partition
         .strip_prefix("aws")
         .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-'))
+        && partition.len() <= 63
         && place(service, 1)
         && starts(service)
         && place(region, 0)

@@ -170,6 +170,15 @@ impl Store for PostgresStore {
         })
     }
 
+    fn time_known(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            if !self.shared.clock.is_read() {
+                self.shared.clock.follow(self.shared.ledger.views.now().await?);
+            }
+            Ok(())
+        })
+    }
+
     fn lead(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             while let Err(error) = self.shared.ledger.leader.lead().await {

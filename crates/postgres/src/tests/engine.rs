@@ -33,6 +33,20 @@ async fn a_replica_takes_usage_leads_seals_and_shows_it() {
 }
 
 #[tokio::test]
+async fn no_event_is_judged_by_a_replicas_own_clock() {
+    let bench = Bench::new().await;
+    let clock = WallClock::fixed(START.minus(HOUR));
+    let open =
+        || PostgresEngine.open(bench.database.url_file(), settings(""), clock.clone(), Box::new(Unobserved));
+    bench.database.name_it("postgres://tollgate:secret@127.0.0.1:1/usage?sslmode=disable");
+    assert!(matches!(open().time_known().await, Err(LedgerError::Io(_))));
+    assert!(!clock.is_read());
+    bench.database.name_it(&bench.database.server.url(&bench.database.name));
+    open().time_known().await.unwrap();
+    assert_eq!(clock.now(), START);
+}
+
+#[tokio::test]
 async fn a_command_makes_no_ledger() {
     let database = Server::shared().database().await;
     let error = PostgresEngine.look(database.url_file(), None).await.unwrap_err();
