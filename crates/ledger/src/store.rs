@@ -105,8 +105,8 @@ pub trait Store: View {
     /// cannot.
     fn ready(&self) -> StoreFuture<'_, ()>;
 
-    /// Makes sure that the clock shows the ledger's time; an error says why that is not known. Events are judged by their
-    /// age, and the clock of one of several processes may be wrong until it follows.
+    /// Makes sure that the clock shows the ledger's time; an error says why that is not known. Events are judged by
+    /// their age, and the clock of one of several processes may be wrong until it follows.
     fn time_known(&self) -> StoreFuture<'_, ()> {
         ready(Ok(()))
     }

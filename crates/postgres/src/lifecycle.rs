@@ -1,10 +1,11 @@
 //! What AWS Marketplace says about licenses, and reports before an hour's end; see `lifecycle` of `tollgate-ledger`.
 //!
-//! - Any replica notes an event. If it changes which usage counts, that happens under the exclusive lock of all hours, and
-//!   the ledger's version grows: each replica looks licenses up again before it counts its next group.
-//! - Any replica closes a customer's hours early (`closed_early`), under the exclusive lock of each: what was counted to an
-//!   hour before is committed then, and what comes later counts to the next hour. The replica that leads seals the usage
-//!   at its next look and notes in `ledger.flushed` how far it is; the one that closed the hours waits for that.
+//! - Any replica notes an event. If it changes which usage counts, that happens under the exclusive lock of all hours,
+//!   and the ledger's version grows: each replica looks licenses up again before it counts its next group.
+//! - Any replica closes a customer's hours early (`closed_early`), under the exclusive lock of each: what was counted
+//!   to an hour before is committed then, and what comes later counts to the next hour. The replica that leads seals
+//!   the usage at its next look and notes in `ledger.flushed` how far it is; the one that closed the hours waits for
+//!   that.
 
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ const FLUSH_MAX: Duration = Duration::from_secs(8);
 /// How often a flush looks whether the replica that leads has sealed the usage.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How long a step waits for an hour's lock: meanwhile new groups of events wait too. A flush tries again after a pause.
+/// How long a step waits for an hour's lock: meanwhile new groups of events wait too. A flush tries again after a
+/// pause.
 const LOCK_WAIT: [Duration; 4] = [
     Duration::from_millis(75),
     Duration::from_millis(150),

@@ -7,7 +7,7 @@
 //!
 //! - `ledger`: one row. `closed` is the latest hour that is closed for all usage; `version` grows with every change of
 //!   where usage counts (a closed hour, a flush, an identity, a license that ended). Who changes it holds the exclusive
-//!   lock of each hour that the change is about ([`HOURS`]); intake holds the shared one and checks the version.
+//!   lock of each hour that the change is about; intake holds the shared one and checks the version.
 //! - `writers`: one row for each engine that takes usage. `session` grows with each of its connections, `last_group`
 //!   with each of its commits.
 //! - `lease`: one row, `sender`: which replica seals and sends.

@@ -565,8 +565,8 @@ impl OpenSlot {
     }
 }
 
-/// The usage that flushes had closed up to this version is sealed. Afterwards the transaction takes no other lock: a flush
-/// holds an hour's lock while it changes the row.
+/// The usage that flushes had closed up to this version is sealed. Afterwards the transaction takes no other lock: a
+/// flush holds an hour's lock while it changes the row.
 const FLUSHED: &str = "UPDATE tollgate.ledger SET flushed = $1 WHERE flushed < $1";
 
 /// The rows of slots after a slot, up to an hour. Rows of one slot are together.
