@@ -100,7 +100,8 @@ pub(super) fn start(
     };
     let plan = Plan::of(config, outlet, product_code);
     let AppContext { aws, clock, metrics, identity, notices } = context.clone();
-    let follows = matches!(config.clock, ClockSource::Follow(_));
+    // The clock of a shared ledger has no other source.
+    let follows = matches!(config.clock, ClockSource::Follow(_)) && config.state.url_file.is_none();
     parts.spawn_explaining("usage", async move {
         if follows {
             clock.first_reading().await;

@@ -31,7 +31,10 @@ pub(super) fn ledger_url(
         // Kubernetes mounts the files of a Secret as links.
         Some(engine) => match reader.installed.disk.read(&path, URL_BYTES_MAX, Links::Follow) {
             Ok(bytes) => match engine.check_url(String::from_utf8_lossy(&bytes).trim()) {
-                Ok(()) => return Some(Some(path)),
+                Ok(()) => {
+                    warn_of_a_files_settings(reader);
+                    return Some(Some(path));
+                }
                 Err(problem) => problem,
             },
             Err(error) => format!(
@@ -42,6 +45,20 @@ pub(super) fn ledger_url(
     };
     reader.fault(setting, problem);
     None
+}
+
+/// Warns of settings that only a ledger in a file has.
+fn warn_of_a_files_settings(reader: &mut Reader<'_>) {
+    for (setting, why) in [
+        (Setting::Clock, "usage follows the time of the database"),
+        (Setting::SealOnShutdown, "a replica that stops leaves the open hour to the others"),
+        (Setting::LedgerBytesMax, "the database has no limit here"),
+    ] {
+        if reader.is_given(setting) {
+            let (name, origin) = (setting.spec().name, reader.origin(setting));
+            reader.warnings.push(format!("{name} ({origin}) has no effect with ledger_url_file: {why}"));
+        }
+    }
 }
 
 /// Whether a shared ledger takes the place of the file in the state folder.

@@ -57,6 +57,18 @@ fn a_shared_ledger_needs_no_state_folder() {
 }
 
 #[test]
+fn settings_of_a_ledger_in_a_file_are_named_as_without_effect() {
+    let case =
+        case("saas").env("TOLLGATE_SEAL_ON_SHUTDOWN", "false").env("TOLLGATE_LEDGER_BYTES_MAX", "1GiB");
+    let warnings = case.warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("seal_on_shutdown (") && warnings[0].contains("ledger_url_file"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
 fn the_sidecar_says_which_program_has_it() {
     let faults = Case { engine: None, ..case("saas") }.faults();
     assert!(
