@@ -21,6 +21,7 @@ endpoint_url: { pattern: "^https?://", write: "an address that begins with https
 app_token_file: { pattern: "^/", write: an absolute path }
 aws_door: { words: ["true", "false", "on", "off"] }
 quit: { words: ["true", "false", "on", "off"] }
+ledger_url_file: { pattern: "^/", write: an absolute path }
 unavailable_after: { least: 0s, most: 366d }
 grace_period: { least: 0s, most: 366d }
 on_denied: { words: [hold, exit] }
