@@ -22,6 +22,7 @@ use tollgate::usage::intake::{Activity, Intake};
 use tollgate::usage::notice::Notices;
 use tollgate_clock::WallClock;
 use tollgate_http::BodyBudget;
+use tollgate_ledger::store::Store;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Ledger, LedgerSettings};
 use tollgate_marketplace::service::{BoxFuture, ServiceFuture};
@@ -121,14 +122,22 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
     std::mem::forget(publisher);
     let open = Arc::new(OnceLock::new());
     let notices = Notices::new(Arc::clone(&metrics));
-    let intake =
-        Intake::new(Rules::default(), writer.clone(), clock.clone(), Arc::clone(&metrics), notices.clone());
-    let _ = open.set(OpenLedger { intake, writer: writer.clone() });
+    let store: Arc<dyn Store> = Arc::new(writer.clone());
+    let intake = Intake::new(
+        Rules::default(),
+        Arc::clone(&store),
+        clock.clone(),
+        Arc::clone(&metrics),
+        notices.clone(),
+    );
+    let _ = open.set(OpenLedger { intake, store, file: Some(writer.clone()) });
     let (refusal_sender, _) = refusal_update::channel();
     let usage = UsagePart {
         ledger: open,
         activity: Activity::new(),
         aws: Some(Arc::clone(&aws) as Arc<dyn Resolve>),
+        entitlements: None,
+        sold: Some("demohourly".parse().expect("a product code")),
         refusal_sender,
         clock: clock.clone(),
         window: Window::MeterUsage,
