@@ -429,6 +429,7 @@ bench: release-binary
     just bench-usage
     just bench-sending
     just bench-memory
+    just bench-replicas
 
 # Measures the emulator's speed and the durable intake, or some of it: `just bench-usage intake`. Needs wrk, openssl, a C compiler.
 bench-usage *parts:
@@ -440,6 +441,12 @@ bench-usage *parts:
 bench-sending *parts:
     cargo build --release --locked --package tollgate
     python3 benches/sending.py target/release/tollgate {{ parts }}
+
+# Measures what replicas of tollgate-saas take and what their PostgreSQL pays: `just bench-replicas hour`. Needs PostgreSQL; 10 minutes.
+bench-replicas *parts:
+    cargo build --release --locked --package tollgate --package tollgate-saas
+    cargo build --release --locked --example load
+    python3 benches/replicas.py target/release/tollgate target/release/tollgate-saas target/release/examples {{ parts }}
 
 # Reports usage that needs much memory, in a cgroup of 32 MiB (root), with kills; takes 15 minutes: `just bench-memory accounts`.
 bench-memory *cases:

@@ -6,6 +6,9 @@
 //!   closed hours, no forms, no session for lost answers.
 //!
 //! All three run in turns, so that other load of the machine meets each; the ratios are those of the medians.
+//!
+//! `take URL SIZE SECONDS` runs only the loop "same", with groups of 64 requests of SIZE events, on the ledger in the
+//! database at URL, and prints events a second: `benches/replicas.py` compares a replica with it.
 #![expect(clippy::print_stdout, reason = "this program prints a table")]
 #![expect(clippy::unwrap_used, reason = "a measurement that fails ends")]
 
@@ -29,6 +32,9 @@ use tollgate_postgres::{LeaseTimes, PostgresSettings, PostgresStore};
 const CLIENTS: usize = 64;
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_secs(2);
+
+/// The round of a loop on a ledger that others fill too: no other has its number.
+const ALONE: usize = 1000;
 const CUSTOMERS: u64 = 3;
 
 /// Events of a group, at most.
@@ -46,6 +52,10 @@ impl Observer for Unobserved {
 fn main() {
     // As the program has it: one thread.
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        if let [url, size, seconds] = arguments.as_slice() {
+            return alone(url, size.parse().unwrap(), Duration::from_secs(seconds.parse().unwrap())).await;
+        }
         println!(
             "| events a request | least, events/s | same, events/s | take(), events/s | of least | of same |"
         );
@@ -54,6 +64,15 @@ fn main() {
             compare(size).await;
         }
     });
+}
+
+async fn alone(url: &str, size: usize, time: Duration) {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let same = client.prepare(SAME).await.unwrap();
+    // Every process makes other keys.
+    let round = ALONE + usize::try_from(std::process::id()).unwrap();
+    println!("{}", bare_loop(&client, &same, true, size, round, time).await);
 }
 
 async fn compare(size: usize) {
@@ -78,8 +97,8 @@ async fn compare(size: usize) {
     let same = client.prepare(SAME).await.unwrap();
     let (mut leasts, mut sames, mut takes) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
-        let one = bare_loop(&client, &least, false, size, round).await;
-        let other = bare_loop(&client, &same, true, size, round).await;
+        let one = bare_loop(&client, &least, false, size, round, ROUND).await;
+        let other = bare_loop(&client, &same, true, size, round, ROUND).await;
         let taken = take(&store, size, round).await;
         // The first is for plans and caches.
         if round > 0 {
@@ -166,7 +185,14 @@ const SAME: &str = "SELECT status FROM tollgate.ledger, tollgate.take_1(
     ARRAY['{}', '{}', '{}'], ARRAY[NULL, NULL, NULL]::int[], $1, $2, $5, $7, $8, $9)";
 
 /// The same requests, as many in one statement as the clients' requests would be.
-async fn bare_loop(client: &Client, statement: &Statement, same: bool, size: usize, round: usize) -> f64 {
+async fn bare_loop(
+    client: &Client,
+    statement: &Statement,
+    same: bool,
+    size: usize,
+    round: usize,
+    time: Duration,
+) -> f64 {
     let group = (CLIENTS * size).min(GROUP / size * size);
     let three: Vec<String> = (0..CUSTOMERS).map(|number| customer(number).canonical()).collect();
     let customers: Vec<&str> = three.iter().cycle().take(group).map(String::as_str).collect();
@@ -178,7 +204,7 @@ async fn bare_loop(client: &Client, statement: &Statement, same: bool, size: usi
     if same {
         client.execute("INSERT INTO tollgate.writers (name) VALUES ('bare')", &[]).await.unwrap();
     }
-    let (began, until) = (monotonic(), monotonic() + ROUND);
+    let (began, until) = (monotonic(), monotonic() + time);
     let (mut events, mut number) = (0, 0_i64);
     while monotonic() < until {
         let mut hashes: Vec<[u8; 16]> = (0..group)
