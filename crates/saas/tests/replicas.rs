@@ -242,3 +242,15 @@ fn a_flush_at_the_replica_that_does_not_lead_reports_the_open_hour_first_and_lat
     assert_eq!(rest, [replicas.of(ACCOUNT, "08", 100 * 2), replicas.of(NEIGHBOUR, "09", 2)]);
     assert!(replicas.both().into_iter().all(balanced));
 }
+
+#[test]
+fn a_development_build_says_that_it_is_one_and_of_which_program() {
+    let mark = "[tollgate-saas-dev: not for production]";
+    let shown = command(&["--version"]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert_eq!(shown.trim_end(), format!("tollgate-saas {} {mark}", env!("CARGO_PKG_VERSION")));
+    let replicas = Replicas::start();
+    let document = replicas.follows.sidecar.document();
+    assert_eq!(document["build"], "tollgate-saas-dev", "{document}");
+    assert!(replicas.follows.sidecar.seen.iter().any(|line| line.contains(mark)), "the state's line says so");
+}
