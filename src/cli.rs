@@ -35,7 +35,7 @@ use crate::{last_sentence, log, program, supervisor};
 
 /// The entitlement and metering sidecar for container products on AWS Marketplace.
 #[derive(Debug, Parser)]
-#[command(name = program::command(), version = program::VERSION_SHOWN, about, max_term_width = 110)]
+#[command(name = program::command(), version = program::version_shown(), about, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

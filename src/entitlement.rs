@@ -433,7 +433,7 @@ pub fn line(state: &str, reason: Option<(&str, &str, &str)>, next_attempt_at: Op
         (GATE_OPEN, "The gate is open.", "Nothing to do.")
     });
     let next = next_attempt_at.map_or_else(String::new, |at| format!(" next try {at}"));
-    let next = format!("{}{next}", program::MARK);
+    let next = format!("{}{next}", program::mark());
     let mut line: String = format!("{state}: {code}: {message} {remedy}")
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -473,7 +473,7 @@ impl Entitlement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::MARK;
+    use crate::program::mark;
 
     #[test]
     fn the_line_is_one_line_of_at_most_512_bytes_and_keeps_the_next_try() {
@@ -482,14 +482,14 @@ mod tests {
         assert!(shown.len() <= LINE_BYTES_MAX, "{}", shown.len());
         assert!(!shown.contains('\n'));
         assert!(shown.starts_with("denied: Code: two lines ü"));
-        assert!(shown.ends_with(&format!("…{MARK} next try 2026-11-24T08:00:00Z")), "{shown}");
+        assert!(shown.ends_with(&format!("…{} next try 2026-11-24T08:00:00Z", mark())), "{shown}");
     }
 
     #[test]
     fn without_a_reason_the_line_says_what_the_state_means() {
         let open = "The gate is open. Nothing to do.";
         let pending = "AWS has not answered yet. Nothing to do: the call is under way.";
-        assert_eq!(line("entitled", None, None), format!("entitled: GateOpen: {open}{MARK}"));
-        assert_eq!(line("pending", None, None), format!("pending: NoAnswerYet: {pending}{MARK}"));
+        assert_eq!(line("entitled", None, None), format!("entitled: GateOpen: {open}{}", mark()));
+        assert_eq!(line("pending", None, None), format!("pending: NoAnswerYet: {pending}{}", mark()));
     }
 }

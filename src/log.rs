@@ -125,7 +125,7 @@ fn say(fact: &Entitlement, telling: Telling) {
     let emulated = fact.emulated;
     let region = fact.region.as_ref().map(Region::as_str);
     let next = fact.next_attempt_at.map(|at| at.to_string());
-    let mut text = sentence(&fact.standing) + program::MARK;
+    let mut text = sentence(&fact.standing) + program::mark();
     let mut event = "state";
     if matches!(telling, Telling::Summary) {
         event = "summary";

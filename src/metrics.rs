@@ -48,6 +48,12 @@ struct UsageRecord {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MarketplaceEvent {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DimensionLabel {
     dimension: String,
 }
@@ -313,6 +319,18 @@ metrics! {
             says: "outcomes of records; a record counts again for each answer",
         }
 
+        marketplace_events: Family<MarketplaceEvent, Counter> = Default::default() => "tollgate_marketplace_events" {
+            help: "Events of AWS Marketplace about licenses and agreements, by kind and outcome",
+            kind: "counter, deliveries",
+            labels: "`kind`: `license_updated`, `license_deprovisioned`, `agreement_ended`, `other` (another type, \
+                     and what was refused); `outcome`: `processed`, `repeated` (its `id` is known), `outdated` (a \
+                     later event about the license came first), `ignored` (does not concern usage), `refused` \
+                     (of another product or source, or no event), `failed` (the ledger could not be used; the \
+                     sender was told to send it again)",
+            stability: "experimental",
+            says: "`saas`: events that reached `POST /v1/events/marketplace` with the token, once for each delivery",
+        }
+
         unsent: Gauge = Default::default() => "tollgate_usage_unsent_records" {
             help: "Sealed hour records without a definite answer from AWS",
             kind: "gauge, hour records",
@@ -481,6 +499,11 @@ impl Metrics {
     /// A request with usage was not acknowledged.
     pub fn usage_request_refused(&self, reason: &'static str, count: u64) {
         self.series.usage_refused.get_or_create(&ReasonLabel { reason }).inc_by(count);
+    }
+
+    /// An event of AWS Marketplace was delivered.
+    pub fn marketplace_event(&self, kind: &'static str, outcome: &'static str) {
+        self.series.marketplace_events.get_or_create(&MarketplaceEvent { kind, outcome }).inc();
     }
 
     /// An hour record was `accepted`, `refused`, `unknown`, `carried` or `dead`.

@@ -32,18 +32,34 @@ const SAAS: &str = "tollgate-saas";
 /// The version of both builds.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-macro_rules! mark {
-    () => {
-        " [tollgate-dev: not for production]"
+/// Texts of a build: what follows every sentence about a state, and what `--version` prints after the command's name.
+macro_rules! marked {
+    ($build:literal) => {
+        (
+            concat!(" [", $build, ": not for production]"),
+            concat!(env!("CARGO_PKG_VERSION"), " [", $build, ": not for production]"),
+        )
     };
 }
 
-/// The text after every sentence about a state.
-pub const MARK: &str = if DEVELOPMENT { mark!() } else { "" };
+fn texts() -> (&'static str, &'static str) {
+    match (command(), DEVELOPMENT) {
+        (_, false) => ("", VERSION),
+        (SAAS, true) => marked!("tollgate-saas-dev"),
+        (_, true) => marked!("tollgate-dev"),
+    }
+}
+
+/// The text after every sentence about a state: the name of a development build, or nothing.
+#[must_use]
+pub fn mark() -> &'static str {
+    texts().0
+}
 
 /// What `--version` prints after the command's name.
-pub(crate) const VERSION_SHOWN: &str =
-    if DEVELOPMENT { concat!(env!("CARGO_PKG_VERSION"), mark!()) } else { VERSION };
+pub(crate) fn version_shown() -> &'static str {
+    texts().1
+}
 
 /// The source revision, if it was set at compile time (`TOLLGATE_REVISION`).
 #[must_use]

@@ -175,7 +175,7 @@ fn metrics(group: &str) -> String {
         let name = format!("`{}{total}`", spec.name);
         format!("| {name} | {} | {} | {} | {} |\n", spec.kind, spec.labels, spec.stability, spec.says)
     });
-    let build = "| `tollgate_build_info` | info | `version`, `revision`, `build` | stable | always 1; which build this is: `tollgate`, or `tollgate-dev`, which is not for production |\n";
+    let build = "| `tollgate_build_info` | info | `version`, `revision`, `build` | stable | always 1; which build this is: `tollgate` or `tollgate-saas`, or with `-dev` a development build, which is not for production |\n";
     (if group == "The gate" { build } else { "" }).to_owned() + &rows.collect::<String>()
 }
 

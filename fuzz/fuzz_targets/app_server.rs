@@ -143,6 +143,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
         window: Window::MeterUsage,
         repairs: tollgate::api::repair::Repairs { allowed: true, ..Default::default() },
         notices: notices.clone(),
+        metrics: Arc::clone(&metrics),
         lists: Arc::default(),
     };
     let mut keys = KeyRing::default();

@@ -13,12 +13,13 @@ use super::query::decode_part;
 use super::usage::{OpenLedger, UsagePart, read, starting, unavailable};
 use super::{problem, query};
 use crate::usage::lifecycle;
+use crate::usage::notice::RejectedRequest;
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget};
 use tollgate_ledger::LedgerError;
-use tollgate_ledger::store::View;
+use tollgate_ledger::store::{Store, View};
 use tollgate_ledger::view::{From, Looked, ShownState};
 use tollgate_marketplace::entitlements::EntitlementsOf;
-use tollgate_marketplace::lifecycle::{Concerned, LifecycleEvent, News, RefusedEvent};
+use tollgate_marketplace::lifecycle::{Concerned, Effect, LifecycleEvent, News, RefusedEvent};
 use tollgate_marketplace::{Customer, ProductCode, quantity};
 
 /// The largest event of EventBridge, with room for what a queue adds.
@@ -41,7 +42,7 @@ fn bad_key() -> Response<Body> {
 }
 
 impl UsagePart {
-    /// The product and the open ledger; or the answer if there is neither.
+    /// The product and the open ledger; or the answer if there is none.
     fn seller(&self) -> Result<(&ProductCode, &OpenLedger), Box<Response<Body>>> {
         let product = self.sold.as_ref().ok_or_else(|| Box::new(saas_only()))?;
         Ok((product, self.ledger.get().ok_or_else(|| Box::new(starting()))?))
@@ -53,25 +54,38 @@ impl UsagePart {
         body: Incoming,
         room: &BodyBudget,
     ) -> Result<Response<Body>, Abandoned> {
-        let bytes = match read(room, body, EVENT_BYTES_MAX, "256 KiB").await? {
-            Ok(bytes) => bytes,
-            Err((rejected, _)) => return Ok(rejected),
+        let Some(product) = &self.sold else { return Ok(saas_only()) };
+        let (kind, outcome, response) = match read(room, body, EVENT_BYTES_MAX, "256 KiB").await? {
+            Ok(bytes) => self.delivered(product, &bytes).await,
+            Err((answer, RejectedRequest::Busy)) => (UNREAD, "failed", answer),
+            Err((answer, _)) => (UNREAD, "refused", answer),
         };
-        Ok(self.event(&bytes).await.unwrap_or_else(|refused| refused))
+        self.metrics.marketplace_event(kind, outcome);
+        Ok(response)
     }
 
-    async fn event(&self, bytes: &[u8]) -> Result<Response<Body>, Response<Body>> {
-        let (product, open) = self.seller().map_err(|refused| *refused)?;
-        let now = self.clock.now();
-        let event = LifecycleEvent::read(bytes, product, now).map_err(|refused| {
-            tracing::warn!(event = "marketplace_event_refused", error = %refused, "an event was refused");
-            match refused {
-                RefusedEvent::NoEvent(_) => {
-                    problem(StatusCode::BAD_REQUEST, Code::BadRequest, &refused.to_string())
-                }
-                _ => problem(StatusCode::UNPROCESSABLE_ENTITY, Code::EventRefused, &refused.to_string()),
+    /// Reads and processes an event: kind and outcome for the metric, and the answer.
+    async fn delivered(
+        &self,
+        product: &ProductCode,
+        bytes: &[u8],
+    ) -> (&'static str, &'static str, Response<Body>) {
+        let Some(open) = self.ledger.get() else { return (UNREAD, "failed", starting()) };
+        // A wrong clock would move the end of a license.
+        if let Err(error) = open.store.time_known().await {
+            return (UNREAD, "failed", unavailable(&error));
+        }
+        match LifecycleEvent::read(bytes, product, self.clock.now()) {
+            Ok(event) => {
+                let (outcome, response) = self.event(open, &event).await;
+                (event.news.kind(), outcome, response)
             }
-        })?;
+            Err(refused) => (UNREAD, "refused", refused_event(&refused)),
+        }
+    }
+
+    /// Processes an event: the outcome for the metric, and the answer.
+    async fn event(&self, open: &OpenLedger, event: &LifecycleEvent) -> (&'static str, Response<Body>) {
         if let Some(entitlements) = &self.entitlements {
             match &event.news {
                 News::LicenseUpdated(named) | News::LicenseDeprovisioned(named) => {
@@ -88,11 +102,18 @@ impl UsagePart {
         }
         // One at a time, as listings: several would delay the ledger's other work.
         let _turn = self.lists.lock().await;
-        let processed = lifecycle::process(&*open.store, &event, now).await;
-        let processed = processed.map_err(|error| unavailable(&error))?;
-        let sealed = sealed(&*open.store, &processed.records).await.map_err(|error| unavailable(&error))?;
-        let document = json!({"id": event.id, "effect": processed.effect.as_str(), "sealed": sealed});
-        Ok(http::json(StatusCode::OK, &document))
+        let done = async {
+            let processed = lifecycle::process(&*open.store, event, self.clock.now()).await?;
+            let sealed = sealed(&*open.store, &processed.records).await?;
+            Ok((processed.effect, sealed))
+        };
+        match done.await {
+            Ok((effect, sealed)) => {
+                let document = json!({"id": event.id, "effect": effect.as_str(), "sealed": sealed});
+                (outcome(effect), http::json(StatusCode::OK, &document))
+            }
+            Err(error) => ("failed", unavailable(&error)),
+        }
     }
 
     /// Seals and sends a customer's open hour now.
@@ -104,6 +125,7 @@ impl UsagePart {
         let (_, open) = self.seller().map_err(|refused| *refused)?;
         let key = decode_part(key).ok_or_else(bad_key)?;
         let concerned = Concerned::parse(&key).ok_or_else(bad_key)?;
+        open.store.time_known().await.map_err(|error| unavailable(&error))?;
         let now = self.clock.now();
         let _turn = self.lists.lock().await;
         let flushed = async {
@@ -156,6 +178,28 @@ impl UsagePart {
         });
         Ok(http::json(StatusCode::OK, &document))
     }
+}
+
+/// The kind, in the metric, of an event whose type was not read.
+const UNREAD: &str = "other";
+
+/// An event's outcome, in the metric.
+const fn outcome(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Active | Effect::Deprovisioned | Effect::Ended => "processed",
+        Effect::Repeated => "repeated",
+        Effect::Outdated => "outdated",
+        Effect::Ignored => "ignored",
+    }
+}
+
+fn refused_event(refused: &RefusedEvent) -> Response<Body> {
+    tracing::warn!(event = "marketplace_event_refused", error = %refused, "an event was refused");
+    let (status, code) = match refused {
+        RefusedEvent::NoEvent(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
+        _ => (StatusCode::UNPROCESSABLE_ENTITY, Code::EventRefused),
+    };
+    problem(status, code, &refused.to_string())
 }
 
 /// The records that a flush made.
@@ -217,20 +261,34 @@ impl Held {
     }
 }
 
-/// Adds up the customer's open usage and kept records, in pieces.
+/// Adds up the customer's open usage and kept records. `key`: the text by which the ledger lists them.
 async fn held(
-    ledger: &dyn View,
+    ledger: &dyn Store,
     concerned: &Concerned,
     key: &str,
 ) -> Result<BTreeMap<String, Held>, LedgerError> {
-    let looked = Looked { customer: Some(key.to_owned()), ..Looked::default() };
-    let mut held: BTreeMap<String, Held> = BTreeMap::new();
+    let mut held = BTreeMap::new();
+    add(&mut held, ledger, key, &|customer| concerned.includes(customer)).await?;
+    for legacy in lifecycle::legacy(ledger, concerned).await? {
+        let listed = legacy.canonical();
+        add(&mut held, ledger, &listed, &|customer| *customer == legacy).await?;
+    }
+    Ok(held)
+}
+
+/// Adds usage of some of the customers that the ledger lists by this text, in pieces.
+async fn add(
+    held: &mut BTreeMap<String, Held>,
+    ledger: &dyn Store,
+    listed: &str,
+    includes: &(dyn Fn(&Customer) -> bool + Sync),
+) -> Result<(), LedgerError> {
+    let looked = Looked { customer: Some(listed.to_owned()), ..Looked::default() };
     let mut next = Some(From::default());
     while let Some(from) = next {
         let piece = ledger.open_usage(looked.clone(), from, query::SHOWN_MAX).await?;
         for open in piece.rows {
-            if Customer::from_canonical(&open.customer).is_some_and(|customer| concerned.includes(&customer))
-            {
+            if Customer::from_canonical(&open.customer).is_some_and(|customer| includes(&customer)) {
                 held.entry(open.dimension).or_default().open += open.micros;
             }
         }
@@ -239,7 +297,7 @@ async fn held(
     let mut wanted = Some(looked);
     while let Some(looked) = wanted {
         let piece = ledger.page(looked.clone(), query::SHOWN_MAX).await?;
-        for record in piece.rows.iter().filter(|record| concerned.includes(&record.customer)) {
+        for record in piece.rows.iter().filter(|record| includes(&record.customer)) {
             let of = held.entry(record.dimension.clone()).or_default();
             if let Some(amount) = of.of(ShownState::of(record)) {
                 *amount += i128::from(record.quantity.micros());
@@ -247,5 +305,5 @@ async fn held(
         }
         wanted = piece.next.map(|before| Looked { before: Some(before), ..looked });
     }
-    Ok(held)
+    Ok(())
 }

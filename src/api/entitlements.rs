@@ -8,7 +8,7 @@
 //!   account that is not the seller's, AWS answers an empty list for everybody, so AWS is asked whether any customer
 //!   has one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -47,6 +47,10 @@ const NOBODY_FOR: Duration = Duration::from_secs(3600);
 
 /// Calls at once.
 const CALLS_MAX: usize = 4;
+
+/// Calls that are made or wait for their turn; beyond it a request without a kept answer is answered with 503. A call outlives
+/// its requests, so their number does not limit it.
+const CALLS_WAITING_MAX: usize = 256;
 
 /// Customers whose answers are kept. With [`BYTES_MAX`], the process stays within the container's 32 MiB.
 const ENTRIES_MAX: usize = 5_000;
@@ -115,11 +119,21 @@ type Shown = Result<(Arc<Answer>, Option<Fault>), Fault>;
 /// Receives the outcome of a call in progress, once there is one.
 type OutcomeReceiver = watch::Receiver<Option<Result<Arc<Answer>, Fault>>>;
 
+/// A call in progress.
+#[derive(Debug)]
+struct CallInProgress {
+    outcome: OutcomeReceiver,
+    /// An event came after the call began, so its answer may be the one from before.
+    outdated: bool,
+}
+
 #[derive(Debug, Default)]
 struct Kept {
     entries: BTreeMap<EntitlementsOf, Entry>,
     requests: u64,
-    calls: HashMap<String, OutcomeReceiver>,
+    calls: BTreeMap<EntitlementsOf, CallInProgress>,
+    /// Calls in progress, those without a place in `calls` included.
+    waiting: usize,
     /// Whether any customer has an entitlement, and when that was asked.
     anybody: Option<(bool, Instant)>,
 }
@@ -180,7 +194,11 @@ impl EntitlementCache {
                 Some((answer, true, Some(fault))) => return Ok((answer, fault)),
                 known => {
                     let known = known.filter(|(_, usable, _)| *usable).map(|(answer, ..)| answer);
-                    (known, self.join(&mut kept, &of))
+                    match (self.join(&mut kept, &of), known) {
+                        (Some(call), known) => (known, call),
+                        (None, Some(answer)) => return Ok((answer, Some(too_busy()))),
+                        (None, None) => return Err(too_busy()),
+                    }
                 }
             }
         };
@@ -196,24 +214,32 @@ impl EntitlementCache {
         }
     }
 
-    /// The call for this customer that is in progress, or a new one.
-    fn join(self: &Arc<Self>, kept: &mut Kept, of: &EntitlementsOf) -> OutcomeReceiver {
-        let name = format!("{of:?}");
-        if let Some(call) = kept.calls.get(&name) {
-            return call.clone();
+    /// The call for this customer that is in progress, or a new one; `None` if too many are in progress.
+    fn join(self: &Arc<Self>, kept: &mut Kept, of: &EntitlementsOf) -> Option<OutcomeReceiver> {
+        if let Some(call) = kept.calls.get(of).filter(|call| !call.outdated) {
+            return Some(call.outcome.clone());
         }
-        let (publish, call) = watch::channel(None);
-        kept.calls.insert(name.clone(), call.clone());
-        let (cache, of) = (Arc::clone(self), of.clone());
+        if kept.waiting >= CALLS_WAITING_MAX {
+            return None;
+        }
+        let (publish, outcome) = watch::channel(None);
+        let call = CallInProgress { outcome: outcome.clone(), outdated: false };
+        // In place of one that an event has outdated, which ends without being kept.
+        kept.calls.insert(of.clone(), call);
+        kept.waiting += 1;
+        let (cache, of, own) = (Arc::clone(self), of.clone(), outcome.clone());
         tokio::spawn(async move {
             let outcome = cache.ask(&of).await;
             let mut kept = cache.kept.lock().expect("held for a map's operation only");
-            kept.calls.remove(&name);
-            kept.note(of, &outcome);
+            kept.waiting -= 1;
+            if kept.calls.get(&of).is_some_and(|call| call.outcome.same_channel(&own)) {
+                let outdated = kept.calls.remove(&of).is_some_and(|call| call.outdated);
+                kept.note(of, &outcome, outdated);
+            }
             drop(kept);
             publish.send_replace(Some(outcome));
         });
-        call
+        Some(outcome)
     }
 
     async fn ask(&self, of: &EntitlementsOf) -> Result<Arc<Answer>, Fault> {
@@ -262,27 +288,37 @@ impl EntitlementCache {
                 let mut entitlements = entry.answer.entitlements.iter();
                 entitlements.any(|one| one.account.as_deref() == Some(account))
             };
-            entry.outdated |= match (concerned, of) {
-                (Concerned::License { license, .. }, EntitlementsOf::License(arn)) => {
-                    license_id(arn) == license
-                }
-                (Concerned::License { account, .. }, EntitlementsOf::Account(of)) => {
-                    account.as_ref() == Some(of)
-                }
-                (Concerned::Account(account), EntitlementsOf::Account(of)) => account == of,
-                (Concerned::Account(account), EntitlementsOf::License(_)) => named(account),
-                (_, EntitlementsOf::Anybody) => false,
-            };
+            entry.outdated |= is_about(concerned, of, named);
+        }
+        for (of, call) in &mut kept.calls {
+            // The license may be the account's.
+            call.outdated |= is_about(concerned, of, |_| true);
         }
     }
 }
 
+/// Whether an event is about these entitlements. `named`: whether those of a license are of this account.
+fn is_about(concerned: &Concerned, of: &EntitlementsOf, named: impl Fn(&str) -> bool) -> bool {
+    match (concerned, of) {
+        (Concerned::License { license, .. }, EntitlementsOf::License(arn)) => license_id(arn) == license,
+        (Concerned::License { account, .. }, EntitlementsOf::Account(of)) => account.as_ref() == Some(of),
+        (Concerned::Account(account), EntitlementsOf::Account(of)) => account == of,
+        (Concerned::Account(account), EntitlementsOf::License(_)) => named(account),
+        (_, EntitlementsOf::Anybody) => false,
+    }
+}
+
+fn too_busy() -> Fault {
+    let detail = format!("{CALLS_WAITING_MAX} questions wait for AWS's answers");
+    Fault::local(FaultClass::Transient, "TooBusy", detail)
+}
+
 impl Kept {
-    fn note(&mut self, of: EntitlementsOf, outcome: &Result<Arc<Answer>, Fault>) {
+    fn note(&mut self, of: EntitlementsOf, outcome: &Result<Arc<Answer>, Fault>, outdated: bool) {
         match outcome {
             Ok(answer) => {
                 let used = self.requests;
-                let entry = Entry { answer: Arc::clone(answer), outdated: false, failed: None, used };
+                let entry = Entry { answer: Arc::clone(answer), outdated, failed: None, used };
                 self.entries.insert(of, entry);
                 self.shrink();
             }
@@ -297,10 +333,16 @@ impl Kept {
     /// Forgets answers that were not used for longest, until both limits are kept.
     fn shrink(&mut self) {
         let mut bytes: usize = self.entries.values().map(|entry| entry.answer.bytes()).sum();
-        while self.entries.len() > ENTRIES_MAX || bytes > BYTES_MAX {
-            let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(of, _)| of.clone());
-            let Some(gone) = oldest.and_then(|of| self.entries.remove(&of)) else { return };
-            bytes -= gone.answer.bytes();
+        if self.entries.len() <= ENTRIES_MAX && bytes <= BYTES_MAX {
+            return;
+        }
+        let mut by_use: Vec<_> = self.entries.iter().map(|(of, entry)| (entry.used, of.clone())).collect();
+        by_use.sort_unstable();
+        for (_, of) in by_use {
+            if self.entries.len() <= ENTRIES_MAX && bytes <= BYTES_MAX {
+                return;
+            }
+            bytes -= self.entries.remove(&of).map_or(0, |gone| gone.answer.bytes());
         }
     }
 }
@@ -452,6 +494,52 @@ mod tests {
         assert_eq!((answer.entitlements.len(), answer.meaning), (0, Meaning::None));
         tokio::time::advance(FAULT_PAUSE).await;
         assert_eq!(get(&cache, FRESH).await, (0, Meaning::None, None));
+    }
+
+    /// AWS may have read the license before it ended.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_was_under_way_when_an_event_came_is_not_kept_as_a_fresh_one() {
+        for asked_meanwhile in [false, true] {
+            let (aws, cache) = cache(users(5));
+            aws.answers_after(Duration::from_secs(2));
+            let first = tokio::spawn({
+                let cache = Arc::clone(&cache);
+                async move { get(&cache, FRESH).await }
+            });
+            tokio::task::yield_now().await;
+            assert_eq!(aws.calls().len(), 1);
+            aws.hold(Vec::new());
+            cache.outdate(&Concerned::License {
+                account: Some(ACCOUNT.to_owned()),
+                license: "l-1".to_owned(),
+            });
+            aws.answers_after(Duration::ZERO);
+            if asked_meanwhile {
+                assert_eq!(get(&cache, FRESH).await.0, 0, "it does not wait for the answer from before");
+            }
+            assert_eq!(first.await.unwrap().0, 1, "its request came before the event");
+            assert_eq!(get(&cache, FRESH).await.0, 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_wait_are_bounded_and_kept_answers_are_shown_meanwhile() {
+        let (aws, cache) = cache(users(5));
+        get(&cache, FRESH).await;
+        aws.turns_to(Act::Hang);
+        let ask = |of| {
+            let cache = Arc::clone(&cache);
+            // The request ends, and its call goes on.
+            async move { tokio::time::timeout(Duration::from_millis(1), cache.get(of, FRESH)).await }
+        };
+        for number in 0..CALLS_WAITING_MAX {
+            let of = EntitlementsOf::Account(format!("{number:012}"));
+            assert!(ask(of).await.is_err(), "it waits");
+        }
+        let one_more = ask(EntitlementsOf::Account("999900001111".to_owned())).await.unwrap();
+        assert_eq!(one_more.unwrap_err().code.as_str(), "TooBusy");
+        tokio::time::advance(FRESH).await;
+        assert_eq!(get(&cache, FRESH_MIN).await, (1, Meaning::Entitled, Some("TooBusy".to_owned())));
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use super::entitlements::EntitlementCache;
 use super::problem;
 use super::repair::Repairs;
 use crate::entitlement::refusal_update::RefusalSender;
+use crate::metrics::Metrics;
 use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::notice::{Notices, RejectedRequest};
 use tollgate_clock::WallClock;
@@ -22,7 +23,7 @@ use tollgate_ledger::store::Store;
 use tollgate_ledger::view::ShownState;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{LedgerError, Links, Summary, Totals};
-use tollgate_marketplace::{Customer, FaultClass, ProductCode, Resolve, quantity};
+use tollgate_marketplace::{Customer, FaultClass, ProductCode, Region, Resolve, quantity};
 use tollgate_metering::policy::Window;
 use tollgate_metering::record::{Record, Whole};
 use tollgate_time::Timestamp;
@@ -68,6 +69,8 @@ pub struct UsagePart {
     pub window: Window,
     /// Counts and logs requests of which nothing was taken.
     pub notices: Notices,
+    /// Counts events of AWS Marketplace.
+    pub metrics: Arc<Metrics>,
     /// Which repairs of records are allowed.
     pub repairs: Repairs,
     /// Locked while a listing is read: one at a time.
@@ -300,6 +303,7 @@ pub fn shown_whole(whole: &Whole, links: &Links) -> Value {
         .collect();
     let mut document = shown(record);
     document["pod"] = record.pod.clone().into();
+    document["region"] = record.region.as_ref().map(Region::as_str).into();
     document["decimal"] = record.decimal.into();
     document["client_token"] = record.client_token.clone().into();
     document["sealed_at"] = json!(record.sealed_at);

@@ -85,6 +85,7 @@ pub(super) fn start(
         clock: context.clock.clone(),
         window: window(outlet),
         notices: notices.clone(),
+        metrics: Arc::clone(&context.metrics),
         repairs: repairs(config),
         lists: Arc::default(),
     };

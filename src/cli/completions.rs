@@ -64,7 +64,7 @@ fn visible(command: &Command) -> Command {
     if let Some(about) = command.get_about() {
         shown = shown.about(about.clone());
     }
-    if command.get_name() == env!("CARGO_PKG_NAME") { shown.version(program::VERSION_SHOWN) } else { shown }
+    if command.get_name() == program::command() { shown.version(program::version_shown()) } else { shown }
 }
 
 /// `command` with the words that its settings accept, for completion only: clap accepts any text, because the

@@ -93,7 +93,7 @@ pub(super) struct ShownReason {
 
 /// The line about a gate that counts as open.
 pub(super) fn gate_is_open() -> String {
-    format!("the gate is open{}", program::MARK)
+    format!("the gate is open{}", program::mark())
 }
 
 impl ShownReason {

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
-use tollgate::program::MARK;
+use tollgate::program::mark;
 
 use crate::processes::{Emulator, Sidecar, command, command_ignoring, refusing_addr};
 
@@ -27,7 +27,7 @@ fn probe_says_nothing_while_the_gate_is_open_and_one_line_while_it_is_shut() {
     shut.wait_for("denied");
     for question in ["live", "startup", "ready"] {
         let output = probe(question, &open.addr.to_string());
-        let says = if question == "ready" { format!("the gate is open{MARK}\n") } else { String::new() };
+        let says = if question == "ready" { format!("the gate is open{}\n", mark()) } else { String::new() };
         assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), says.as_str()), "{question}");
     }
     for question in ["startup", "ready"] {

@@ -11,7 +11,12 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::net::TcpSocket;
 
-pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
+/// The binary under test: that of the crate whose tests these are.
+pub(crate) const PROGRAM: &str =
+    match (option_env!("CARGO_BIN_EXE_tollgate"), option_env!("CARGO_BIN_EXE_tollgate-saas")) {
+        (Some(program), _) | (None, Some(program)) => program,
+        (None, None) => panic!("the tests' crate has a binary"),
+    };
 
 /// A hang of the binary under test fails the test after this time, and does not hang the build.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStderr, Stdio};
 
-use tollgate::program::MARK;
+use tollgate::program::mark;
 
 use crate::processes::{Emulator, Sidecar, command, refusing_addr};
 
@@ -101,9 +101,9 @@ fn a_wait_that_has_told_a_reason_says_that_it_is_over() {
     let mut wait = Wait::start(&sidecar, &["--refused-after", "5s"]);
     assert!(wait.line().starts_with("pending: ThrottlingException: "));
     crate::processes::http(emulator.addr, "DELETE", "/_emulator/faults", "");
-    assert_eq!(wait.end(), (Some(0), vec![format!("the gate is open{MARK}")]));
+    assert_eq!(wait.end(), (Some(0), vec![format!("the gate is open{}", mark())]));
     let at_once = Wait::start(&sidecar, &[]);
-    assert_eq!(at_once.end(), (Some(0), vec![format!("the gate is open{MARK}")]));
+    assert_eq!(at_once.end(), (Some(0), vec![format!("the gate is open{}", mark())]));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The end of a customer's subscription: events of AWS Marketplace as the emulator posts them, reports before the hour's
 //! end, usage afterwards, and the customer's entitlements.
 
+use std::process::{Command, Stdio};
+
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
@@ -270,6 +272,66 @@ fn a_customers_open_hour_is_reported_when_the_seller_asks() {
     assert_eq!(seller.running.get(&format!("/v1/customers/{KEY}/usage"))["dimensions"], usage["dimensions"]);
 }
 
+/// The account of a legacy identifier is known from AWS's answer to ResolveCustomer.
+#[test]
+fn usage_by_a_legacy_identifier_is_reported_with_its_accounts_events_once_the_account_is_known() {
+    let seller = Seller::start();
+    let identified = json!({"identifier": "neighbour"});
+    let ended = |id: &str| json!({"event": "agreement-ended", "account_id": NEIGHBOUR, "id": id});
+    seller.count(&identified, "requests", 5);
+    seller.count(&buyer(), "requests", 100);
+    assert_eq!(
+        seller.effect(&ended("e-1")),
+        ("ended".to_owned(), 0),
+        "whose identifier it is, nobody has said"
+    );
+    let token = json!({"account_id": NEIGHBOUR, "product_code": "demosaas"});
+    let token = seller.bench.emulator.admin("/_emulator/tokens", &token.to_string())["token"].clone();
+    let resolved = seller.running.ask("POST", "/v1/customers/resolve", &json!({"token": token}).to_string());
+    assert_eq!(resolved.json()["CustomerIdentifier"], "neighbour", "{resolved:?}");
+    let mut seller = seller.restart();
+    assert_eq!(seller.effect(&ended("e-2")), ("ended".to_owned(), 1));
+    seller.running.wait_billed(1);
+    assert_eq!(seller.billed(NEIGHBOUR), [(EIGHT.to_owned(), "requests".to_owned(), 5)]);
+    assert_eq!(seller.billed(ACCOUNT), []);
+    let held = seller.running.get(&format!("/v1/customers/{NEIGHBOUR}/usage"));
+    assert_eq!(held["dimensions"][0]["billed"], "5", "{held}");
+}
+
+#[test]
+fn events_are_counted_by_kind_and_outcome() {
+    let seller = Seller::start();
+    let ended = |id: &str| json!({"event": "license-deprovisioned", "license_arn": LICENSE, "id": id});
+    let updated = json!({
+        "event": "license-updated", "license_arn": LICENSE, "id": "e-2", "time": "2026-11-24T07:00:00Z",
+    });
+    seller.effect(&ended("e-1"));
+    seller.effect(&json!({"resend": "e-1"}));
+    seller.effect(&updated);
+    seller.effect(&json!({"event": "agreement-amended", "license_arn": LICENSE}));
+    seller.effect(&json!({"event": "agreement-ended", "license_arn": LICENSE}));
+    let forged = json!({"source": "aws.license-manager"});
+    seller.event(&json!({"event": "license-deprovisioned", "license_arn": LICENSE, "forged": forged}));
+    seller.running.ask("POST", "/v1/events/marketplace", "[]");
+    ask(seller.running.app, None, "POST", "/v1/events/marketplace", "[]");
+    let metrics = seller.running.sidecar.get("/metrics").body;
+    let mut counted: Vec<&str> =
+        metrics.lines().filter_map(|line| line.strip_prefix("tollgate_marketplace_events_total")).collect();
+    counted.sort_unstable();
+    assert_eq!(
+        counted,
+        [
+            r#"{kind="agreement_ended",outcome="processed"} 1"#,
+            r#"{kind="license_deprovisioned",outcome="processed"} 1"#,
+            r#"{kind="license_deprovisioned",outcome="repeated"} 1"#,
+            r#"{kind="license_updated",outcome="outdated"} 1"#,
+            r#"{kind="other",outcome="ignored"} 1"#,
+            r#"{kind="other",outcome="refused"} 2"#,
+        ],
+        "without the token it is no event"
+    );
+}
+
 /// What AWS does not take of an ended license is a dead letter, and is not carried from hour to hour.
 #[test]
 fn usage_of_an_ended_license_that_aws_never_took_is_a_dead_letter() {
@@ -380,4 +442,82 @@ fn records_that_were_never_answered_are_decided_by_awss_log() {
         let (done, _, told) = cloudtrail(text);
         assert!(!done && told.contains(error), "{told}");
     }
+}
+
+/// A record of one dimension that was billed, and of which AWS's answer was lost; it is a dead letter now.
+fn lose_an_answer(bench: &Bench, running: &mut Running) {
+    let event = json!({"dimension": "requests", "quantity": 5, "customer": {"account_id": ACCOUNT}});
+    assert_eq!(running.usage(&event).json()["results"][0]["status"], "accepted");
+    bench.fault(r#"{"fault":"reset-after","operation":"BatchMeterUsage"}"#);
+    running.pass(bench, AN_HOUR_AND_ALL);
+    running.sidecar.read_until(|line| line["event"] == "record_waiting" && line["in_doubt"] == true);
+    running.pass(bench, "26h");
+    running.sidecar.read_until(|line| line["event"] == "record_dead" && line["code"] == "in_doubt");
+}
+
+/// More than one answer of a small client has.
+#[test]
+fn a_bill_of_more_than_a_mebibyte_is_read_in_parts() {
+    let bench = Bench::saas();
+    let mut running = bench.start();
+    // A record has at most some hundred kilobytes of tags.
+    for dimension in ["requests", "gigabytes", "requests", "gigabytes"] {
+        let event = |number: usize| {
+            let tag = |part: usize| (format!("k{part}"), json!(format!("{number:0>240}")));
+            let tags: serde_json::Map<_, _> = (0..5).map(tag).collect();
+            json!({"dimension": dimension, "quantity": 1, "tags": tags, "customer": {"account_id": ACCOUNT}})
+        };
+        let events: Vec<Value> = (0..460).map(event).collect();
+        let results = running.usage(&json!(events)).json()["results"].clone();
+        let accepted = |result: &Value| result["status"] == "accepted";
+        assert!(results.as_array().unwrap().iter().all(accepted), "{results}");
+        running.pass(&bench, AN_HOUR_AND_ALL);
+        running.wait_billed(1);
+    }
+    let bytes = http(bench.emulator.addr, "GET", "/_emulator/ledger", "").body.len();
+    assert!(bytes > 1 << 20, "{bytes}");
+    lose_an_answer(&bench, &mut running);
+    let (exit, printed, error) =
+        bench.ledger(&["reconcile", "--emulator", &bench.emulator.endpoint()], Some(running.app));
+    assert!(exit.success(), "{error}");
+    assert_eq!(printed[0]["verdict"], "billed", "{printed}");
+}
+
+/// As CloudTrail writes them to S3: several compressed files, each with some events of one region.
+#[test]
+fn compressed_log_files_are_read_from_a_pipe() {
+    let bench = Bench::saas();
+    let mut running = bench.start();
+    lose_an_answer(&bench, &mut running);
+    let folder = tempfile::tempdir().unwrap();
+    let timestamp = running.records()[0]["timestamp"].clone();
+    let report = json!({
+        "eventTime": "2026-11-24T09:10:00Z", "eventSource": "metering-marketplace.amazonaws.com", "awsRegion": "us-east-1",
+        "eventName": "BatchMeterUsage", "eventID": "event-1", "requestParameters": {"productCode": "demosaas"},
+        "responseElements": {"results": [{"status": "Success", "meteringRecordId": "m-1", "usageRecord": {
+            "customerAWSAccountId": ACCOUNT, "dimension": "requests", "quantity": 5, "timestamp": timestamp}}]},
+    });
+    let quiet = json!({"eventTime": "2026-11-24T08:00:00Z", "eventSource": "sts.amazonaws.com", "awsRegion": "us-east-1"});
+    let reconcile = |region: &str| {
+        let mut report = report.clone();
+        report["awsRegion"] = region.into();
+        for (name, event) in [("1.json", &quiet), ("2.json", &report)] {
+            std::fs::write(folder.path().join(name), json!({"Records": [event]}).to_string()).unwrap();
+        }
+        let mut command = bench.command(&["ledger", "--json", "reconcile", "--cloudtrail", "-"]);
+        command.env("TOLLGATE_APP_ADDR", running.app.to_string());
+        let script = "gzip -f 1.json 2.json && gunzip -c 1.json.gz 2.json.gz";
+        let mut zipped = Command::new("sh")
+            .args(["-c", script])
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = command.stdin(zipped.stdout.take().unwrap()).output().unwrap();
+        assert!(zipped.wait().unwrap().success() && output.status.success(), "{output:?}");
+        let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (printed[0]["verdict"].clone(), printed[0]["event"].clone())
+    };
+    assert_eq!(reconcile("us-east-1"), (json!("billed"), json!("event-1")));
+    assert_eq!(reconcile("eu-west-1"), (json!("not_covered"), Value::Null), "another record of AWS");
 }

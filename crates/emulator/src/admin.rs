@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::action::Action;
-use super::bill::{Bill, Filter, registration_token};
+use super::bill::{Bill, Filter, Part, registration_token};
 use super::calls::{Calls, Wanted};
 use super::change::Change;
 use super::engine::Engine;
@@ -40,7 +40,7 @@ const PATHS: [(&str, &str); 26] = [
     ("POST /_emulator/clock", "{\"advance\": \"1h\"} or {\"now\": \"2026-11-24T08:00:00Z\"}"),
     (
         "GET /_emulator/ledger",
-        "what AWS would bill; ?format=csv, ?product_code= ?account_id= ?dimension= ?pod=",
+        "what AWS would bill; ?format=csv, ?product_code= ?account_id= ?dimension= ?pod=; ?limit= ?from= for a part",
     ),
     ("GET /_emulator/ledger/hours", "its sums by product, dimension and hour; ?last=24 of them"),
     ("GET /_emulator/calls", "requests and answers; ?limit= ?after= ?operation= ?pod= ?outcome="),
@@ -153,9 +153,13 @@ pub(super) async fn answer(engine: &Arc<Engine>, parts: &Parts, body: &[u8]) -> 
                 let csv = engine.state().service.bill.csv(&query.filter());
                 http::answer(StatusCode::OK, "text/csv; charset=utf-8", csv)
             }
-            None | Some("json") => {
-                http::json(StatusCode::OK, &engine.state().service.bill.ledger(&query.filter()))
-            }
+            None | Some("json") => match query.part() {
+                Ok(None) => http::json(StatusCode::OK, &engine.state().service.bill.ledger(&query.filter())),
+                Ok(Some(part)) => {
+                    http::json(StatusCode::OK, &engine.state().service.bill.part(&query.filter(), part))
+                }
+                Err(error) => http::json(StatusCode::BAD_REQUEST, &json!({"error": error})),
+            },
             Some(other) => {
                 let error = format!("format is json or csv, not {other:?}");
                 http::json(StatusCode::BAD_REQUEST, &json!({"error": error}))
@@ -211,6 +215,13 @@ impl Query<'_> {
     fn number(&self, name: &str) -> Result<Option<u64>, String> {
         let Some(text) = self.text(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|_| format!("{name} must be a whole number, not {text:?}"))
+    }
+
+    /// The wanted part of the bill; `None` for the whole.
+    fn part(&self) -> Result<Option<Part>, String> {
+        let size = |number: Option<u64>| number.map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+        let from = size(self.number("from")?);
+        Ok(size(self.number("limit")?).map(|limit| Part { from: from.unwrap_or(0), limit }))
     }
 
     fn filter(&self) -> Filter {

@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use names::{Name, Names};
 
-pub(super) use show::Filter;
+pub(super) use show::{Filter, Part};
 
 use super::change::{Allocation, Change, ClientToken, FormText, Recorded};
 use super::decimal::Micros;

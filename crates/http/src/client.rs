@@ -16,7 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::Address;
 
-/// Largest answer that is read; the largest expected one is an hour record with AWS's maximum of 2,500 allocations with
+/// Largest answer that is read from an [`Address`]; the largest expected one is an hour record with AWS's maximum of 2,500 allocations with
 /// five tags each.
 pub const ANSWER_BYTES_MAX: usize = 8 << 20;
 
@@ -108,8 +108,22 @@ pub async fn get_url(url: &str, limit: Duration) -> Result<Response<Bytes>, Clie
     ask_url(url, Ask::get("/"), limit).await
 }
 
+/// GETs a URL as [`get_url`] does, whose answer has up to [`ANSWER_BYTES_MAX`]: a part of the emulator's bill.
+pub async fn get_large(url: &str, limit: Duration) -> Result<Response<Bytes>, ClientError> {
+    exchange_url(url, Ask::get("/"), ANSWER_BYTES_MAX, limit).await
+}
+
 /// Sends `ask` to an `http://host[:port]/path` URL, which replaces its host and path.
 pub async fn ask_url(url: &str, ask: Ask<'_>, limit: Duration) -> Result<Response<Bytes>, ClientError> {
+    exchange_url(url, ask, SMALL_ANSWER_BYTES_MAX, limit).await
+}
+
+async fn exchange_url(
+    url: &str,
+    ask: Ask<'_>,
+    bytes_max: usize,
+    limit: Duration,
+) -> Result<Response<Bytes>, ClientError> {
     let uri: Uri = url.parse().map_err(|_| ClientError::Url)?;
     let (Some("http"), Some(host)) = (uri.scheme_str(), uri.host()) else { return Err(ClientError::Url) };
     let port = uri.port_u16().unwrap_or(80);
@@ -119,7 +133,7 @@ pub async fn ask_url(url: &str, ask: Ask<'_>, limit: Duration) -> Result<Respons
         let stream = TcpStream::connect((host.trim_matches(['[', ']']), port))
             .await
             .map_err(|source| ClientError::Connect { address: address.clone(), source })?;
-        exchange(stream, Ask { host, path, ..ask }, &address, SMALL_ANSWER_BYTES_MAX).await
+        exchange(stream, Ask { host, path, ..ask }, &address, bytes_max).await
     };
     tokio::time::timeout(limit, whole)
         .await

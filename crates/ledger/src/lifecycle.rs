@@ -25,6 +25,9 @@ pub const EVENTS_MAX: u64 = 20_000;
 /// Licenses that are remembered; the one with the oldest event is forgotten first.
 pub const LICENSES_MAX: u64 = 100_000;
 
+/// Identifiers of one account that are looked at; AWS gives a customer one for each product.
+pub const IDENTIFIERS_MAX: i64 = 100;
+
 /// Rows that are forgotten with each new one, so that the tables shrink again after their limit was lowered.
 pub const FORGOTTEN_AT_ONCE: u64 = 10;
 
@@ -55,6 +58,18 @@ impl Database {
                 .prepare_cached("SELECT event_at, deprovisioned_at FROM licenses WHERE license = ?1")?
                 .query_row([license], state)
                 .optional()
+        })
+    }
+
+    /// The legacy identifiers of an account, as far as answers of `ResolveCustomer` named them.
+    pub fn identifiers(&self, account: &str) -> Result<Vec<String>, LedgerError> {
+        self.reading(|connection| {
+            let mut find = connection.prepare_cached(
+                "SELECT identifier FROM identities INDEXED BY identities_account WHERE account = ?1
+                 ORDER BY id DESC LIMIT ?2",
+            )?;
+            let identifiers = find.query_map(params![account, IDENTIFIERS_MAX], |row| row.get(0))?;
+            identifiers.collect()
         })
     }
 

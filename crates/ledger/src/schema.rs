@@ -136,7 +136,8 @@ END;
 ";
 
 /// `licenses`: the latest event about each license that AWS Marketplace named. `marketplace_events`: the events that
-/// were processed. A program of schema 2 runs without them: it counts usage of a license that has ended.
+/// were processed. A program of schema 2 runs without them: it counts usage of a license that has ended. The index finds
+/// the legacy identifiers of an account.
 const SCHEMA_3: &str = "
 CREATE TABLE licenses (
     license TEXT PRIMARY KEY, account TEXT NOT NULL, agreement TEXT, event_at INTEGER NOT NULL,
@@ -145,6 +146,7 @@ CREATE INDEX licenses_event_at ON licenses (event_at);
 CREATE INDEX licenses_deprovisioned_at ON licenses (deprovisioned_at) WHERE deprovisioned_at IS NOT NULL;
 CREATE TABLE marketplace_events (id TEXT PRIMARY KEY, seen_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX marketplace_events_seen_at ON marketplace_events (seen_at);
+CREATE INDEX identities_account ON identities (account);
 ";
 
 /// Tables of schema 1 that schema 2 does not use. While one exists, some of its rows were not yet moved or forgotten.

@@ -199,6 +199,9 @@ pub trait Lifecycle: Send + Sync {
     /// What is known about a license, by the id that `license_id` gives.
     fn license(&self, license: String) -> StoreFuture<'_, Option<LicenseState>>;
 
+    /// The legacy identifiers of an account that [`Store::identify`] has noted.
+    fn identifiers(&self, account: String) -> StoreFuture<'_, Vec<String>>;
+
     /// Licenses that ended less than AWS's final window ago: usage of them may still be reported.
     fn ending(&self, now: Timestamp) -> StoreFuture<'_, Vec<NamedLicense>>;
 

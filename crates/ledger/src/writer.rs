@@ -243,6 +243,10 @@ impl Lifecycle for Writer {
         self.step(move |ledger| ledger.license(&license))
     }
 
+    fn identifiers(&self, account: String) -> StoreFuture<'_, Vec<String>> {
+        self.step(move |ledger| ledger.identifiers(&account))
+    }
+
     fn ending(&self, now: Timestamp) -> StoreFuture<'_, Vec<NamedLicense>> {
         self.step(move |ledger| ledger.ending(now))
     }

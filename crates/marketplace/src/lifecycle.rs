@@ -60,6 +60,19 @@ pub enum News {
     Nothing,
 }
 
+impl News {
+    /// The type of event, as metrics name it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::LicenseUpdated(_) => "license_updated",
+            Self::LicenseDeprovisioned(_) => "license_deprovisioned",
+            Self::AgreementEnded { .. } => "agreement_ended",
+            Self::Nothing => "other",
+        }
+    }
+}
+
 /// The license of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedLicense {
@@ -104,12 +117,12 @@ impl LifecycleEvent {
     /// about usage ([`News::Nothing`]). A time in the future counts as `now`, so that a wrong clock does not overrule
     /// later events.
     pub fn read(body: &[u8], product: &ProductCode, now: Timestamp) -> Result<Self, RefusedEvent> {
-        let envelope: Envelope =
-            serde_json::from_slice(body).map_err(|error| RefusedEvent::NoEvent(error.to_string()))?;
+        let envelope: Envelope = serde_json::from_slice(body)
+            .map_err(|error| RefusedEvent::NoEvent(shortened(&error.to_string())))?;
         if envelope.source != SOURCE {
             return Err(RefusedEvent::ForeignSource(shortened(&envelope.source)));
         }
-        if !(1..=ID_BYTES_MAX).contains(&envelope.id.len()) {
+        if !is_name(&envelope.id, ID_BYTES_MAX) {
             return Err(RefusedEvent::Incomplete("id"));
         }
         let at = Timestamp::parse(&envelope.time).ok_or(RefusedEvent::Incomplete("time"))?;
@@ -136,12 +149,13 @@ fn license(detail: &Value, product: Option<&str>) -> Result<NamedLicense, Refuse
     if product.is_none() {
         return Err(RefusedEvent::Incomplete("detail.product.code"));
     }
-    let arn = text(detail, "license", "arn").filter(|arn| arn.len() <= NAME_BYTES_MAX);
-    let license = arn.map(license_id).filter(|license| !license.is_empty());
+    let license = text(detail, "license", "arn").map(license_id).filter(|id| is_name(id, NAME_BYTES_MAX));
     Ok(NamedLicense {
         account: account(detail)?,
         license: license.ok_or(RefusedEvent::Incomplete("detail.license.arn"))?.to_owned(),
-        agreement: text(detail, "agreement", "id").filter(|id| id.len() <= NAME_BYTES_MAX).map(str::to_owned),
+        agreement: text(detail, "agreement", "id")
+            .filter(|id| is_name(id, NAME_BYTES_MAX))
+            .map(str::to_owned),
     })
 }
 
@@ -152,6 +166,11 @@ fn account(detail: &Value) -> Result<String, RefusedEvent> {
 
 fn text<'a>(detail: &'a Value, of: &str, name: &str) -> Option<&'a str> {
     detail.get(of)?.get(name)?.as_str()
+}
+
+/// Whether a text is a name that is kept: AWS's are printable ASCII, and PostgreSQL stores no NUL.
+fn is_name(text: &str, bytes_max: usize) -> bool {
+    (1..=bytes_max).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// A text of the event, short enough for an answer and the log.
@@ -172,7 +191,7 @@ pub fn license_id(arn: &str) -> &str {
 pub enum Concerned {
     /// The account's usage that names this license.
     License {
-        /// The account, if it is known.
+        /// The account, if it is known: its usage that names no license is concerned, too, since that may be of this one.
         account: Option<String>,
         /// [`license_id`].
         license: String,
@@ -191,16 +210,27 @@ impl Concerned {
         is_account_number(key).then(|| Self::Account(key.to_owned()))
     }
 
-    /// Whether a customer, in the ledger's form, is concerned.
+    /// The account, if it is known. Its legacy identifiers, which the ledger knows, are concerned, too.
+    #[must_use]
+    pub fn account(&self) -> Option<&str> {
+        match self {
+            Self::Account(account) => Some(account),
+            Self::License { account, .. } => account.as_deref(),
+        }
+    }
+
+    /// Whether a customer, in the ledger's form, is concerned. A legacy identifier does not say so: see
+    /// [`Concerned::account`].
     #[must_use]
     pub fn includes(&self, customer: &Customer) -> bool {
         let Customer::Account { account_id, license_arn } = customer else { return false };
+        let of_license = |license: &str| license_arn.as_deref().map(|arn| license_id(arn) == license);
         match self {
             Self::Account(account) => account == account_id,
-            Self::License { account, license } => {
-                account.as_ref().is_none_or(|account| account == account_id)
-                    && license_arn.as_deref().is_some_and(|arn| license_id(arn) == license)
+            Self::License { account: Some(account), license } => {
+                account == account_id && of_license(license).unwrap_or(true)
             }
+            Self::License { account: None, license } => of_license(license).unwrap_or(false),
         }
     }
 }
@@ -362,6 +392,11 @@ mod tests {
         };
         let mut other = of_license();
         other["product"]["code"] = "other".into();
+        let arn = |arn: &str| {
+            let mut detail = of_license();
+            detail["license"]["arn"] = arn.into();
+            detail
+        };
         let mut short = of_license();
         short["acceptor"]["accountId"] = "11112222333".into();
         for (event, text) in [
@@ -371,18 +406,38 @@ mod tests {
             (with("source", "my.program".into()), "only events of aws.agreement-marketplace"),
             (with("id", "".into()), "no usable id"),
             (with("id", "x".repeat(129).into()), "no usable id"),
+            (with("id", "event\0".into()), "no usable id"),
+            (with("id", "event 1".into()), "no usable id"),
             (with("time", "yesterday".into()), "no usable time"),
             (event(updated, other.clone()), "about product \"other\""),
             (event("Purchase Agreement Ended - Proposer", other), "about product \"other\""),
             (event(updated, short), "no usable detail.acceptor.accountId"),
             (without("product"), "no usable detail.product.code"),
             (without("license"), "no usable detail.license.arn"),
+            (event(updated, arn("arn:aws:license-manager::1:license:l-\0")), "no usable detail.license.arn"),
+            (event(updated, arn("arn:aws:license-manager::1:license:")), "no usable detail.license.arn"),
+            (event(updated, arn(&"l".repeat(1025))), "no usable detail.license.arn"),
             (without("acceptor"), "no usable detail.acceptor.accountId"),
             (event("Purchase Agreement Ended - Proposer", json!({})), "no usable detail.acceptor"),
         ] {
             let refused = read(&event).unwrap_err().to_string();
             assert!(refused.contains(text), "{refused} for {event}");
         }
+    }
+
+    #[test]
+    fn a_refusal_repeats_little_of_what_was_sent() {
+        let long = json!("x".repeat(200_000)).to_string();
+        let refused = LifecycleEvent::read(long.as_bytes(), &"demo".parse().unwrap(), NOW).unwrap_err();
+        assert!(refused.to_string().len() < 256, "{}", refused.to_string().len());
+        let mut named = of_license();
+        named["agreement"]["id"] = "agmt-\0".into();
+        let News::LicenseUpdated(license) =
+            read(&event("License Updated - Manufacturer", named)).unwrap().news
+        else {
+            panic!("it is about a license")
+        };
+        assert_eq!(license.agreement, None, "only for people");
     }
 
     #[test]
@@ -457,6 +512,8 @@ mod tests {
             license: "l-demo".to_owned(),
         };
         assert!(of(ACCOUNT).includes(&licensed) && !of("999900001111").includes(&licensed));
+        assert!(of(ACCOUNT).includes(&plain), "it may be usage of this license");
+        assert!(!of(ACCOUNT).includes(&other) && !of("999900001111").includes(&plain));
         for bad in ["", "11112222333", "l-demo", "arn:x"] {
             assert_eq!(Concerned::parse(bad), None, "{bad}");
         }

@@ -2,11 +2,20 @@
 
 use tokio_postgres::types::Type;
 
+use tollgate_ledger::lifecycle::IDENTIFIERS_MAX;
 use tollgate_ledger::{IDENTITIES_MAX, LedgerError};
 use tollgate_marketplace::customer::{is_account, is_identifier};
 
 use crate::connect::Link;
 use crate::schema::{ALL_HOURS, LOCKS};
+
+/// The identifiers of an account, the newest first.
+pub(crate) async fn identifiers(link: &Link, account: &str) -> Result<Vec<String>, LedgerError> {
+    const KNOWN: &str =
+        "SELECT identifier FROM tollgate.identities WHERE account = $1 ORDER BY id DESC LIMIT $2";
+    let rows = link.query(KNOWN, &[(&account, Type::TEXT), (&IDENTIFIERS_MAX, Type::INT8)]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
 
 /// Notes the account of an identifier. Text that AWS would not accept as an identifier or an account is ignored.
 pub(crate) async fn identify(link: &Link, identifier: &str, account: &str) -> Result<(), LedgerError> {

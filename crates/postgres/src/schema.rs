@@ -307,6 +307,7 @@ CREATE TABLE tollgate.daily (
 CREATE TABLE tollgate.forms (hour bigint NOT NULL, account text NOT NULL, form smallint NOT NULL, PRIMARY KEY (hour, account));
 CREATE TABLE tollgate.identities (
     identifier text PRIMARY KEY, account text NOT NULL, id bigint GENERATED ALWAYS AS IDENTITY);
+CREATE INDEX identities_account ON tollgate.identities (account);
 CREATE TABLE tollgate.closed_early (customer text NOT NULL, hour bigint NOT NULL, PRIMARY KEY (hour, customer));
 CREATE TABLE tollgate.licenses (
     license text PRIMARY KEY, account text NOT NULL, agreement text, event_at bigint NOT NULL, deprovisioned_at bigint);

@@ -22,7 +22,7 @@ use tollgate_time::Timestamp;
 
 use crate::connect::Fault;
 use crate::counter::WriterSettings;
-use crate::identities::identify;
+use crate::identities::{identifiers, identify};
 use crate::writer::Writer;
 use crate::{PostgresLedger, PostgresSettings, lifecycle};
 
@@ -141,6 +141,10 @@ impl Lifecycle for PostgresStore {
 
     fn license(&self, license: String) -> StoreFuture<'_, Option<LicenseState>> {
         self.step(false, async move { lifecycle::license(&self.shared.ledger.views, &license).await })
+    }
+
+    fn identifiers(&self, account: String) -> StoreFuture<'_, Vec<String>> {
+        self.step(false, async move { identifiers(&self.shared.ledger.views, &account).await })
     }
 
     fn ending(&self, now: Timestamp) -> StoreFuture<'_, Vec<NamedLicense>> {

@@ -13,7 +13,7 @@ use crate::api::listing::Listing;
 use crate::api::repair::{Action, RepairRequest};
 use crate::cli::screen::Screen;
 use crate::cli::sidecar::Complaint;
-use crate::evidence::{Doubt, Evidence, Verdict};
+use crate::evidence::{Doubt, Evidence, Verdict, cloudtrail};
 use crate::exit::Exit;
 use tollgate_http::client;
 use tollgate_ledger::repair::Repaired;
@@ -45,21 +45,13 @@ impl Witness {
         self.apply && self.is_given()
     }
 
-    fn read(&self, source: &Source) -> Result<Evidence, Complaint> {
+    /// What the log says about these records.
+    fn read(&self, source: &Source, product_code: &str, doubts: &[Doubt]) -> Result<Evidence, Complaint> {
         if let Some(url) = &self.emulator {
-            let failed = |text: String| (Exit::Unavailable, format!("--emulator: {text}"));
-            let address = format!("{}/_emulator/ledger", url.trim_end_matches('/'));
-            let bill = source
-                .runtime()
-                .block_on(client::get_url(&address, ANSWER_TIMEOUT))
-                .map_err(|error| failed(error.to_string()))?;
-            let bill: Option<Value> = serde_json::from_slice(bill.body()).ok();
-            return bill
-                .as_ref()
-                .and_then(Evidence::of_emulator)
-                .ok_or_else(|| failed(format!("{url} has no bill of an emulator")));
+            let bill = bill(url, source, product_code, doubts);
+            return bill.map_err(|text| (Exit::Unavailable, format!("--emulator: {text}")));
         }
-        let mut evidence = Evidence::default();
+        let mut evidence = Evidence::about(doubts);
         for name in &self.cloudtrail {
             let failed = |text: String| (Exit::Usage, format!("--cloudtrail {name}: {text}"));
             let mut reader: Box<dyn Read> = if name == "-" {
@@ -67,23 +59,43 @@ impl Witness {
             } else {
                 Box::new(File::open(Path::new(name)).map_err(|error| failed(error.to_string()))?)
             };
-            let mut start = [0; 2];
-            let read = reader.read(&mut start).map_err(|error| failed(error.to_string()))?;
+            // A pipe may hand over less than was asked for.
+            let mut start = Vec::new();
+            let read = reader.by_ref().take(GZIP.len() as u64).read_to_end(&mut start);
+            read.map_err(|error| failed(error.to_string()))?;
             if start == GZIP {
                 let text = "is compressed; use gunzip -c FILE… | tollgate ledger reconcile --cloudtrail -";
                 return Err(failed(text.to_owned()));
             }
-            let whole = BufReader::new(start[..read].chain(reader));
-            // Several documents may follow each other, as `gunzip -c` of several files writes them.
-            for document in serde_json::Deserializer::from_reader(whole).into_iter::<Value>() {
-                let document = document.map_err(|error| failed(format!("is not JSON: {error}")))?;
-                let known = evidence.add(&document);
-                known.ok_or_else(|| failed("has no events of CloudTrail".to_owned()))?;
-            }
+            let whole = BufReader::new(start.as_slice().chain(reader));
+            cloudtrail::read(&mut evidence, whole).map_err(|error| failed(error.to_string()))?;
         }
         Ok(evidence)
     }
 }
+
+/// The product's records in the emulator's bill, part by part: the whole may have hundreds of megabytes.
+fn bill(url: &str, source: &Source, product_code: &str, doubts: &[Doubt]) -> Result<Evidence, String> {
+    let (mut evidence, mut from) = (Evidence::of_emulator(doubts), 0);
+    let bill = format!("{}/_emulator/ledger?product_code={product_code}", url.trim_end_matches('/'));
+    loop {
+        let part = format!("{bill}&limit={PART_RECORDS}&from={from}");
+        let answer = source.runtime().block_on(client::get_large(&part, ANSWER_TIMEOUT));
+        let answer = answer.map_err(|error| error.to_string())?;
+        let part: Option<Value> = serde_json::from_slice(answer.body()).ok();
+        let part = part.filter(|part| evidence.add_bill(part).is_some());
+        let part = part.ok_or_else(|| format!("{url} has no bill of an emulator"))?;
+        // An emulator before 0.3.0 answers with the whole bill, and without `next`.
+        match part["next"].as_u64() {
+            Some(next) if next > from => from = next,
+            Some(_) => return Err(format!("{url} has a bill whose parts never end")),
+            None => return Ok(evidence),
+        }
+    }
+}
+
+/// Records of a part of the emulator's bill. The emulator ends a part at 1 MiB.
+const PART_RECORDS: usize = 1000;
 
 /// The beginning of a gzip file (RFC 1952).
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -100,11 +112,18 @@ pub(super) fn run(
     source: &mut Source,
     as_json: bool,
 ) -> Result<(Exit, String), Complaint> {
-    let evidence = witness.read(source)?;
-    let (mut rows, mut failed) = (Vec::new(), false);
+    let mut doubts = Vec::new();
+    let mut records = Vec::new();
     for record in doubtful(source)? {
-        let Some(doubt) = doubt(source, &record)? else { continue };
-        let verdict = evidence.judge(&doubt, product_code);
+        if let Some(doubt) = doubt(source, &record)? {
+            doubts.push(doubt);
+            records.push(record);
+        }
+    }
+    let evidence = witness.read(source, product_code, &doubts)?;
+    let (mut rows, mut failed) = (Vec::new(), false);
+    for (record, doubt) in records.iter().zip(&doubts) {
+        let verdict = evidence.judge(doubt, product_code);
         let mut repaired = false;
         // A record that is still sent gets AWS's own answer.
         let repairable = record["state"] != ShownState::InDoubt.as_str();
@@ -134,10 +153,16 @@ pub(super) fn run(
     if as_json {
         return Ok((exit, format!("{:#}", Value::from(rows))));
     }
-    let covered = match evidence.covered {
-        Some((first, last)) => format!("the log has events from {first} to {last}"),
-        None if evidence.complete => "the emulator's bill is complete".to_owned(),
-        None => "the log has no events".to_owned(),
+    let covered = if evidence.complete {
+        "the emulator's bill is complete".to_owned()
+    } else if evidence.covered.is_empty() {
+        "the log has no events".to_owned()
+    } else {
+        let of = |(region, (first, last)): (&String, &(Timestamp, Timestamp))| {
+            format!("of {region} from {first} to {last}")
+        };
+        let regions: Vec<String> = evidence.covered.iter().map(of).collect();
+        format!("the log has events {}", regions.join(", "))
     };
     let billed = rows.iter().filter(|row| row["verdict"] == "billed").count();
     let next = match (billed, witness.apply) {
@@ -181,6 +206,7 @@ fn doubt(source: &Source, record: &Value) -> Result<Option<Doubt>, Complaint> {
     Ok((|| {
         Some(Doubt {
             id,
+            region: whole["region"].as_str().map(ToOwned::to_owned),
             customer: customer?,
             dimension: text("dimension").to_owned(),
             timestamp: time("timestamp")?,

@@ -3,7 +3,7 @@
 use clap::{CommandFactory as _, Parser};
 
 use super::*;
-use crate::program::MARK;
+use crate::program::mark;
 
 #[derive(Parser)]
 struct Whole {
@@ -118,7 +118,7 @@ fn every_refusal_fits_one_line_and_names_the_next_step() {
         let Refusal { exit, line } = refused(error);
         assert_eq!(exit, Exit::Unverified);
         assert!(line.starts_with(&format!("unverified: {}: {error}; ", error.code())), "{line}");
-        let end = format!("{}{MARK}", remedy(error));
+        let end = format!("{}{}", remedy(error), mark());
         assert!(line.ends_with(&end) && line.len() <= entitlement::LINE_BYTES_MAX, "{line}");
     }
 }

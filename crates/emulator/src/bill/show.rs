@@ -8,7 +8,7 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::names::Name;
-use super::{Bill, BilledRecord, Form, HOUR_MILLIS, Sum, record_id, request_id};
+use super::{Bill, BilledRecord, Form, HOUR_MILLIS, Sum, record_bytes, record_id, request_id};
 use crate::change::Allocation;
 use tollgate_time::Timestamp;
 
@@ -19,6 +19,27 @@ pub(crate) struct Filter {
     pub(crate) account_id: Option<String>,
     pub(crate) dimension: Option<String>,
     pub(crate) pod: Option<String>,
+}
+
+/// Which part of the bill is wanted: its records in the order in which they were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// The number of the record that it begins with: `next` of the part before it.
+    pub(crate) from: usize,
+    /// Most records.
+    pub(crate) limit: usize,
+}
+
+/// Bytes of the records of a part, by [`record_bytes`]; the first one is always in it. A record with AWS's maximum of 2,500
+/// allocations has about 4 MiB, and the client of `tollgate ledger reconcile --emulator` reads 8.
+const PART_BYTES_MAX: usize = 1 << 20;
+
+/// A part of the bill as JSON.
+#[derive(serde::Serialize)]
+pub(crate) struct LedgerPart<'a> {
+    records: Vec<Row<'a>>,
+    /// Where the next part begins; `None` if this is the last one for now.
+    next: Option<usize>,
 }
 
 /// The bill as JSON: every record, the sums, and the registrations, which AWS itself meters.
@@ -46,6 +67,7 @@ struct RecordDocument<'a> {
     product_code: &'a str,
     account_id: &'a str,
     license_arn: Option<&'a str>,
+    region: &'a str,
     dimension: &'a str,
     hour: String,
     timestamp: String,
@@ -61,20 +83,41 @@ const COLUMNS: &str = "operation,pod,product_code,account_id,license_arn,dimensi
 
 impl Bill {
     fn rows<'a>(&'a self, filter: &Filter) -> Vec<Row<'a>> {
+        let mut rows: Vec<Row<'a>> = self.rows_from(filter, 0).collect();
+        rows.sort_by(|a, b| a.order().cmp(&b.order()));
+        rows
+    }
+
+    /// The wanted records from this number on, in the order of their numbers.
+    fn rows_from<'a, 'b>(
+        &'a self,
+        filter: &'b Filter,
+        from: usize,
+    ) -> impl Iterator<Item = Row<'a>> + use<'a, 'b> {
         let fits = |wanted: &Option<String>, found: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| found == Some(wanted))
         };
-        let rows = self.records.iter().enumerate().map(|(id, record)| Row { bill: self, id, record });
-        let mut rows: Vec<Row<'a>> = rows
-            .filter(|row| {
-                fits(&filter.product_code, Some(row.text(row.record.key.product)))
-                    && fits(&filter.account_id, Some(row.text(row.record.key.account)))
-                    && fits(&filter.dimension, Some(row.text(row.record.key.dimension)))
-                    && fits(&filter.pod, row.pod())
-            })
-            .collect();
-        rows.sort_by(|a, b| a.order().cmp(&b.order()));
-        rows
+        let rows = self.records.iter().enumerate().skip(from);
+        rows.map(|(id, record)| Row { bill: self, id, record }).filter(move |row| {
+            fits(&filter.product_code, Some(row.text(row.record.key.product)))
+                && fits(&filter.account_id, Some(row.text(row.record.key.account)))
+                && fits(&filter.dimension, Some(row.text(row.record.key.dimension)))
+                && fits(&filter.pod, row.pod())
+        })
+    }
+
+    /// A part of the bill. Records are only added, so parts that follow each other have each record once.
+    pub(crate) fn part(&self, filter: &Filter, part: Part) -> LedgerPart<'_> {
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        for row in self.rows_from(filter, part.from) {
+            let more = record_bytes(&row.record.allocations);
+            if !records.is_empty() && (records.len() >= part.limit || bytes + more > PART_BYTES_MAX) {
+                return LedgerPart { records, next: Some(row.id) };
+            }
+            bytes += more;
+            records.push(row);
+        }
+        LedgerPart { records, next: None }
     }
 
     /// The bill as JSON.
@@ -254,6 +297,7 @@ impl<'a> Row<'a> {
             product_code: self.text(key.product),
             account_id: self.text(key.account),
             license_arn: self.license_arn(),
+            region: self.text(key.region),
             dimension: self.text(key.dimension),
             hour: Timestamp::from_unix_millis(key.hour).to_string(),
             timestamp: Timestamp::from_unix_millis(*timestamp).to_string(),

@@ -67,6 +67,39 @@ fn the_bill_names_the_calls_that_made_it() {
 }
 
 #[test]
+fn parts_have_each_record_once_and_are_bounded() {
+    let large =
+        Allocation { tags: vec![("key".to_owned(), "v".repeat(600_000))], quantity: Micros::of_integer(1) };
+    let record = |pod: &str, product: &str, allocations: &[Allocation]| {
+        let recorded = recorded(pod, 1, 1);
+        let record =
+            Recorded { product_code: product.to_owned(), allocations: allocations.to_vec(), ..recorded };
+        Change::Recorded { record: Box::new(record) }
+    };
+    let bill = bill(&[
+        record("pod-c", "p", &[]),
+        record("pod-b", "other", &[]),
+        record("pod-a", "p", &[]),
+        record("pod-d", "p", &[]),
+        record("pod-e", "p", std::slice::from_ref(&large)),
+        record("pod-f", "p", std::slice::from_ref(&large)),
+    ]);
+    let filter = Filter { product_code: Some("p".to_owned()), ..Filter::default() };
+    let part = |from, limit| {
+        let part = serde_json::to_value(bill.part(&filter, Part { from, limit })).unwrap();
+        let pods: Vec<_> = part["records"].as_array().unwrap().iter().map(|row| row["pod"].clone()).collect();
+        (serde_json::json!(pods), part["next"].clone())
+    };
+    use serde_json::{Value, json};
+    assert_eq!(part(0, 2), (json!(["pod-c", "pod-a"]), json!(3)));
+    assert_eq!(part(3, 2), (json!(["pod-d", "pod-e"]), json!(5)));
+    assert_eq!(part(3, 100), (json!(["pod-d", "pod-e"]), json!(5)), "two large ones are too many bytes");
+    assert_eq!(part(5, 100), (json!(["pod-f"]), Value::Null));
+    assert_eq!(part(0, 0), (json!(["pod-c"]), json!(2)), "a part has a record");
+    assert_eq!(part(6, 100), (json!([]), Value::Null));
+}
+
+#[test]
 fn old_client_tokens_give_way_to_new_ones() {
     let mut bill = Bill::default();
     bill.apply(&Change::Recorded { record: Box::new(recorded("pod-a", 1, 1)) });

@@ -47,6 +47,7 @@ CREATE INDEX licenses_event_at ON licenses (event_at);
 CREATE INDEX licenses_deprovisioned_at ON licenses (deprovisioned_at) WHERE deprovisioned_at IS NOT NULL;
 CREATE TABLE marketplace_events (id TEXT PRIMARY KEY, seen_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX marketplace_events_seen_at ON marketplace_events (seen_at);
+CREATE INDEX identities_account ON identities (account);
 INSERT INTO licenses VALUES ('l-demo', '111122223333', 'agmt-1', 1795503600000, NULL),
     ('l-ended', '111122223333', 'agmt-2', 1795503600000, 1795503600000);
 INSERT INTO marketplace_events VALUES ('event-1', 1795503600000);

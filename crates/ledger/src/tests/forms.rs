@@ -178,3 +178,22 @@ fn a_slot_that_must_wait_for_its_hour_holds_up_no_other() {
     assert_eq!((last.hour, last.quantity.micros()), (Hour::of(ahead), 10));
     assert_eq!(bench.total("requests").pending, 4013);
 }
+
+#[test]
+fn the_identifiers_of_an_account_are_those_that_were_named_for_it() {
+    let mut bench = Bench::new();
+    let mut identify =
+        |identifier: &str, account: &str| bench.ledger().identify(identifier, account).unwrap();
+    for (identifier, account) in [
+        ("id-1", "111122223333"),
+        ("id-2", "111122223333"),
+        ("id-3", "444455556666"),
+        ("id-1", "444455556666"),
+    ] {
+        identify(identifier, account);
+    }
+    let mut of = |account: &str| bench.ledger().identifiers(account).unwrap();
+    assert_eq!(of("111122223333"), ["id-2"]);
+    assert_eq!(of("444455556666"), ["id-3", "id-1"]);
+    assert_eq!(of("id-1"), [""; 0]);
+}

@@ -46,7 +46,7 @@ fn schema_3_only_adds_to_schema_2() {
     };
     let ((before, _), (after, min_reader)) = (of(RELEASED[1]), of(RELEASED[2]));
     assert!(before.iter().all(|table| after.contains(table)));
-    assert_eq!((after.len() - before.len(), min_reader.as_deref()), (5, Some("2")));
+    assert_eq!((after.len() - before.len(), min_reader.as_deref()), (6, Some("2")));
 }
 
 #[test]

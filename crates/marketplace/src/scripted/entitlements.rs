@@ -1,6 +1,7 @@
 //! The double of the entitlement service: entitlements that a test sets, and what happens to calls.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::{Act, TIMEOUT, lock};
 use crate::entitlements::{Entitlement, Entitlements, EntitlementsOf, GetEntitlements};
@@ -12,6 +13,7 @@ use crate::{Fault, FaultClass};
 pub struct ScriptedEntitlements {
     held: Arc<Mutex<Vec<Entitlement>>>,
     act: Arc<Mutex<Act>>,
+    late: Arc<Mutex<Duration>>,
     calls: Arc<Mutex<Vec<EntitlementsOf>>>,
 }
 
@@ -35,6 +37,7 @@ impl ScriptedEntitlements {
         Self {
             held: Arc::new(Mutex::new(held)),
             act: Arc::new(Mutex::new(Act::Accept)),
+            late: Arc::default(),
             calls: Arc::default(),
         }
     }
@@ -47,6 +50,11 @@ impl ScriptedEntitlements {
     /// Treats each call like this from now on.
     pub fn turns_to(&self, act: Act) {
         *lock(&self.act) = act;
+    }
+
+    /// From now on an answer is on its way for this time: it has the entitlements of the moment of the call.
+    pub fn answers_after(&self, late: Duration) {
+        *lock(&self.late) = late;
     }
 
     /// Every call so far.
@@ -73,6 +81,10 @@ impl ScriptedEntitlements {
             EntitlementsOf::Anybody => true,
         };
         let entitlements = lock(&self.held).iter().filter(is_asked_for).cloned().collect();
+        let late = *lock(&self.late);
+        if !late.is_zero() {
+            tokio::time::sleep(late).await;
+        }
         Ok(Entitlements { entitlements, emulated: false })
     }
 }

@@ -281,6 +281,30 @@ async fn the_oldest_events_and_licenses_are_forgotten() {
     }
 }
 
+#[tokio::test]
+async fn every_replica_knows_the_identifiers_of_an_account_and_reports_them() {
+    let bench = Bench::new().await;
+    let (first, second) = (store(&bench, "a"), store(&bench, "b"));
+    first.lead().await.unwrap();
+    let looking = Looking::start(&first);
+    for (identifier, account) in
+        [("id-1", ACCOUNT), ("id-2", ACCOUNT), ("id-3", "444455556666"), ("id-1", "444455556666")]
+    {
+        second.identify(identifier.to_owned(), account.to_owned()).await.unwrap();
+    }
+    for (account, identifiers) in
+        [(ACCOUNT, vec!["id-2"]), ("444455556666", vec!["id-3", "id-1"]), ("id-1", vec![])]
+    {
+        let mut known = first.identifiers(account.to_owned()).await.unwrap();
+        known.sort_by(|a, b| b.cmp(a));
+        assert_eq!(known, identifiers, "{account}");
+    }
+    let identified = Customer::Identifier("id-2".to_owned());
+    take(&second, vec![of(&identified, None, 5, START)]).await;
+    assert_eq!(flush(&second, &[&identified]).await.records.len(), 1);
+    drop(looking);
+}
+
 /// Two replicas count, flush and get events at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beside_flushes_and_events_each_acknowledged_event_is_billed_once() {
