@@ -49,6 +49,7 @@ impl Observer for Unobserved {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the arguments of a benchmark, not the command line")]
 fn main() {
     // As the program has it: one thread.
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
