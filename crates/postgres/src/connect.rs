@@ -3,6 +3,7 @@
 //! A pooler in transaction mode may stand between. So there is no state of a session: no prepared statements, no
 //! `LISTEN`, no session locks, and every setting is made with `SET LOCAL`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -47,8 +48,6 @@ pub(crate) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 pub(crate) struct Connector {
     /// `ledger_url_file`, or where a ledger moves to.
     pub(crate) dsn: dsn::Source,
-    /// CA certificates (PEM) to trust instead of the system's, unless the DSN names others.
-    pub(crate) ca_bundle: Option<Vec<u8>>,
     pub(crate) facts: schema::Expected,
 }
 
@@ -115,10 +114,11 @@ impl Connector {
     pub(crate) async fn connect_for(&self, purpose: Purpose) -> Result<Session, Fault> {
         let in_file = |text: String| Fault::Lasting(format!("{} {text}", self.dsn));
         let dsn = self.dsn.read().map_err(|error| in_file(error.to_string()))?;
-        let tls = self.tls(&dsn).map_err(in_file)?;
+        let tls = tls(&dsn).map_err(in_file)?;
+        let root_certificates = dsn.root_certificates.as_deref();
         let mut faults = Vec::new();
         for host in &dsn.hosts {
-            match self.connect_to(host, tls.clone(), purpose).await {
+            match self.connect_to(host, tls.clone(), root_certificates, purpose).await {
                 Ok(session) => return Ok(session),
                 Err(fault) => faults.push(fault),
             }
@@ -135,13 +135,14 @@ impl Connector {
         &self,
         target: &Target,
         tls: Option<MakeRustlsConnect>,
+        root_certificates: Option<&Path>,
         purpose: Purpose,
     ) -> Result<Session, Fault> {
         let name = &target.name;
         let limit = target.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
         let late = |_| Fault::Transient(format!("{name} did not answer within {limit:?}"));
         let opened = timeout(limit, open(target, tls)).await.map_err(late)?;
-        let (client, driver) = opened.map_err(|error| refused(name, &error))?;
+        let (client, driver) = opened.map_err(|error| refused(name, &error, root_certificates))?;
         let mut session = Session { client, driver, name: name.clone(), synchronous_commit: "on" };
         let checked = async {
             session.check().await?;
@@ -150,41 +151,42 @@ impl Connector {
         timeout(ANSWER_TIMEOUT, checked).await.map_err(late)??;
         Ok(session)
     }
+}
 
-    /// The TLS settings; `None` if the DSN wants no TLS.
-    fn tls(&self, dsn: &Dsn) -> Result<Option<MakeRustlsConnect>, String> {
-        if dsn.hosts.iter().all(|host| host.config.get_ssl_mode() == SslMode::Disable) {
-            return Ok(None);
-        }
-        let mut roots = RootCertStore::empty();
-        let (pem, source) = match (&dsn.root_certificates, &self.ca_bundle) {
-            (Some(path), _) => {
-                let read = read_regular(path, CERTIFICATES_BYTES_MAX, Links::Follow);
-                let unreadable =
-                    |error| format!("names sslrootcert {}: {}", path.display(), describe(&error));
-                (Some(read.map_err(unreadable)?), format!("sslrootcert {}", path.display()))
-            }
-            (None, Some(bundle)) => (Some(bundle.clone()), "the CA bundle".to_owned()),
-            (None, None) => (None, "the system".to_owned()),
-        };
-        let certificates: Vec<CertificateDer<'static>> = match pem {
-            Some(pem) => CertificateDer::pem_slice_iter(&pem)
-                .collect::<Result<_, _>>()
-                .map_err(|_| format!("needs TLS, but {source} holds a PEM block that cannot be read"))?,
-            None => rustls_native_certs::load_native_certs().certs,
-        };
-        let (usable, _) = roots.add_parsable_certificates(certificates);
-        if usable == 0 {
-            return Err(format!("needs TLS, but {source} has no CA certificate"));
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Some(MakeRustlsConnect::new(config)))
+/// Whose certificates are trusted. `AWS_CA_BUNDLE` is not among them: it is for a proxy that opens TLS to AWS, and in
+/// place of the system's authorities it would refuse a database that they vouch for.
+pub(crate) fn trusted(root_certificates: Option<&Path>) -> String {
+    root_certificates.map_or_else(|| "the system".to_owned(), |path| format!("sslrootcert {}", path.display()))
+}
+
+/// The TLS settings; `None` if the DSN wants no TLS.
+fn tls(dsn: &Dsn) -> Result<Option<MakeRustlsConnect>, String> {
+    if dsn.hosts.iter().all(|host| host.config.get_ssl_mode() == SslMode::Disable) {
+        return Ok(None);
     }
+    let source = trusted(dsn.root_certificates.as_deref());
+    let certificates: Vec<CertificateDer<'static>> = match &dsn.root_certificates {
+        Some(path) => {
+            let pem = read_regular(path, CERTIFICATES_BYTES_MAX, Links::Follow)
+                .map_err(|error| format!("names {source}: {}", describe(&error)))?;
+            CertificateDer::pem_slice_iter(&pem)
+                .collect::<Result<_, _>>()
+                .map_err(|_| format!("needs TLS, but {source} holds a PEM block that cannot be read"))?
+        }
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(certificates);
+    if usable == 0 {
+        return Err(format!("needs TLS, but {source} has no CA certificate"));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Some(MakeRustlsConnect::new(config)))
 }
 
 /// Opens a connection, and starts the task that reads from it.
@@ -205,7 +207,19 @@ async fn open(
 }
 
 /// What an error of a connection attempt means.
-fn refused(name: &str, error: &tokio_postgres::Error) -> Fault {
+fn refused(name: &str, error: &tokio_postgres::Error, root_certificates: Option<&Path>) -> Fault {
+    let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+    if error.code().is_none() && cause::<rustls::Error>(error) == Some(&unknown) {
+        let trusted = trusted(root_certificates);
+        let text = match root_certificates {
+            Some(_) => format!("{name}: its certificate is of no authority in {trusted}"),
+            None => format!(
+                "{name}: its certificate is of no authority of {trusted}: name its CA certificate by sslrootcert in the URL \
+                 (AWS_CA_BUNDLE is for calls to AWS only)"
+            ),
+        };
+        return Fault::Lasting(text);
+    }
     let text = format!("{name}: {}", reason(error));
     let code = error.code();
     let lasting = [

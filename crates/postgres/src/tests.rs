@@ -37,5 +37,5 @@ const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 
 fn connector(database: &Database) -> Arc<Connector> {
     let facts = Expected { product: "demometered".to_owned(), settle: SETTLE };
-    Arc::new(Connector { dsn: Source::File(database.url_file()), ca_bundle: None, facts })
+    Arc::new(Connector { dsn: Source::File(database.url_file()), facts })
 }

@@ -45,7 +45,6 @@ fn updated(id: &str, license: &str, at: Timestamp) -> LifecycleEvent {
 fn store(bench: &Bench, name: &str) -> PostgresStore {
     let settings = PostgresSettings {
         url_file: bench.database.url_file(),
-        ca_bundle: None,
         name: name.to_owned(),
         ledger: settings(""),
         lease: LeaseTimes { look_every: Duration::from_millis(20), ..LeaseTimes::default() },
