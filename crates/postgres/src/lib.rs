@@ -22,6 +22,7 @@ mod counter;
 mod counting;
 mod dsn;
 mod engine;
+mod fail_point;
 mod identities;
 mod lease;
 mod lifecycle;
