@@ -86,7 +86,7 @@ kill-campaign kills="200" mode="metered" seed="":
 replica-campaign faults="100" seed="" *kinds:
     #!/usr/bin/env bash
     set -euo pipefail
-    cargo build --locked --package tollgate --package tollgate-saas
+    cargo build --locked --package tollgate --package tollgate-saas --features tollgate-saas/fail-points
     cp target/debug/tollgate target/tollgate-replicas
     cp target/debug/tollgate-saas target/tollgate-saas-replicas
     python3 tests/campaign/rig.py

@@ -126,10 +126,11 @@ impl Handler for AppServer {
     }
 
     fn too_late(&self) -> Response<Body> {
-        // Events that were committed meanwhile were not acknowledged; those with an id may be sent again.
+        // Events may have been committed meanwhile.
         usage::retry_later(
             Code::RequestTimeout,
-            "the disk, AWS or the sender of the request took too long; send it again",
+            "the disk, AWS or the sender of the request took too long; usage in it may have been counted: send events with \
+             an id again under the same id, which counts once, and events without an id not blindly",
         )
     }
 }

@@ -42,6 +42,7 @@ codes! {
     NotFound
     OriginRefused
     OtherForm
+    OutcomeUnknown
     QuitSwitchedOff
     RepairSealed
     RequestTimeout

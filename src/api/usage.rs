@@ -123,8 +123,11 @@ impl UsagePart {
                 (not_whole(&results), Some((RejectedRequest::Strict, NOT_WHOLE.to_owned())))
             }
             Err(IntakeError::Ledger(error)) => {
-                let full = matches!(error, LedgerError::Full { .. });
-                let why = if full { RejectedRequest::LedgerFull } else { RejectedRequest::LedgerUnavailable };
+                let why = match error {
+                    LedgerError::Full { .. } => RejectedRequest::LedgerFull,
+                    LedgerError::Uncertain(_) => RejectedRequest::Unanswered,
+                    _ => RejectedRequest::LedgerUnavailable,
+                };
                 (unavailable(&error), Some((why, error.to_string())))
             }
         })
@@ -357,7 +360,11 @@ pub(super) fn no_room() -> Response<Body> {
 }
 
 pub(super) fn unavailable(error: &LedgerError) -> Response<Body> {
-    retry_later(Code::LedgerUnavailable, &error.to_string())
+    let code = match error {
+        LedgerError::Uncertain(_) => Code::OutcomeUnknown,
+        _ => Code::LedgerUnavailable,
+    };
+    retry_later(code, &error.to_string())
 }
 
 pub(super) fn retry_later(code: Code, detail: &str) -> Response<Body> {

@@ -2,10 +2,11 @@
 
 Usage: replicas.py EMULATOR PROGRAM FAULTS [SEED] [KIND…]
 
-EMULATOR is `tollgate` with the emulator, PROGRAM `tollgate-saas`. FAULTS is the number of faults; each kind comes before one comes again.
-KIND restricts them, for example to `kill`.
+EMULATOR is `tollgate` with the emulator, PROGRAM a build of `tollgate-saas` with the feature fail-points. FAULTS is the number of faults; each kind
+comes before one comes again. KIND restricts them, for example to `kill`.
 
-Under load on all replicas, a replica dies by SIGKILL, stops for longer than the lease, loses its network to the database, or is asked to end;
+Under load on all replicas, a replica dies by SIGKILL or at a named step, each in turn (before and after the commit that counts usage, closes an
+hour, seals, marks, notes an answer, closes an hour early, takes the lease), stops for longer than the lease, loses its network to the database, or is asked to end;
 COMMIT or its answer is lost, and the database cannot be reached after that; the database is killed, restarted, full, read-only,
 waits for its standby, or fails over to it. Some replicas reach the database through PgBouncer. The clocks of the first two are nearly ten
 minutes apart, each within the five minutes that AWS allows for a signature. Meanwhile the emulator throttles, loses answers, resets connections and leaves records unprocessed, and the hours pass: the
@@ -53,11 +54,24 @@ from wire import ANSWER, REQUEST, Wire  # noqa: E402
 LEASE_SECONDS, TAKEOVER_MAX, RECOVERY_MAX = 9.0, 15.0, 20.0
 # A new hour is waited for as long as kill.py does.
 PATIENCE = 120
+# How long a named step is waited for: an hour is sent up to ten minutes after its end, and the clock is moved there.
+STEP_MAX = 15.0
 PRODUCT = "demosaas"
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 # Of the replicas' own clocks, in seconds: AWS refuses the signatures of a clock that is more than five minutes off.
 SKEWS = [-298, 298, 0]
 WORKERS = 4
+# Where a replica dies: any replica that takes usage, or that is asked to flush; the one that leads; the one that will lead.
+ANY, ASKED, LEADER, NEXT = "any", "asked", "leader", "next"
+STEPS = [
+    (f"{name}-{side}-commit", whose)
+    for name, whose in (("take", ANY), ("close", LEADER), ("seal", LEADER), ("attempt", LEADER), ("answer", LEADER), ("flush", ASKED), ("lease", NEXT))
+    for side in ("before", "after")
+]
+# With this number of deaths by `kill` a campaign must have met every step.
+LONG = 4 * len(STEPS)
+# Of so many steps at least one is met.
+FEW = 3
 CUSTOMERS = TWO | {account: {"account_id": account} for account in ("444455556666", "555566667777", "666677778888")}
 # Of AWS, fewer than in kill.py: an hour has more records, and a record in doubt is a call of its own.
 FAULTS = [
@@ -101,7 +115,9 @@ CREATE TRIGGER marked AFTER UPDATE ON tollgate.records FOR EACH ROW
 
 CREATE TABLE campaign.early (record bigint, hour bigint, closed bigint, replica text);
 CREATE FUNCTION campaign.sealed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET jit = off AS $$ BEGIN
-    INSERT INTO campaign.early SELECT NEW.id, NEW.hour, closed, current_setting('application_name') FROM tollgate.ledger WHERE NEW.hour > closed;
+    INSERT INTO campaign.early SELECT NEW.id, NEW.hour, closed, current_setting('application_name') FROM tollgate.ledger
+        WHERE NEW.hour > closed AND NOT EXISTS (
+            SELECT 1 FROM tollgate.closed_early AS flushed WHERE flushed.hour = NEW.hour AND flushed.customer = NEW.customer);
     RETURN NULL;
 END $$;
 CREATE TRIGGER sealed AFTER INSERT ON tollgate.records FOR EACH ROW EXECUTE FUNCTION campaign.sealed();
@@ -223,6 +239,7 @@ class Replica:
             host, port = self.wire.address
             file.write(f"postgres://{ROLE}:{PASSWORD}@{host}:{port}/ledger?sslmode=disable&application_name={self.name}")
         self.skew = SKEWS[number - 1]
+        self.step = os.path.join(folder, "step")
         self.log = open(os.path.join(folder, "log"), "w+")
         stack.callback(self.log.close)
         stack.callback(self.kill)
@@ -242,6 +259,7 @@ class Replica:
             "TOLLGATE_LOG_FORMAT": "json",
             "TOLLGATE_DRAIN_QUIET": "0s",
             "TOLLGATE_SHUTDOWN_GRACE": "25s",
+            "FAIL_POINT": f"@{self.step}",
             "AWS_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_ACCESS_KEY_ID": self.name,
@@ -268,6 +286,17 @@ class Replica:
         if self.alive():
             self.process.kill()
             self.process.wait()
+
+    def dies_at(self, step):
+        """At this step, written as `name:passes`; None disarms it."""
+        if step is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self.step)
+            return
+        # A reader sees all of it or nothing.
+        with open(self.step + ".new", "w") as file:
+            file.write(step)
+        os.rename(self.step + ".new", self.step)
 
     def check_skew(self):
         """The log's times are the process's own clock: without this check a preload that does nothing would not be noticed."""
@@ -454,6 +483,7 @@ class Campaign:
             os.mkdir(own := os.path.join(folder, str(number)))
             self.replicas.append(Replica(program, self.emulator, self.database, number, own, stack))
         self.takeovers, self.recoveries, self.deaths = [], [], 0
+        self.died_at, self.steps, self.steps_tried = Counter(), [], 0
         self.start(self.replicas[0])
         self.database.sql(BESIDE)
         self.hours = MovedHours(self.emulator, self.database)
@@ -526,6 +556,9 @@ class Campaign:
 
     @kind
     def kill(self):
+        if self.rng.random() < 0.6:
+            self.kill_at_a_step()
+            return
         replica = self.victim()
         held, since = self.holder() is replica, time.time()
         replica.kill()
@@ -533,6 +566,47 @@ class Campaign:
         if self.rng.random() < 0.5:
             self.taken_over(replica, held, since)
         self.start(replica)
+
+    def kill_at_a_step(self):
+        """A replica dies at the next of the named steps; where none reaches it in time, the replica that leads is killed."""
+        if not self.steps:
+            self.steps = self.rng.sample(STEPS, len(STEPS))
+        step, whose = self.steps.pop()
+        self.steps_tried += 1
+        if whose == LEADER and self.hours.unsettled() > self.hours.SETTLE_AFTER:
+            self.settle()
+        holder, since = self.holder(), time.time()
+        asked = self.rng.choice(self.replicas)
+        doomed = {ANY: [asked], ASKED: [asked], LEADER: [holder], NEXT: [one for one in self.replicas if one is not holder]}[whose]
+        passes = self.rng.randint(0, 20) if whose == ANY else 0
+        for replica in doomed:
+            replica.dies_at(f"{step}:{passes}")
+        if whose == LEADER:
+            # Usage of the hour is sealed, marked and answered.
+            self.hours.close()
+        elif whose == ASKED:
+            account = self.rng.choice(list(CUSTOMERS))
+            exchange(asked.app, "POST", f"/v1/customers/{account}/flush", timeout=12.0)
+        elif whose == NEXT:
+            holder.kill()
+        until = time.monotonic() + STEP_MAX
+        while all(replica.alive() for replica in doomed) and time.monotonic() < until:
+            time.sleep(0.02)
+        for replica in doomed:
+            replica.dies_at(None)
+        died = [replica for replica in doomed if not replica.alive()]
+        for replica in died:
+            if replica.process.returncode != -signal.SIGABRT:
+                raise Broken(f"{replica.name} ended with {replica.process.returncode} at {step}: {replica.last_lines()}")
+            self.died_at[step] += 1
+        if not died:
+            holder.kill()
+        dead = [replica for replica in self.replicas if not replica.alive()]
+        self.deaths += len(dead)
+        if whose != NEXT and len(self.replicas) > len(dead) and self.rng.random() < 0.5:
+            self.taken_over(holder, holder in dead, since)
+        for replica in dead:
+            self.start(replica)
 
     @kind
     def stop(self):
@@ -736,6 +810,12 @@ class Campaign:
             faults.append("no attempt was marked: the triggers saw nothing")
         for line in lines:
             print(line)
+        if self.steps_tried >= FEW and not self.died_at:
+            faults.append(f"no replica died at any of {self.steps_tried} steps: is the program built with fail-points?")
+        missed = [step for step, _ in STEPS if not self.died_at[step]]
+        if missed and sum(self.died_at.values()) >= LONG:
+            faults.append(f"no replica died at {missed}")
+        print(f"deaths at named steps: {dict(self.died_at)}")
         lost = {what: sum(replica.wire.lost[what] for replica in self.replicas) for what in (ANSWER, REQUEST)}
         print(f"{self.load.numbers} events {dict(self.load.ended)}, without ids {dict(self.load.account.fates())}, 503 by code {dict(self.load.refusals)}; "
               f"{self.load.account.accepted_again()} ids were accepted by two answers")

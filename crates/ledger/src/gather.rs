@@ -123,12 +123,9 @@ impl fmt::Debug for Group {
     }
 }
 
-/// Sends results.
-pub fn tell_all(told: Vec<Told>) {
-    for (reply, part) in told {
-        // The caller may have gone away.
-        let _ = reply.send(part);
-    }
+/// Sends results; returns how many callers had gone away.
+pub fn tell_all(told: Vec<Told>) -> usize {
+    told.into_iter().map(|(reply, part)| usize::from(reply.send(part).is_err())).sum()
 }
 
 #[cfg(test)]

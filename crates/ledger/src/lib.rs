@@ -120,6 +120,9 @@ const WAL_PART: u64 = 16;
 /// Why the ledger cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LedgerError {
+    /// What the step was to write may have been written, or not: the answer to its commit was lost.
+    #[error("{0}")]
+    Uncertain(String),
     /// Another process uses it.
     #[error(
         "{0} is in use by another process; only one sidecar may run on a state folder: stop the other one"

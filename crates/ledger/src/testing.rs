@@ -1,6 +1,7 @@
 //! Fixtures for tests of the ledger and of its users.
 
 pub mod bare;
+pub mod licenses;
 pub mod model;
 
 use std::time::Duration;
@@ -9,6 +10,7 @@ use rusqlite::Connection;
 
 use crate::rows::{self, COLUMNS};
 use crate::view::{From, Looked, OpenUsage};
+use crate::writer::Observer;
 use crate::{Database, Ledger, LedgerError, LedgerSettings};
 use tollgate_metering::record::{Answered, Noted, Record};
 use tollgate_time::Timestamp;
@@ -38,6 +40,15 @@ pub fn settings(pod: &str) -> LedgerSettings {
         aws_door: false,
         idempotency_window: Duration::from_secs(48 * 3600),
     }
+}
+
+/// Looks at no commit.
+#[derive(Debug, Clone, Copy)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn committed(&mut self, _: Duration) {}
+    fn failed(&mut self, _: &LedgerError) {}
 }
 
 /// Makes the ledger refuse every write, as with a full disk, or accept writes again.

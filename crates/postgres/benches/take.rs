@@ -83,7 +83,6 @@ async fn compare(size: usize) {
     fs::write(&url_file, database.url()).unwrap();
     let settings = PostgresSettings {
         url_file,
-        ca_bundle: None,
         name: "bench".to_owned(),
         ledger: settings(""),
         lease: LeaseTimes::default(),

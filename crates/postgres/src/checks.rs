@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use crate::PostgresSettings;
 use crate::columns::column;
-use crate::connect::{Failed, Fault, Purpose, Session};
+use crate::connect::{self, Failed, Fault, Purpose, Session};
 use crate::schema::{self, Found, SCHEMA};
 use crate::totals::{BALANCE, balance};
 use tollgate_clock as clock;
@@ -172,7 +172,13 @@ fn encryption(settings: &PostgresSettings, encrypted: bool) -> Seen {
         return Seen::warning(check, "the URL changed meanwhile", "Run doctor again.");
     };
     if dsn.is_encrypted() {
-        return Seen::good(check, "the connection is encrypted, and the server's certificate was verified");
+        let trusted = connect::trusted(dsn.root_certificates.as_deref());
+        return Seen::good(
+            check,
+            format!(
+                "the connection is encrypted, and the server's certificate is of an authority of {trusted}"
+            ),
+        );
     }
     if dsn.is_local() {
         return Seen::good(check, "the connection stays on this machine and is not encrypted");

@@ -3,6 +3,8 @@
 //! A pooler in transaction mode may stand between. So there is no state of a session: no prepared statements, no
 //! `LISTEN`, no session locks, and every setting is made with `SET LOCAL`.
 
+use std::future::poll_fn;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,13 +13,14 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, NoTls, Row, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use tollgate_clock as clock;
@@ -26,7 +29,7 @@ use tollgate_ledger::LedgerError;
 use tollgate_time::Timestamp;
 
 use crate::dsn::{self, CONNECT_TIMEOUT, Dsn, Target};
-use crate::schema;
+use crate::{fail_point, schema};
 
 /// The oldest server that is supported: the oldest that the PostgreSQL project maintains.
 const SERVER_MIN: u32 = 14;
@@ -47,8 +50,6 @@ pub(crate) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 pub(crate) struct Connector {
     /// `ledger_url_file`, or where a ledger moves to.
     pub(crate) dsn: dsn::Source,
-    /// CA certificates (PEM) to trust instead of the system's, unless the DSN names others.
-    pub(crate) ca_bundle: Option<Vec<u8>>,
     pub(crate) facts: schema::Expected,
 }
 
@@ -57,6 +58,8 @@ pub(crate) struct Connector {
 pub(crate) struct Session {
     client: Client,
     driver: AbortHandle,
+    /// A commit was told that it did not wait for its standby.
+    unreplicated: Arc<AtomicBool>,
     /// `host:port/database`.
     name: String,
     /// The value for `SET LOCAL synchronous_commit`.
@@ -115,10 +118,11 @@ impl Connector {
     pub(crate) async fn connect_for(&self, purpose: Purpose) -> Result<Session, Fault> {
         let in_file = |text: String| Fault::Lasting(format!("{} {text}", self.dsn));
         let dsn = self.dsn.read().map_err(|error| in_file(error.to_string()))?;
-        let tls = self.tls(&dsn).map_err(in_file)?;
+        let tls = tls(&dsn).map_err(in_file)?;
+        let root_certificates = dsn.root_certificates.as_deref();
         let mut faults = Vec::new();
         for host in &dsn.hosts {
-            match self.connect_to(host, tls.clone(), purpose).await {
+            match self.connect_to(host, tls.clone(), root_certificates, purpose).await {
                 Ok(session) => return Ok(session),
                 Err(fault) => faults.push(fault),
             }
@@ -135,14 +139,17 @@ impl Connector {
         &self,
         target: &Target,
         tls: Option<MakeRustlsConnect>,
+        root_certificates: Option<&Path>,
         purpose: Purpose,
     ) -> Result<Session, Fault> {
         let name = &target.name;
         let limit = target.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
         let late = |_| Fault::Transient(format!("{name} did not answer within {limit:?}"));
         let opened = timeout(limit, open(target, tls)).await.map_err(late)?;
-        let (client, driver) = opened.map_err(|error| refused(name, &error))?;
-        let mut session = Session { client, driver, name: name.clone(), synchronous_commit: "on" };
+        let Opened { client, driver, unreplicated } =
+            opened.map_err(|error| refused(name, &error, root_certificates))?;
+        let mut session =
+            Session { client, driver, unreplicated, name: name.clone(), synchronous_commit: "on" };
         let checked = async {
             session.check().await?;
             if purpose == Purpose::Use { schema::check(&session, &self.facts).await } else { Ok(()) }
@@ -150,62 +157,101 @@ impl Connector {
         timeout(ANSWER_TIMEOUT, checked).await.map_err(late)??;
         Ok(session)
     }
+}
 
-    /// The TLS settings; `None` if the DSN wants no TLS.
-    fn tls(&self, dsn: &Dsn) -> Result<Option<MakeRustlsConnect>, String> {
-        if dsn.hosts.iter().all(|host| host.config.get_ssl_mode() == SslMode::Disable) {
-            return Ok(None);
-        }
-        let mut roots = RootCertStore::empty();
-        let (pem, source) = match (&dsn.root_certificates, &self.ca_bundle) {
-            (Some(path), _) => {
-                let read = read_regular(path, CERTIFICATES_BYTES_MAX, Links::Follow);
-                let unreadable =
-                    |error| format!("names sslrootcert {}: {}", path.display(), describe(&error));
-                (Some(read.map_err(unreadable)?), format!("sslrootcert {}", path.display()))
-            }
-            (None, Some(bundle)) => (Some(bundle.clone()), "the CA bundle".to_owned()),
-            (None, None) => (None, "the system".to_owned()),
-        };
-        let certificates: Vec<CertificateDer<'static>> = match pem {
-            Some(pem) => CertificateDer::pem_slice_iter(&pem)
-                .collect::<Result<_, _>>()
-                .map_err(|_| format!("needs TLS, but {source} holds a PEM block that cannot be read"))?,
-            None => rustls_native_certs::load_native_certs().certs,
-        };
-        let (usable, _) = roots.add_parsable_certificates(certificates);
-        if usable == 0 {
-            return Err(format!("needs TLS, but {source} has no CA certificate"));
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Some(MakeRustlsConnect::new(config)))
+/// Whose certificates are trusted. `AWS_CA_BUNDLE` is not among them: it is for a proxy that opens TLS to AWS, and in
+/// place of the system's authorities it would refuse a database that they vouch for.
+pub(crate) fn trusted(root_certificates: Option<&Path>) -> String {
+    root_certificates
+        .map_or_else(|| "the system".to_owned(), |path| format!("sslrootcert {}", path.display()))
+}
+
+/// The TLS settings; `None` if the DSN wants no TLS.
+fn tls(dsn: &Dsn) -> Result<Option<MakeRustlsConnect>, String> {
+    if dsn.hosts.iter().all(|host| host.config.get_ssl_mode() == SslMode::Disable) {
+        return Ok(None);
     }
+    let source = trusted(dsn.root_certificates.as_deref());
+    let certificates: Vec<CertificateDer<'static>> = match &dsn.root_certificates {
+        Some(path) => {
+            let pem = read_regular(path, CERTIFICATES_BYTES_MAX, Links::Follow)
+                .map_err(|error| format!("names {source}: {}", describe(&error)))?;
+            CertificateDer::pem_slice_iter(&pem)
+                .collect::<Result<_, _>>()
+                .map_err(|_| format!("needs TLS, but {source} holds a PEM block that cannot be read"))?
+        }
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(certificates);
+    if usable == 0 {
+        return Err(format!("needs TLS, but {source} has no CA certificate"));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Some(MakeRustlsConnect::new(config)))
+}
+
+/// A connection, and the task that reads from it.
+struct Opened {
+    client: Client,
+    driver: AbortHandle,
+    unreplicated: Arc<AtomicBool>,
 }
 
 /// Opens a connection, and starts the task that reads from it.
-async fn open(
-    target: &Target,
-    tls: Option<MakeRustlsConnect>,
-) -> Result<(Client, AbortHandle), tokio_postgres::Error> {
-    match tls.filter(|_| target.config.get_ssl_mode() != SslMode::Disable) {
+async fn open(target: &Target, tls: Option<MakeRustlsConnect>) -> Result<Opened, tokio_postgres::Error> {
+    let unreplicated = Arc::default();
+    let (client, driver) = match tls.filter(|_| target.config.get_ssl_mode() != SslMode::Disable) {
         Some(tls) => {
             let (client, connection) = target.config.connect(tls).await?;
-            Ok((client, tokio::spawn(connection).abort_handle()))
+            (client, tokio::spawn(drive(connection, Arc::clone(&unreplicated))).abort_handle())
         }
         None => {
             let (client, connection) = target.config.connect(NoTls).await?;
-            Ok((client, tokio::spawn(connection).abort_handle()))
+            (client, tokio::spawn(drive(connection, Arc::clone(&unreplicated))).abort_handle())
+        }
+    };
+    Ok(Opened { client, driver, unreplicated })
+}
+
+/// Reads from a connection until it ends.
+///
+/// If somebody cancels a commit that waits for its synchronous standby (`pg_cancel_backend`), PostgreSQL reports
+/// success, and a warning before it: a failover may lose what was committed. The text is translated; the place in the
+/// server's source is not.
+async fn drive<S, T>(mut connection: Connection<S, T>, unreplicated: Arc<AtomicBool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+        if let AsyncMessage::Notice(notice) = message
+            && notice.routine() == Some("SyncRepWaitForLSN")
+        {
+            unreplicated.store(true, Ordering::Release);
         }
     }
 }
 
 /// What an error of a connection attempt means.
-fn refused(name: &str, error: &tokio_postgres::Error) -> Fault {
+fn refused(name: &str, error: &tokio_postgres::Error, root_certificates: Option<&Path>) -> Fault {
+    let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+    if error.code().is_none() && cause::<rustls::Error>(error) == Some(&unknown) {
+        let trusted = trusted(root_certificates);
+        let text = match root_certificates {
+            Some(_) => format!("{name}: its certificate is of no authority in {trusted}"),
+            None => format!(
+                "{name}: its certificate is of no authority of {trusted}: name its CA certificate by sslrootcert in the URL \
+                 (AWS_CA_BUNDLE is for calls to AWS only)"
+            ),
+        };
+        return Fault::Lasting(text);
+    }
     let text = format!("{name}: {}", reason(error));
     let code = error.code();
     let lasting = [
@@ -307,14 +353,12 @@ impl Session {
 
     /// Runs one statement outside a transaction, or in the one that is open.
     pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failed> {
-        let asked = self.client.query_typed(sql, params);
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(&error))
+        self.answer(self.client.query_typed(sql, params)).await
     }
 
     /// Runs a statement without rows; returns how many it changed.
     pub(crate) async fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64, Failed> {
-        let asked = self.client.execute_typed(sql, params);
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(&error))
+        self.answer(self.client.execute_typed(sql, params)).await
     }
 
     /// Runs statements without parameters, in one message.
@@ -323,15 +367,28 @@ impl Session {
     }
 
     async fn simple(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Failed> {
-        let asked = self.client.simple_query(sql);
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?.map_err(|error| self.failed(&error))
+        self.answer(self.client.simple_query(sql)).await
     }
 
-    /// The beginning of every writing transaction. A pooler may give each transaction another session, so the settings
-    /// are made in each.
+    /// Waits for the answer to a statement.
+    async fn answer<T>(
+        &self,
+        asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Failed> {
+        let answered = timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| self.late())?;
+        if self.unreplicated.load(Ordering::Acquire) {
+            // Whoever asks what became of it commits a transaction of its own, which waits for the standby again.
+            return Err(self.broken("a commit was told not to wait for the standby"));
+        }
+        answered.map_err(|error| self.failed(&error))
+    }
+
+    /// The beginning of every transaction. A pooler may give each transaction another session, so the settings are made
+    /// in each. It does not say READ WRITE: that would override `default_transaction_read_only`, by which a provider
+    /// protects a disk that is full.
     pub(crate) fn begin_sql(&self) -> String {
         format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = {}; SET LOCAL idle_in_transaction_session_timeout = '5s'; \
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = {}; SET LOCAL idle_in_transaction_session_timeout = '5s'; \
              SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s'",
             self.synchronous_commit
         )
@@ -500,15 +557,26 @@ impl Link {
         Ok(Transaction { held, session, failed: AtomicBool::new(false) })
     }
 
-    /// Runs one reading statement.
+    /// Runs one statement in a transaction of its own, which gives it a time limit: the server does not notice that
+    /// nobody waits for the answer any more. All is sent at once.
     pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, LedgerError> {
         let mut held = self.session().await?;
         let session = held.take();
-        let rows = session.query(sql, params).await;
-        if rows.as_ref().err().is_none_or(|failed| !failed.broken) {
+        let begin = session.begin_sql();
+        let (begun, rows, ended) =
+            tokio::join!(biased; session.batch(&begin), session.query(sql, params), session.batch("COMMIT"));
+        // After a statement that failed, COMMIT rolls back.
+        if [begun.as_ref().err(), rows.as_ref().err(), ended.as_ref().err()]
+            .iter()
+            .flatten()
+            .all(|failed| !failed.broken)
+        {
             held.give_back(session);
         }
-        Ok(rows?)
+        begun?;
+        let rows = rows?;
+        ended?;
+        Ok(rows)
     }
 }
 
@@ -570,7 +638,15 @@ impl Transaction<'_> {
         done
     }
 
-    /// Commits. An error of the connection does not say that nothing was written.
+    /// Commits, at a step that has this name in the kill campaign.
+    pub(crate) async fn commit_as(self, step: &str) -> Result<(), Failed> {
+        fail_point::reach(step, "before");
+        self.commit().await?;
+        fail_point::reach(step, "after");
+        Ok(())
+    }
+
+    /// Commits. An error of the connection does not say that nothing was written: see [`Failed::is_unknown`].
     pub(crate) async fn commit(self) -> Result<(), Failed> {
         if self.failed.load(Ordering::Relaxed) {
             let text = format!(

@@ -123,6 +123,12 @@ impl Counter {
         }
     }
 
+    /// Connects, if there is no connection.
+    pub(crate) async fn connect(&self) -> Result<(), LedgerError> {
+        drop(self.link.session().await?);
+        Ok(())
+    }
+
     /// Counts the events of a group that have no result yet. After an error, `work` says what is known.
     pub(crate) async fn advance(&mut self, events: &[Event], work: &mut Work) -> Result<(), LedgerError> {
         let began = clock::monotonic();
@@ -225,8 +231,10 @@ impl Counter {
             note(&mut work.taken, prepared.judge(&Keys::default()));
             return Ok(());
         }
+        crate::fail_point::reach("take", "before");
         match self.call(session, &prepared).await {
             Ok(Answer::Counted(keys)) => {
+                crate::fail_point::reach("take", "after");
                 note(&mut work.taken, prepared.judge(&keys));
                 prepared.learn(&keys, &mut self.memory);
                 Ok(())
@@ -255,9 +263,11 @@ impl Counter {
         let whole = |taken: &[Option<Taken>]| {
             taken.iter().all(|taken| matches!(taken, Some(Taken::Accepted | Taken::Duplicate)))
         };
+        crate::fail_point::reach("take", "before");
         match counted {
             Ok(Some(taken)) if whole(&taken) => match session.batch("COMMIT").await {
                 Ok(()) => {
+                    crate::fail_point::reach("take", "after");
                     work.taken = taken;
                     Ok(())
                 }
@@ -378,10 +388,12 @@ impl Counter {
             )
             .await?;
         let Some(row) = rows.first() else {
-            let text = "the ledger has no trace of this replica, which was away for too long".to_owned();
+            let text = "the ledger has no trace of this replica, which was away for too long: usage of its last moments may \
+                        have been counted"
+                .to_owned();
             ending.rollback().await?;
             (self.identity, work.lost) = (None, None);
-            return Err(LedgerError::Io(text));
+            return Err(LedgerError::Uncertain(text));
         };
         let (session, last_group): (i64, i64) = (row.get(0), row.get(1));
         let committed = last_group >= lost.number;
@@ -391,7 +403,7 @@ impl Counter {
             }
             What::Call(_) | What::Commit(_) => HashMap::new(),
         };
-        ending.commit().await?;
+        ending.commit_as("resolve").await?;
         identity.session = session;
         identity.last_group = identity.last_group.max(last_group);
         let Some(Lost { what, .. }) = work.lost.take() else { return Ok(()) };

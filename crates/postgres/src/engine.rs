@@ -23,7 +23,7 @@ pub struct PostgresEngine;
 fn settings(url_file: PathBuf, ledger: LedgerSettings) -> PostgresSettings {
     // For people: in Kubernetes the pod's name.
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    PostgresSettings { url_file, ca_bundle: None, name, ledger, lease: LeaseTimes::default() }
+    PostgresSettings { url_file, name, ledger, lease: LeaseTimes::default() }
 }
 
 impl Engine for PostgresEngine {
@@ -76,7 +76,7 @@ impl Engine for PostgresEngine {
         said: &'a mut dyn FnMut(String),
     ) -> MoveFuture<'a> {
         Box::pin(async move {
-            let destination = Destination::url(url, None);
+            let destination = Destination::url(url);
             let mut next = 0;
             let copied = |part: &'static str, rows: u64| {
                 if rows >= next {

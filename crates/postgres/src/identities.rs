@@ -1,12 +1,15 @@
 //! The accounts of legacy identifiers, as `ResolveCustomer` answers them.
 
+use std::time::Duration;
+
 use tokio_postgres::types::Type;
 
 use tollgate_ledger::lifecycle::IDENTIFIERS_MAX;
 use tollgate_ledger::{IDENTITIES_MAX, LedgerError};
 use tollgate_marketplace::customer::{is_account, is_identifier};
 
-use crate::connect::Link;
+use crate::connect::{Failed, Link, Transaction};
+use crate::lifecycle::{LOCK_PAUSE, LOCK_WAIT};
 use crate::schema::{ALL_HOURS, LOCKS};
 
 /// The identifiers of an account, the newest first.
@@ -27,9 +30,19 @@ pub(crate) async fn identify(link: &Link, identifier: &str, account: &str) -> Re
     if !link.query(KNOWN, &names).await?.is_empty() {
         return Ok(());
     }
-    let noting = link.begin().await?;
-    // No replica counts usage with the old knowledge while this changes, and each asks again afterwards.
-    noting.batch(&format!("SELECT pg_advisory_xact_lock({LOCKS}, {ALL_HOURS})")).await?;
+    let mut attempts = 0;
+    let noting = loop {
+        let noting = link.begin().await?;
+        match lock(&noting, LOCK_WAIT[attempts]).await {
+            Ok(()) => break noting,
+            Err(failed) if failed.is_contention() && attempts + 1 < LOCK_WAIT.len() => {
+                noting.rollback().await?;
+                attempts += 1;
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            Err(failed) => return Err(failed.into()),
+        }
+    };
     noting
         .execute(
             "INSERT INTO tollgate.identities (identifier, account) VALUES ($1, $2)
@@ -52,6 +65,18 @@ pub(crate) async fn identify(link: &Link, identifier: &str, account: &str) -> Re
              UPDATE tollgate.ledger SET version = version + 1"
         ))
         .await?;
-    noting.commit().await?;
+    noting.commit_as("identify").await?;
     Ok(())
+}
+
+/// No replica counts usage with the old knowledge while this changes, and each asks again afterwards. New groups of
+/// events wait behind this lock while it is waited for, as in a flush.
+async fn lock(noting: &Transaction<'_>, wait: Duration) -> Result<(), Failed> {
+    let wait = wait.as_millis();
+    noting
+        .batch(&format!(
+            "SET LOCAL lock_timeout = '{wait}ms'; SELECT pg_advisory_xact_lock({LOCKS}, {ALL_HOURS}); \
+             SET LOCAL lock_timeout = '5s'"
+        ))
+        .await
 }

@@ -7,6 +7,9 @@
 //!   (`idle_in_transaction_session_timeout`), which is less than the lease lasts.
 //! - The holder also renews a lease that has expired, unless another replica took it: until then, no other one has
 //!   sealed or sent.
+//! - The database's clock may be set back, also by a failover to another machine: then the lease of a replica that is
+//!   gone would last for long. So a replica also takes a lease that it has seen unchanged, by its own monotonic clock,
+//!   for as long as a lease lasts. That endangers nothing: the check of holder and epoch needs no clock.
 //! - A replica that takes the lease marks records as in doubt whose call was under way: their answers go to the replica
 //!   before it, which can no longer note them.
 
@@ -17,6 +20,7 @@ use std::time::Duration;
 
 use tokio::sync;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -24,7 +28,7 @@ use crate::PostgresSettings;
 use crate::connect::{Connector, Failed, Link, Param, Transaction};
 use crate::sealing::Progress;
 use crate::upkeep::{self, Upkeep};
-use tollgate_clock::WallClock;
+use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::LedgerError;
 use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
@@ -88,6 +92,8 @@ pub(crate) struct Leader {
     /// The lease that this replica took, until it finds that it has lost it.
     lease: Mutex<Option<Lease>>,
     tasks: Mutex<Vec<Task>>,
+    /// When the lease that another replica holds ends, and since when it has not been renewed.
+    seen: Mutex<Option<(String, Instant)>>,
     pub(crate) progress: sync::Mutex<Progress>,
     pub(crate) upkeep: sync::Mutex<Upkeep>,
 }
@@ -146,9 +152,13 @@ const CHECK: &str = "SELECT ledger.closed, ledger.version, tollgate.ledger_now()
 const RENEW: &str = "UPDATE tollgate.lease SET expires_at = clock_timestamp() + $3 * interval '1 millisecond'
     WHERE name = 'sender' AND holder = $1 AND epoch = $2 RETURNING 1";
 
-/// Locks the lease's row if the lease is free. While its holder's transaction locks it, it is not.
+/// When the lease ends, as a text that changes with each renewal.
+const ENDS: &str = "SELECT (expires_at AT TIME ZONE 'UTC')::text FROM tollgate.lease WHERE name = 'sender'";
+
+/// Locks the lease's row if the lease is free, or has the end that was seen for too long. While its holder's transaction
+/// locks it, it is not.
 const IS_FREE: &str = "SELECT 1 FROM tollgate.lease
-    WHERE name = 'sender' AND expires_at <= clock_timestamp()
+    WHERE name = 'sender' AND (expires_at <= clock_timestamp() OR (expires_at AT TIME ZONE 'UTC')::text = $1)
         AND EXISTS (SELECT 1 FROM tollgate.ledger WHERE state = 'ready')
     FOR UPDATE SKIP LOCKED";
 
@@ -171,6 +181,7 @@ impl Leader {
             has_left: AtomicBool::new(false),
             lease: Mutex::default(),
             tasks: Mutex::default(),
+            seen: Mutex::default(),
             progress: sync::Mutex::default(),
             upkeep: sync::Mutex::default(),
         }
@@ -222,7 +233,9 @@ impl Leader {
             self.lose(lease);
         }
         let transaction = self.link.begin().await.map_err(passing)?;
-        if transaction.query(IS_FREE, &[]).await?.is_empty() {
+        let ends = transaction.query(ENDS, &[]).await?;
+        let stale = ends.first().and_then(|row| self.unrenewed(row.get(0)));
+        if transaction.query(IS_FREE, &[(&stale, Type::TEXT)]).await?.is_empty() {
             transaction.rollback().await?;
             return Ok(false);
         }
@@ -232,11 +245,23 @@ impl Leader {
         let Some(taken) = taken.first() else { return Ok(false) };
         let lease = Lease { holder: taken.get(0), epoch: taken.get(1) };
         transaction.execute(ADOPT, &[]).await?;
-        transaction.commit().await?;
+        transaction.commit_as("lease").await?;
         *locked(&self.lease) = Some(lease);
         *self.progress.lock().await = Progress::default();
         *self.upkeep.lock().await = Upkeep::default();
         Ok(true)
+    }
+
+    /// The end of the lease, if it has been the same for as long as a lease lasts.
+    fn unrenewed(&self, ends: String) -> Option<String> {
+        let now = clock::monotonic();
+        let mut seen = locked(&self.seen);
+        let since = match seen.take() {
+            Some((before, since)) if before == ends => since,
+            _ => now,
+        };
+        *seen = Some((ends.clone(), since));
+        (now.duration_since(since) >= self.settings.times.lasts).then_some(ends)
     }
 
     /// The lease is another replica's, or may become it at any moment.
@@ -309,6 +334,11 @@ impl Leading<'_> {
 
     pub(crate) async fn commit(self) -> Result<(), Failed> {
         self.transaction.commit().await
+    }
+
+    /// As [`Transaction::commit_as`].
+    pub(crate) async fn commit_as(self, step: &str) -> Result<(), Failed> {
+        self.transaction.commit_as(step).await
     }
 
     pub(crate) async fn rollback(self) -> Result<(), Failed> {

@@ -22,6 +22,7 @@ mod counter;
 mod counting;
 mod dsn;
 mod engine;
+mod fail_point;
 mod identities;
 mod lease;
 mod lifecycle;
@@ -60,8 +61,6 @@ pub use store::PostgresStore;
 pub struct PostgresSettings {
     /// The file with the database's URL. It is read anew for each connection.
     pub url_file: PathBuf,
-    /// CA certificates (PEM) to trust instead of the system's, unless the URL names others (`sslrootcert`).
-    pub ca_bundle: Option<Vec<u8>>,
     /// The replica's name, for people.
     pub name: String,
     /// As for the ledger on disk. `pod`, `bytes_max`, `started_at` and `aws_door` have no meaning here.
@@ -74,7 +73,6 @@ impl PostgresSettings {
     fn connector(&self) -> Connector {
         Connector {
             dsn: dsn::Source::File(self.url_file.clone()),
-            ca_bundle: self.ca_bundle.clone(),
             facts: schema::Expected { product: self.ledger.product.clone(), settle: self.ledger.settle },
         }
     }
@@ -115,13 +113,8 @@ impl PostgresLedger {
             aws_door: false,
             idempotency_window: Duration::ZERO,
         };
-        let settings = PostgresSettings {
-            url_file,
-            ca_bundle: None,
-            name: String::new(),
-            ledger: nothing,
-            lease: LeaseTimes::default(),
-        };
+        let settings =
+            PostgresSettings { url_file, name: String::new(), ledger: nothing, lease: LeaseTimes::default() };
         Self::made(&settings, WallClock::system(), Purpose::Look)
     }
 

@@ -32,16 +32,16 @@ const FLUSH_MAX: Duration = Duration::from_secs(8);
 /// How often a flush looks whether the replica that leads has sealed the usage.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How long a step waits for an hour's lock: meanwhile new groups of events wait too. A flush tries again after a
-/// pause.
-const LOCK_WAIT: [Duration; 4] = [
+/// How long a step waits for the lock of an hour, or of all: meanwhile new groups of events wait too. The next attempt
+/// follows after a pause.
+pub(crate) const LOCK_WAIT: [Duration; 4] = [
     Duration::from_millis(75),
     Duration::from_millis(150),
     Duration::from_millis(300),
     Duration::from_millis(1000),
 ];
 
-const LOCK_PAUSE: Duration = Duration::from_millis(300);
+pub(crate) const LOCK_PAUSE: Duration = Duration::from_millis(300);
 
 /// The state of each of these licenses that is known: the license, and the columns that [`state`] reads.
 pub(crate) const STATES: &str =
@@ -107,7 +107,7 @@ pub(crate) async fn note_event(
         News::LicenseDeprovisioned(license) => decide(&noting, license, event.at, true).await?,
         News::AgreementEnded { .. } | News::Nothing => Effect::Ended,
     };
-    noting.commit().await?;
+    noting.commit_as("lifecycle").await?;
     Ok(effect)
 }
 
@@ -260,7 +260,7 @@ async fn close(link: &Link, customers: &[String], wait: Duration) -> Result<Opti
     let transaction = link.begin().await?;
     match close_in(&transaction, customers, wait).await {
         Ok(closing) => {
-            transaction.commit().await?;
+            transaction.commit_as("flush").await?;
             Ok(Some(closing))
         }
         Err(failed) if is_in_the_way(&failed) => {

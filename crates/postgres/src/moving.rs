@@ -37,20 +37,19 @@ const SETTLE: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone)]
 pub struct Destination {
     url: Source,
-    ca_bundle: Option<Vec<u8>>,
 }
 
 impl Destination {
-    /// The database of this URL. `ca_bundle`: CA certificates to trust instead of the system's (PEM).
+    /// The database of this URL.
     #[must_use]
-    pub const fn url(url: String, ca_bundle: Option<Vec<u8>>) -> Self {
-        Self { url: Source::Text(url), ca_bundle }
+    pub const fn url(url: String) -> Self {
+        Self { url: Source::Text(url) }
     }
 
     /// The database whose URL is in this file.
     #[must_use]
-    pub const fn file(path: PathBuf, ca_bundle: Option<Vec<u8>>) -> Self {
-        Self { url: Source::File(path), ca_bundle }
+    pub const fn file(path: PathBuf) -> Self {
+        Self { url: Source::File(path) }
     }
 }
 
@@ -108,8 +107,8 @@ pub async fn move_ledger(
     };
     let stage = moving.stage()?;
     let expected = Expected { product, settle: SETTLE };
-    let Destination { url, ca_bundle } = destination;
-    let link = Link::new(Arc::new(Connector { dsn: url, ca_bundle, facts: expected }));
+    let Destination { url } = destination;
+    let link = Link::new(Arc::new(Connector { dsn: url, facts: expected }));
     let place = link.name().await?;
     let there = begin(&link, &facts, stage.as_ref(), &place).await?;
     let mut rows = BTreeMap::new();

@@ -1,15 +1,22 @@
 //! What people do to records: SQLite's decisions (`tollgate_ledger::repair`), in one transaction each.
 //!
 //! Any replica repairs, whether or not it holds the lease: the holder changes no record that can be repaired.
+//!
+//! If the answer to a commit was lost, the audit says whether it was done. The record is locked first: a transaction
+//! that is still under way holds its lock.
 
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout_at};
 use tokio_postgres::types::Type;
 
 use crate::PostgresLedger;
 use crate::carrying::{self, Addition, Columns, IfOtherForm, Slot};
 use crate::columns::{amount, column, unreadable};
-use crate::connect::Transaction;
+use crate::connect::{Failed, Transaction};
 use crate::rows::{self, COLUMNS};
 use crate::schema::{NO_WRITER, UNTAGGED};
+use tollgate_clock as clock;
 use tollgate_ledger::repair::{Found, Repair, Repaired};
 use tollgate_ledger::{HoursAt, LedgerError, stored};
 use tollgate_marketplace::Hour;
@@ -28,7 +35,19 @@ const REDIRECT: &str = "INSERT INTO tollgate.accepted AS accepted (customer, dim
     ORDER BY dimension
     ON CONFLICT (customer, dimension, writer) DO UPDATE SET amount = accepted.amount + excluded.amount";
 
-const NOTE: &str = "INSERT INTO tollgate.audit (at, record, action, note) VALUES ($1, $2, $3, $4)";
+const NOTE: &str =
+    "INSERT INTO tollgate.audit (at, record, action, note) VALUES ($1, $2, $3, $4) RETURNING id";
+
+/// The line of a repair, if it was made. It is locked, so that the transaction has something to commit, and waits for a
+/// synchronous standby. After a crash a number may be given again, so all of the line is compared.
+const MADE: &str = "SELECT 1 FROM tollgate.audit
+    WHERE id = $1 AND at = $2 AND record = $3 AND action = $4 AND note = $5 FOR UPDATE";
+
+/// How long to ask what became of a repair. A transaction whose client is gone ends after five seconds.
+const FATE_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 8 });
+
+/// The shortest pause between two questions.
+const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// A record that is to be repaired.
 struct Letter {
@@ -37,29 +56,105 @@ struct Letter {
     allocations: String,
 }
 
+/// The line of the audit that a repair writes.
+#[derive(Debug)]
+struct Line {
+    id: i64,
+    at: i64,
+    record: i64,
+    action: &'static str,
+    note: String,
+}
+
+/// How one attempt at a repair ended.
+enum Attempt {
+    Ended(Repaired),
+    /// The hour was closed meanwhile.
+    Closed,
+    /// The commit was not answered.
+    Lost(Line, Failed),
+}
+
 impl PostgresLedger {
     /// Repairs one record.
     pub(crate) async fn repair_record(&self, id: i64, repair: &Repair) -> Result<Repaired, LedgerError> {
         for _ in 0..TRIES_MAX {
-            let transaction = self.views.begin().await?;
-            let repaired = match look(&transaction, id).await? {
-                Some(letter) => repair_letter(&transaction, &letter, repair).await?,
-                None => Some(Repaired::NotFound),
-            };
-            match repaired {
-                Some(Repaired::Done) => {
-                    transaction.commit().await?;
-                    return Ok(Repaired::Done);
-                }
-                Some(refused) => {
-                    transaction.rollback().await?;
-                    return Ok(refused);
-                }
-                None => transaction.rollback().await?,
+            match self.attempt(id, repair, None).await? {
+                Attempt::Ended(repaired) => return Ok(repaired),
+                Attempt::Closed => {}
+                Attempt::Lost(line, failed) => return self.find_out(id, repair, line, failed).await,
             }
         }
         Err(LedgerError::Io("the hour was closed again and again; try again".to_owned()))
     }
+
+    /// Finds out whether a repair was made whose commit was not answered, and makes it if it was not.
+    async fn find_out(
+        &self,
+        id: i64,
+        repair: &Repair,
+        mut line: Line,
+        failed: Failed,
+    ) -> Result<Repaired, LedgerError> {
+        let (until, mut why) = (clock::monotonic() + FATE_WITHIN, failed.text);
+        while clock::monotonic() < until {
+            match timeout_at(until, self.attempt(id, repair, Some(&line))).await {
+                Ok(Ok(Attempt::Ended(repaired))) => return Ok(repaired),
+                Ok(Ok(Attempt::Closed)) => {}
+                Ok(Ok(Attempt::Lost(again, failed))) => (line, why) = (again, failed.text),
+                Ok(Err(error)) => {
+                    why = error.to_string();
+                    let _ = timeout_at(until, async { tokio::join!(self.views.may_try(), sleep(ASK_EVERY)) })
+                        .await;
+                }
+                Err(_) => break,
+            }
+        }
+        let action = repair.action();
+        Err(LedgerError::Uncertain(format!(
+            "{why}; the {action} of record {id} may have been done: the audit says whether it was. It may be asked for again, \
+             a record is repaired only once"
+        )))
+    }
+
+    /// Tries once. `lost`: the line of an attempt before whose commit was not answered.
+    async fn attempt(&self, id: i64, repair: &Repair, lost: Option<&Line>) -> Result<Attempt, LedgerError> {
+        let transaction = self.views.begin().await?;
+        let Some(letter) = look(&transaction, id).await? else {
+            let made = match lost {
+                Some(line) => is_made(&transaction, line).await?,
+                None => false,
+            };
+            transaction.commit().await?;
+            return Ok(Attempt::Ended(if made { Repaired::Done } else { Repaired::NotFound }));
+        };
+        match repair_letter(&transaction, &letter, repair).await? {
+            Repairing::Made(line) => match transaction.commit_as(repair.action()).await {
+                Ok(()) => Ok(Attempt::Ended(Repaired::Done)),
+                Err(failed) if failed.is_unknown() => Ok(Attempt::Lost(line, failed)),
+                Err(failed) => Err(failed.into()),
+            },
+            Repairing::Refused(refused) => {
+                transaction.rollback().await?;
+                Ok(Attempt::Ended(refused))
+            }
+            Repairing::Closed => {
+                transaction.rollback().await?;
+                Ok(Attempt::Closed)
+            }
+        }
+    }
+}
+
+async fn is_made(transaction: &Transaction<'_>, line: &Line) -> Result<bool, Failed> {
+    let params = [
+        (&line.id as _, Type::INT8),
+        (&line.at as _, Type::INT8),
+        (&line.record as _, Type::INT8),
+        (&line.action as _, Type::TEXT),
+        (&line.note as _, Type::TEXT),
+    ];
+    Ok(!transaction.query(MADE, &params).await?.is_empty())
 }
 
 /// Reads and locks the record, if it is not settled.
@@ -80,22 +175,29 @@ async fn look(transaction: &Transaction<'_>, id: i64) -> Result<Option<Letter>, 
     Ok(Some(Letter { record, found, allocations: column(row, "allocations")? }))
 }
 
-/// The result; `None` if the hour was closed meanwhile.
+/// What a transaction did, before its commit.
+enum Repairing {
+    Made(Line),
+    Refused(Repaired),
+    /// The hour was closed meanwhile.
+    Closed,
+}
+
 async fn repair_letter(
     transaction: &Transaction<'_>,
     letter: &Letter,
     repair: &Repair,
-) -> Result<Option<Repaired>, LedgerError> {
+) -> Result<Repairing, LedgerError> {
     let verdict = letter.found.judge(repair);
     if verdict != Repaired::Done {
-        return Ok(Some(verdict));
+        return Ok(Repairing::Refused(verdict));
     }
     let now = match repair {
         Repair::Replay { to_dimension, .. } => {
             match replay(transaction, letter, to_dimension.as_deref()).await? {
                 Replayed::At(now) => now,
-                Replayed::OtherForm => return Ok(Some(Repaired::OtherForm)),
-                Replayed::Closed => return Ok(None),
+                Replayed::OtherForm => return Ok(Repairing::Refused(Repaired::OtherForm)),
+                Replayed::Closed => return Ok(Repairing::Closed),
             }
         }
         Repair::Confirm(_) | Repair::Discard(_) => moment(transaction).await?.1,
@@ -107,14 +209,12 @@ async fn repair_letter(
     };
     settle(transaction, letter, state, now).await?;
     let (at, note) = (now.unix_millis(), letter.found.note(repair));
-    let action = repair.action();
-    transaction
-        .execute(
-            NOTE,
-            &[(&at, Type::INT8), (&letter.record.id, Type::INT8), (&action, Type::TEXT), (&note, Type::TEXT)],
-        )
+    let (record, action) = (letter.record.id, repair.action());
+    let noted = transaction
+        .query(NOTE, &[(&at, Type::INT8), (&record, Type::INT8), (&action, Type::TEXT), (&note, Type::TEXT)])
         .await?;
-    Ok(Some(Repaired::Done))
+    let id = noted.first().map_or(Ok(0), |row| column(row, "id"))?;
+    Ok(Repairing::Made(Line { id, at, record, action, note }))
 }
 
 /// The latest closed hour and the database's time.
@@ -148,7 +248,7 @@ async fn replay(
         return Ok(Replayed::At(now));
     }
     // No settle time: usage of a repair counts to the hour in which it is made.
-    let current = HoursAt::new(Some(closed), std::time::Duration::ZERO, now).current;
+    let current = HoursAt::new(Some(closed), Duration::ZERO, now).current;
     let to_dimension = to_dimension.filter(|to| *to != record.dimension);
     let dimension = to_dimension.unwrap_or(&record.dimension).to_owned();
     let mut slot = Slot { hour: current, customer: record.customer.canonical(), dimension };

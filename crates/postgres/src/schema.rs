@@ -230,7 +230,7 @@ async fn begin(session: &Session, expected: &Expected) -> Result<(), Fault> {
 
 /// Notes the metered product. Refuses a ledger with unsent usage of another one.
 async fn adopt_product(session: &Session, expected: &Expected) -> Result<(), Fault> {
-    // One statement: whoever counts usage of the earlier product checks the version that this changes.
+    // Under the lock nobody counts usage of the earlier product; whoever does afterwards finds another version.
     const ADOPT: &str = "UPDATE tollgate.ledger SET product = $1, version = version + 1
         WHERE product <> $1 AND NOT EXISTS (SELECT 1 FROM tollgate.sums WHERE amount + additive <> 0)
             AND NOT EXISTS (SELECT 1 FROM tollgate.records WHERE state = 'sealed')";
@@ -239,7 +239,14 @@ async fn adopt_product(session: &Session, expected: &Expected) -> Result<(), Fau
     if held == expected.product {
         return Ok(());
     }
-    if session.execute(ADOPT, &[(&expected.product, Type::TEXT)]).await? > 0 {
+    session
+        .batch(&format!(
+            "BEGIN; SET LOCAL lock_timeout = '5s'; SELECT pg_advisory_xact_lock({LOCKS}, {ALL_HOURS})"
+        ))
+        .await?;
+    let adopted = session.execute(ADOPT, &[(&expected.product, Type::TEXT)]).await? > 0;
+    session.batch("COMMIT").await?;
+    if adopted {
         return Ok(());
     }
     Err(Fault::Lasting(format!(

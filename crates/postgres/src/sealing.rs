@@ -178,7 +178,7 @@ impl Leader {
                 if run.kind == Kind::Early && last.is_none() {
                     leading.execute(FLUSHED, &[(&run.current, Type::INT8)]).await?;
                 }
-                leading.commit().await?;
+                leading.commit_as("seal").await?;
                 progress.took(clock::monotonic().duration_since(began));
                 progress.advance(&run, last);
                 Ok(Sealing { made, more: progress.run(current).is_some() })
@@ -194,7 +194,13 @@ impl Leader {
                 }
                 Ok(Sealing { made: 0, more: true })
             }
-            Err(failed) => Err(failed.into()),
+            Err(failed) => {
+                if failed.code == Some(SqlState::QUERY_CANCELED) {
+                    // A statement took too long: a smaller piece may not.
+                    progress.slots_max = (progress.slots_max / 2).max(1);
+                }
+                Err(failed.into())
+            }
         }
     }
 
@@ -233,7 +239,7 @@ impl Leader {
                 &[(&closed.number(), Type::INT8), (&forget, Type::INT8), (&FORGOTTEN_STEP, Type::INT8)],
             )
             .await?;
-        leading.commit().await?;
+        leading.commit_as("close").await?;
         Ok(Sealing { made: 0, more: true })
     }
 }

@@ -111,7 +111,7 @@ impl Leader {
                 &[(&step, Type::INT8), (&now.unix_millis(), Type::INT8)],
             )
             .await?;
-        leading.commit().await?;
+        leading.commit_as("release").await?;
         Ok(usize::try_from(released).unwrap_or(usize::MAX))
     }
 
@@ -130,7 +130,7 @@ impl Leader {
                 &[(&ids, Type::INT8_ARRAY), (&times, Type::INT8_ARRAY)],
             )
             .await?;
-        Ok(leading.commit().await?)
+        Ok(leading.commit_as("defer").await?)
     }
 
     /// Of these records, reads those that are unsent and fit into one call, and commits that they are about to be sent
@@ -168,7 +168,7 @@ impl Leader {
                 ],
             )
             .await?;
-        leading.commit().await?;
+        leading.commit_as("attempt").await?;
         for Whole { record, .. } in &mut records {
             record.region = record.region.take().or_else(|| region.cloned());
         }
@@ -200,7 +200,7 @@ impl Leader {
             let sql = "UPDATE tollgate.ledger SET denied = $1 WHERE denied <> $1";
             leading.execute(sql, &[(&denied, Type::BOOL)]).await?;
         }
-        Ok(leading.commit().await?)
+        Ok(leading.commit_as("answer").await?)
     }
 }
 

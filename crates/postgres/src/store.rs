@@ -23,7 +23,7 @@ use tollgate_time::Timestamp;
 use crate::connect::Fault;
 use crate::counter::WriterSettings;
 use crate::identities::{identifiers, identify};
-use crate::writer::Writer;
+use crate::writer::{ANSWER_WITHIN, Writer};
 use crate::{PostgresLedger, PostgresSettings, lifecycle};
 
 /// A handle to the ledger of a running replica.
@@ -154,7 +154,14 @@ impl Lifecycle for PostgresStore {
     /// The database's time decides which hour is open.
     fn flush(&self, customers: Vec<String>, _now: Timestamp) -> StoreFuture<'_, Flushed> {
         let PostgresLedger { views, leader } = &self.shared.ledger;
-        self.step(true, async move { lifecycle::flush(views, leader, &customers).await })
+        self.step(true, async move {
+            let flush = tokio::time::timeout(ANSWER_WITHIN, lifecycle::flush(views, leader, &customers));
+            flush.await.unwrap_or_else(|_| {
+                Err(LedgerError::Io(format!(
+                    "the database did not answer within {ANSWER_WITHIN:?}; what was open may be closed already, ask again"
+                )))
+            })
+        })
     }
 }
 
@@ -177,7 +184,10 @@ impl Store for PostgresStore {
     fn time_known(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             if !self.shared.clock.is_read() {
-                self.shared.clock.follow(self.shared.ledger.views.now().await?);
+                let now = tokio::time::timeout(ANSWER_WITHIN, self.shared.ledger.views.now());
+                let late =
+                    |_| LedgerError::Io(format!("the database did not answer within {ANSWER_WITHIN:?}"));
+                self.shared.clock.follow(now.await.map_err(late)??);
             }
             Ok(())
         })

@@ -7,10 +7,12 @@ mod checks;
 mod connecting;
 mod counting;
 mod engine;
+mod fate;
 mod leading;
 mod lifecycle;
 mod model;
 mod moving;
+mod proxy;
 mod repair;
 mod sealing;
 mod sending;
@@ -26,16 +28,11 @@ use crate::schema::Expected;
 use crate::testing::{Database, Server};
 use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerError;
+use tollgate_ledger::testing::{SETTLE, START};
 use tollgate_marketplace::{Hour, Quantity};
 use tollgate_time::Timestamp;
 
-/// How long an hour takes its own late events.
-const SETTLE: Duration = Duration::from_secs(120);
-
-/// 2026-11-24T08:00:00Z, the start of an hour.
-const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
-
 fn connector(database: &Database) -> Arc<Connector> {
     let facts = Expected { product: "demometered".to_owned(), settle: SETTLE };
-    Arc::new(Connector { dsn: Source::File(database.url_file()), ca_bundle: None, facts })
+    Arc::new(Connector { dsn: Source::File(database.url_file()), facts })
 }

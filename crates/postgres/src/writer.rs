@@ -1,10 +1,14 @@
 //! Takes events: gathers requests that wait at the same time into one group, and has the database count it.
 //!
 //! A task of its own does it, with a connection of its own. A group that may have been committed, because the answer
-//! was lost, is put aside: its requests wait until the database says what became of it, and others fail at once
-//! meanwhile.
+//! was lost, is put aside until the database says what became of it, and others fail at once meanwhile.
+//!
+//! No request waits longer than `answer_within`. One that was not begun by then is taken back, so that it certainly does
+//! not count. One that was begun is answered that its events may have been counted. What became of it is found out all
+//! the same, before anything else is counted, and logged: so nothing counts twice, and nobody has to wait for it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -23,26 +27,30 @@ use crate::counter::{Counter, Work, WriterSettings};
 /// How often a group whose fate is unknown is looked up, at least.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-enum Command {
-    Take {
-        events: Vec<Event>,
-        guard: Guard,
-        reply: Reply,
-    },
-    /// All of the events or none.
-    Whole {
-        events: Vec<Event>,
-        guard: Guard,
-        reply: Reply,
-    },
+/// How long a request with usage waits for its answer. A commit that waits for a slow standby, or is tried again because
+/// of a lock, needs seconds. Proxies and clients give up after 15 s or later, and then nobody tells the application what
+/// may have become of its usage.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// The events of a request until the task begins to count them, and what is held for their memory. Until then the caller
+/// may take them back.
+type Parts = Arc<Mutex<Option<(Vec<Event>, Guard)>>>;
+
+struct Request {
+    parts: Parts,
+    /// All of the events count, or none.
+    whole: bool,
+    reply: Reply,
 }
 
 /// A handle to the writer's task, which ends when the last one is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct Writer {
-    commands: mpsc::UnboundedSender<Command>,
+    requests: mpsc::UnboundedSender<Request>,
     bell: Arc<Bell>,
     latest_failure: LatestFailure,
+    some_gave_up: Arc<AtomicBool>,
+    answer_within: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -62,13 +70,20 @@ impl Writer {
         clock: WallClock,
         observer: Box<dyn Observer>,
     ) -> Self {
-        let (commands, received) = mpsc::unbounded_channel();
-        let writer = Self { commands, bell: Arc::default(), latest_failure: Arc::default() };
+        let (requests, received) = mpsc::unbounded_channel();
+        let writer = Self {
+            requests,
+            bell: Arc::default(),
+            latest_failure: Arc::default(),
+            some_gave_up: Arc::default(),
+            answer_within: ANSWER_WITHIN,
+        };
         let task = Task {
             counter: Counter::new(Link::new(connector), settings, clock),
-            commands: received,
+            requests: received,
             bell: Arc::clone(&writer.bell),
-            requests: 0,
+            received: 0,
+            some_gave_up: Arc::clone(&writer.some_gave_up),
             pace: LatestCommit::default(),
             aside: None,
             observer,
@@ -78,9 +93,15 @@ impl Writer {
         writer
     }
 
+    /// A handle whose requests wait for another time.
+    #[cfg(test)]
+    pub(crate) fn answering_within(&self, answer_within: Duration) -> Self {
+        Self { answer_within, ..self.clone() }
+    }
+
     /// Counts events; on return they are committed.
     pub(crate) async fn take(&self, events: Vec<Event>, guard: Guard) -> Result<Vec<Taken>, LedgerError> {
-        self.send(|reply| Command::Take { events, guard, reply }).await
+        self.send(events, guard, false).await
     }
 
     /// Counts all of these events, or none if one of them cannot be counted.
@@ -89,22 +110,39 @@ impl Writer {
         events: Vec<Event>,
         guard: Guard,
     ) -> Result<Vec<Taken>, LedgerError> {
-        self.send(|reply| Command::Whole { events, guard, reply }).await
+        self.send(events, guard, true).await
     }
 
-    async fn send(&self, command: impl FnOnce(Reply) -> Command) -> Result<Vec<Taken>, LedgerError> {
-        let ended = || LedgerError::Io("the ledger's task has ended".to_owned());
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).map_err(|_| ended())?;
+    async fn send(&self, events: Vec<Event>, guard: Guard, whole: bool) -> Result<Vec<Taken>, LedgerError> {
+        let sent = clock::monotonic();
+        let some_without_id = events.iter().any(|event| event.id.is_none());
+        let parts: Parts = Arc::new(Mutex::new(Some((events, guard))));
+        let (reply, mut answer) = oneshot::channel();
+        // If the task has ended, the reply ends with the request.
+        let _ = self.requests.send(Request { parts: Arc::clone(&parts), whole, reply });
         if self.bell.doorbell.press() {
             self.bell.rings.notify_one();
         }
-        answer.await.map_err(|_| ended())?
+        let answered = tokio::time::timeout(self.answer_within, &mut answer).await;
+        if let Ok(Ok(answer)) = answered {
+            return answer;
+        }
+        let why = match (answered, self.failed_since(sent)) {
+            (Ok(_), _) => "the ledger's task has ended".to_owned(),
+            (Err(_), Some(error)) => error.to_string(),
+            (Err(_), None) => format!("the database did not answer within {:?}", self.answer_within),
+        };
+        if locked(&parts).take().is_some() {
+            return Err(not_begun(&why));
+        }
+        // Before the task can find that nobody waits.
+        self.some_gave_up.store(true, Ordering::Release);
+        Err(uncertain(&why, some_without_id))
     }
 
     /// The latest error, if it happened after `since` and nothing was written after it.
     pub(crate) fn failed_since(&self, since: Instant) -> Option<LedgerError> {
-        let latest = self.latest_failure.lock().expect("held for one move only, which cannot panic");
+        let latest = locked(&self.latest_failure);
         latest.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error.clone())
     }
 }
@@ -112,10 +150,12 @@ impl Writer {
 /// The state of the task.
 struct Task {
     counter: Counter,
-    commands: mpsc::UnboundedReceiver<Command>,
+    requests: mpsc::UnboundedReceiver<Request>,
     bell: Arc<Bell>,
     /// Requests received so far.
-    requests: usize,
+    received: usize,
+    /// A request was answered that its events may have been counted, and what became of them is not logged yet.
+    some_gave_up: Arc<AtomicBool>,
     pace: LatestCommit,
     /// A group that may have been committed, or was in part.
     aside: Option<(Group, Work)>,
@@ -127,16 +167,21 @@ impl Task {
     async fn run(mut self) {
         let mut ended = clock::monotonic();
         loop {
-            let command = tokio::select! {
-                command = self.commands.recv() => command,
+            let request = tokio::select! {
+                request = self.requests.recv() => request,
                 () = clock::passed(Some(LOOK_EVERY)), if self.aside.is_some() => {
                     self.look().await;
                     continue;
                 }
             };
-            let Some(command) = command else { return };
+            let Some(request) = request else { return };
+            // Before the request is begun: what fails here certainly counts nothing.
+            if let Err(error) = self.ready().await {
+                self.refuse(request, &error);
+                continue;
+            }
             let mut group = Group::default();
-            let mut whole = self.sort(command, &mut group);
+            let mut whole = self.sort(request, &mut group);
             if whole.is_none() {
                 let patience = self.pace.patience(clock::monotonic().duration_since(ended));
                 whole = self.gather(&mut group, self.pace.crowd, patience).await;
@@ -145,7 +190,7 @@ impl Task {
                 let crowd = group.requests();
                 let took = self.commit(group, false).await;
                 ended = clock::monotonic();
-                self.pace = LatestCommit { crowd: crowd + self.commands.len(), took };
+                self.pace = LatestCommit { crowd: crowd + self.requests.len(), took };
             }
             if let Some(whole) = whole {
                 self.commit(whole, true).await;
@@ -153,32 +198,54 @@ impl Task {
         }
     }
 
-    /// Adds a request to the group; returns a request that must be counted as a whole.
-    fn sort(&mut self, command: Command, group: &mut Group) -> Option<Group> {
-        self.requests = self.requests.wrapping_add(1);
-        match command {
-            Command::Take { events, guard, reply } => {
-                group.add(events, guard, reply);
-                None
-            }
-            Command::Whole { events, guard, reply } => {
-                let mut whole = Group::default();
-                whole.add(events, guard, reply);
-                Some(whole)
-            }
+    /// The group before has its answer, and there is a connection.
+    async fn ready(&mut self) -> Result<(), LedgerError> {
+        self.look().await;
+        if self.aside.is_some() {
+            return Err(self.latest_error());
         }
+        self.counter.connect().await
+    }
+
+    /// Fails a request that was not begun, and all others that wait.
+    fn refuse(&mut self, request: Request, error: &LedgerError) {
+        self.failed(error);
+        let mut next = Some(request);
+        while let Some(request) = next {
+            self.received = self.received.wrapping_add(1);
+            if let Some(parts) = locked(&request.parts).take() {
+                drop(parts);
+                // The caller may have gone away.
+                let _ = request.reply.send(Err(error.clone()));
+            }
+            next = self.requests.try_recv().ok();
+        }
+    }
+
+    /// Adds a request to the group, unless its caller has taken it back; returns a request that must be counted as a
+    /// whole.
+    fn sort(&mut self, request: Request, group: &mut Group) -> Option<Group> {
+        self.received = self.received.wrapping_add(1);
+        let (events, guard) = locked(&request.parts).take()?;
+        if !request.whole {
+            group.add(events, guard, request.reply);
+            return None;
+        }
+        let mut whole = Group::default();
+        whole.add(events, guard, request.reply);
+        Some(whole)
     }
 
     /// Adds the requests that wait, and those that come within `patience` until there are `crowd`; ends with the first
     /// that must be counted as a whole.
     async fn gather(&mut self, group: &mut Group, crowd: usize, patience: Duration) -> Option<Group> {
         let until = clock::monotonic() + patience;
-        self.bell.doorbell.ring_at(self.requests.wrapping_add(crowd.saturating_sub(group.requests())));
+        self.bell.doorbell.ring_at(self.received.wrapping_add(crowd.saturating_sub(group.requests())));
         loop {
             while group.events.len() < GROUP_EVENTS_MAX
-                && let Ok(command) = self.commands.try_recv()
+                && let Ok(request) = self.requests.try_recv()
             {
-                if let Some(whole) = self.sort(command, group) {
+                if let Some(whole) = self.sort(request, group) {
                     return Some(whole);
                 }
             }
@@ -195,10 +262,8 @@ impl Task {
 
     /// Counts a group and sends the results; returns how long it took.
     async fn commit(&mut self, mut group: Group, whole: bool) -> Duration {
-        self.look().await;
-        if self.aside.is_some() {
+        if let Err(error) = self.ready().await {
             // The group before has no answer, so this one cannot have one.
-            let error = self.latest_error();
             self.failed(&error);
             tell_all(group.told(Err(error)));
             return Duration::ZERO;
@@ -210,7 +275,7 @@ impl Task {
         match counted {
             Ok(()) => {
                 self.committed(took);
-                tell_all(group.told(Ok(work.results())));
+                self.tell(group, Ok(work.results()));
             }
             Err(error) => {
                 self.failed(&error);
@@ -219,7 +284,7 @@ impl Task {
                     group.release();
                     self.aside = Some((group, work));
                 } else {
-                    tell_all(group.told(Err(error)));
+                    self.tell(group, Err(error));
                 }
             }
         }
@@ -239,21 +304,39 @@ impl Task {
         match counted {
             Ok(()) => {
                 self.committed(clock::monotonic().duration_since(began));
-                tell_all(group.told(Ok(work.results())));
+                self.tell(group, Ok(work.results()));
             }
             Err(error) => {
                 self.still_failing(&error);
                 if work.is_begun() {
                     self.aside = Some((group, work));
                 } else {
-                    tell_all(group.told(Err(error)));
+                    self.tell(group, Err(error));
                 }
             }
         }
     }
 
+    /// Sends the results of a group, and logs those that come too late for their requests.
+    fn tell(&self, group: Group, taken: Result<Vec<Taken>, LedgerError>) {
+        let fate = match &taken {
+            Ok(_) => "counted",
+            Err(LedgerError::Uncertain(_)) => "unknown",
+            Err(_) => "not counted",
+        };
+        let untold = tell_all(group.told(taken));
+        if untold > 0 && self.some_gave_up.swap(false, Ordering::AcqRel) {
+            tracing::warn!(
+                event = "usage_fate",
+                requests = untold,
+                fate,
+                "what became of usage whose requests were answered that it may have been counted"
+            );
+        }
+    }
+
     fn committed(&mut self, took: Duration) {
-        *self.latest_failure.lock().expect("held for one move only, which cannot panic") = None;
+        *locked(&self.latest_failure) = None;
         self.observer.committed(took);
     }
 
@@ -263,16 +346,36 @@ impl Task {
     }
 
     fn still_failing(&self, error: &LedgerError) {
-        let failure = Some((clock::monotonic(), error.clone()));
-        *self.latest_failure.lock().expect("held for one move only, which cannot panic") = failure;
+        *locked(&self.latest_failure) = Some((clock::monotonic(), error.clone()));
     }
 
     fn latest_error(&self) -> LedgerError {
-        let latest = self.latest_failure.lock().expect("held for one move only, which cannot panic");
+        let latest = locked(&self.latest_failure);
         latest.as_ref().map_or_else(lost, |(_, error)| error.clone())
     }
 }
 
 fn lost() -> LedgerError {
     LedgerError::Io("the connection to the database broke before the usage was counted".to_owned())
+}
+
+/// The request was taken back.
+fn not_begun(why: &str) -> LedgerError {
+    LedgerError::Io(format!("{why}; nothing of the request was counted, send it again"))
+}
+
+/// The request was begun, and its fate is not known yet.
+fn uncertain(why: &str, some_without_id: bool) -> LedgerError {
+    let without = if some_without_id {
+        "; events without an id must not be sent again blindly: each time they are counted they count anew"
+    } else {
+        ""
+    };
+    LedgerError::Uncertain(format!(
+        "{why}; the events may have been counted: send those with an id again under the same id, which counts once{without}"
+    ))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("held for one move only, which cannot panic")
 }

@@ -217,6 +217,43 @@ async fn a_refusal_is_told_to_the_gate_and_its_records_are_kept() {
     assert_eq!(bench.service.billed(), 3);
 }
 
+/// The replica that sends shows them. Alerts add the replicas up.
+#[tokio::test(start_paused = true)]
+async fn the_figures_of_a_sender_that_is_replaced_fall_to_0() {
+    let (bench, sender) = Bench::with_sender(
+        Scripted::always(Act::Fail(FaultClass::Transient, "Dns")),
+        Outlet::BatchMeterUsage,
+    );
+    let metrics = Arc::clone(&sender.metrics);
+    let sending = tokio::spawn(sender.run());
+    let (_publisher, entitlement) = crate::entitlement::channel(START);
+    let gauge = |name: &str| -> i64 {
+        let text = metrics.encode(&entitlement.borrow(), crate::metrics::Format::Text);
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        value.unwrap_or_else(|| panic!("{name}: {text}")).parse().unwrap()
+    };
+    let gauges = [
+        "tollgate_usage_unsent_records",
+        "tollgate_usage_oldest_unsent_timestamp_seconds",
+        "tollgate_usage_oldest_unsent_deadline_timestamp_seconds",
+        "tollgate_ledger_bytes",
+    ];
+    bench.take("111122223333", "requests", 7).await;
+    bench.clock.advance(HOUR + SETTLE);
+    while gauge(gauges[0]) == 0 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(gauges.into_iter().all(|name| gauge(name) > 0));
+    let (done, handed_over) = oneshot::channel();
+    let until = clock::monotonic() + MINUTE;
+    bench.flushes.send(FlushOrder { flush: Flush::HandOver, until, done }).await.unwrap();
+    handed_over.await.unwrap();
+    assert!(matches!(sending.await.unwrap().0, LedgerError::NotLeading));
+    for name in gauges.into_iter().chain(["tollgate_usage_dead_letters"]) {
+        assert_eq!(gauge(name), 0, "{name}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_seals_the_open_hour_and_sends_it() {
     let throttled = Act::Fail(FaultClass::Transient, "ThrottlingException");

@@ -1,36 +1,11 @@
 //! Events about licenses, and reports before the hour's end.
 
 use super::*;
-use tollgate_marketplace::lifecycle::{Effect, FINAL_WINDOW, LifecycleEvent, NamedLicense, News};
-
-const ACCOUNT: &str = "111122223333";
-
-fn arn(license: &str) -> String {
-    format!("arn:aws:license-manager::294406891311:license:{license}")
-}
-
-fn licensed(license: &str) -> Customer {
-    Customer::Account { account_id: ACCOUNT.to_owned(), license_arn: Some(arn(license)) }
-}
+use crate::testing::licenses::{ACCOUNT, ended, licensed, named, news, updated};
+use tollgate_marketplace::lifecycle::{Effect, FINAL_WINDOW, LifecycleEvent, News};
 
 fn of(license: &str, id: Option<&str>, micros: u64, at: Timestamp) -> Event {
     Event { customer: licensed(license), ..event(id, micros, at) }
-}
-
-fn named(license: &str) -> NamedLicense {
-    NamedLicense { account: ACCOUNT.to_owned(), license: license.to_owned(), agreement: None }
-}
-
-fn news(id: &str, at: Timestamp, news: News) -> LifecycleEvent {
-    LifecycleEvent { id: id.to_owned(), at, detail_type: String::new(), news }
-}
-
-fn ended(id: &str, license: &str, at: Timestamp) -> LifecycleEvent {
-    news(id, at, News::LicenseDeprovisioned(named(license)))
-}
-
-fn updated(id: &str, license: &str, at: Timestamp) -> LifecycleEvent {
-    news(id, at, News::LicenseUpdated(named(license)))
 }
 
 #[test]

@@ -4,19 +4,15 @@ pub(super) use super::*;
 pub(super) use crate::counter::WriterSettings;
 pub(super) use crate::writer::Writer;
 pub(super) use tollgate_ledger::Taken;
-pub(super) use tollgate_ledger::writer::Observer;
+pub(super) use tollgate_ledger::testing::Unobserved;
 pub(super) use tollgate_marketplace::{Customer, TagSet};
 pub(super) use tollgate_metering::event::Event;
 
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
-pub(super) struct Unobserved;
-
-impl Observer for Unobserved {
-    fn committed(&mut self, _: Duration) {}
-    fn failed(&mut self, _: &LedgerError) {}
-}
+/// Locks of the database that somebody waits for. Other databases of the server have others.
+pub(super) const WAITING: &str = "pg_locks JOIN pg_database ON pg_database.oid = database AND datname = current_database() WHERE NOT granted";
 
 /// A database whose time is set by the test, with a ledger that began a day before [`START`].
 pub(super) struct Bench {

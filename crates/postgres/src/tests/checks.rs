@@ -8,7 +8,6 @@ use tollgate_ledger::testing::settings;
 async fn seen(database: &Database) -> Vec<Seen> {
     let settings = PostgresSettings {
         url_file: database.url_file(),
-        ca_bundle: None,
         name: "doctor".to_owned(),
         ledger: settings(""),
         lease: LeaseTimes::default(),

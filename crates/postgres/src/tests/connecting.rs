@@ -95,6 +95,29 @@ async fn a_ledger_of_another_product_is_taken_over_only_when_all_was_sent() {
     assert_eq!(bench.run("SELECT product FROM tollgate.ledger").await, [["demometered"]]);
 }
 
+/// A group of the product before is counted, and not committed yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_is_not_taken_over_beside_a_group_that_is_under_way() {
+    let bench = Bench::new().await;
+    let group = connector(&bench.database).connect().await.unwrap();
+    let (locks, hour) = (crate::schema::LOCKS, Hour::of(START).number());
+    group.batch(&format!("BEGIN; SELECT pg_advisory_xact_lock_shared({locks}, 0)")).await.unwrap();
+    let sum =
+        "INSERT INTO tollgate.sums (hour, customer, dimension, writer, tags_key, tags, amount, first_at)";
+    group
+        .batch(&format!("{sum} VALUES ({hour}, 'account 1 ', 'requests', 1, '', '{{}}', 1, 0)"))
+        .await
+        .unwrap();
+    let mut other = Connector::clone(&connector(&bench.database));
+    other.facts.product = "other".to_owned();
+    let taking = tokio::spawn(async move { other.connect().await.map(drop) });
+    let waits = format!("SELECT count(*) FROM {WAITING} AND classid = {locks}");
+    while bench.run(&waits).await == [["0"]] && !taking.is_finished() {}
+    group.batch("COMMIT").await.unwrap();
+    let fault = taking.await.unwrap().expect_err("the ledger has usage");
+    lasting(&fault, "holds usage of product demometered that AWS has not taken yet");
+}
+
 #[tokio::test]
 async fn a_schema_that_an_administrator_has_made_is_used() {
     let database = Server::shared().database().await;
@@ -188,10 +211,13 @@ async fn a_server_that_may_lose_or_refuse_usage_is_refused() {
     let strange = bench.replica("c").take(vec![event(None, 4, START)], Box::new(())).await.unwrap_err();
     assert!(strange.to_string().contains("default_transaction_isolation = read committed"), "{strange}");
     server.0.set(isolation, "'read committed'");
+    let open = bench.replica("d");
+    one(&open, event(None, 0, START)).await;
     server.0.set("default_transaction_read_only", "on");
     transient(&refused(&bench.database).await, "is read-only");
     // The replica that is connected already gets no acknowledgement either.
     assert!(replica.take(vec![event(None, 8, START)], Box::new(())).await.is_err());
+    assert!(open.take_whole(vec![event(None, 32, START)], Box::new(())).await.is_err(), "as a whole");
     server.0.set("default_transaction_read_only", "off");
     let again = async {
         while replica.take(vec![event(None, 16, START)], Box::new(())).await.is_err() {
@@ -215,14 +241,14 @@ async fn the_servers_certificate_is_checked_with_its_name() {
     let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     let session = connector(&database).connect().await.unwrap();
     assert!(session.query(encrypted, &[]).await.unwrap()[0].get::<_, bool>(0));
-    let operators =
-        Connector { ca_bundle: Some(read("ca.pem").into_bytes()), ..(*connector(&database)).clone() };
+    // Only the URL names another authority than the system's.
     database.name_it(&url("sslmode=verify-full"));
-    operators.connect().await.unwrap();
-
-    lasting(&refused(&database).await, "");
+    lasting(
+        &refused(&database).await,
+        "is of no authority of the system: name its CA certificate by sslrootcert",
+    );
     database.name_it(&url(&format!("sslrootcert={folder}/other-ca.pem")));
-    lasting(&refused(&database).await, "UnknownIssuer");
+    lasting(&refused(&database).await, &format!("is of no authority in sslrootcert {folder}/other-ca.pem"));
     let parameters = format!("sslrootcert={folder}/ca.pem&hostaddr=127.0.0.1");
     database.name_it(&url(&parameters).replace("@127.0.0.1:", "@db.example:"));
     lasting(&refused(&database).await, "certificate not valid for name \"db.example\"");
@@ -230,6 +256,20 @@ async fn the_servers_certificate_is_checked_with_its_name() {
     let plain = Server::shared().database().await;
     plain.name_it(&plain.url().replace("sslmode=disable", &format!("sslrootcert={folder}/ca.pem")));
     transient(&refused(&plain).await, "server does not support TLS");
+}
+
+/// The server does not notice that nobody waits for an answer any more, and would go on with it.
+#[tokio::test]
+async fn no_statement_runs_without_a_limit() {
+    let database = Server::shared().database().await;
+    let link = crate::connect::Link::new(connector(&database));
+    let settings = "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')";
+    let rows = link.query(settings, &[]).await.unwrap();
+    assert_eq!((rows[0].get::<_, &str>(0), rows[0].get::<_, &str>(1)), ("10s", "5s"));
+    let failed = link.query("SELECT 1 / 0", &[]).await.unwrap_err();
+    assert!(failed.to_string().contains("division by zero"), "{failed}");
+    let after = "SELECT pg_current_xact_id_if_assigned() IS NULL";
+    assert!(link.query(after, &[]).await.unwrap()[0].get::<_, bool>(0), "the connection goes on");
 }
 
 /// PgBouncer in transaction mode: each transaction may have another session of the server.

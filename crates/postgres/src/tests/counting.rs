@@ -257,6 +257,26 @@ async fn an_identifier_counts_as_its_account_as_soon_as_any_replica_knows_it() {
     assert_eq!(bench.accepted().await, "5");
 }
 
+/// Beside a group of events that is slow, such as one that waits for its standby.
+#[tokio::test(flavor = "multi_thread")]
+async fn noting_an_identifier_holds_up_no_acknowledgement_for_long() {
+    let bench = Bench::new().await;
+    let replica = bench.replica("a");
+    assert_eq!(one(&replica, event(None, 1, START)).await, Taken::Accepted);
+    let slow = connector(&bench.database).connect().await.unwrap();
+    let locks = crate::schema::LOCKS;
+    slow.batch(&format!("BEGIN; SELECT pg_advisory_xact_lock_shared({locks}, 0)")).await.unwrap();
+    let link = Link::new(connector(&bench.database));
+    let noting = tokio::spawn(async move { identify(&link, "id-of-111122223333", "111122223333").await });
+    let waits = format!("SELECT count(*) FROM {WAITING} AND classid = {locks}");
+    while bench.run(&waits).await == [["0"]] && !noting.is_finished() {}
+    let taken = tokio::time::timeout(Duration::from_secs(2), one(&replica, event(None, 2, START))).await;
+    assert_eq!(taken.expect("it does not wait for the slow group"), Taken::Accepted);
+    slow.batch("COMMIT").await.unwrap();
+    noting.await.unwrap().unwrap();
+    assert_eq!(bench.run("SELECT count(*) FROM tollgate.identities").await, [["1"]]);
+}
+
 #[tokio::test]
 async fn a_replica_that_asked_for_an_identifier_too_early_asks_again() {
     let bench = Bench::new().await;

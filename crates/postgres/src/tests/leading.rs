@@ -214,6 +214,18 @@ async fn a_clock_that_is_off_changes_no_lease() {
     assert_eq!(ledger.one("SELECT epoch FROM tollgate.lease").await, "1");
 }
 
+/// As after a failover to a machine whose clock is behind: the lease of a replica that is gone seems to last.
+#[tokio::test]
+async fn a_replica_that_is_gone_is_replaced_although_the_databases_clock_was_set_back() {
+    let ledger = Ledger::make().await;
+    let (first, second) = (ledger.leader().await, ledger.replica(QUICK));
+    first.pause().await;
+    ledger.run("UPDATE tollgate.lease SET expires_at = clock_timestamp() + interval '10 min'").await;
+    timeout(Duration::from_secs(15), second.lead()).await.expect("it does not wait for that clock").unwrap();
+    assert!(matches!(first.seal().await, Err(LedgerError::NotLeading)));
+    second.seal().await.unwrap();
+}
+
 /// The steps of the holder that write.
 #[derive(Debug, Clone, Copy)]
 enum Step {

@@ -8,15 +8,9 @@ use crate::{LeaseTimes, PostgresSettings, PostgresStore};
 use tollgate_ledger::Flushed;
 use tollgate_ledger::lifecycle::{EVENTS_MAX, LICENSES_MAX};
 use tollgate_ledger::store::{Lifecycle, Store, View as _};
+use tollgate_ledger::testing::licenses::{ACCOUNT, ended, licensed, named, news, updated};
 use tollgate_ledger::testing::settings;
-use tollgate_marketplace::lifecycle::{Effect, FINAL_WINDOW, LifecycleEvent, NamedLicense, News};
-
-const ACCOUNT: &str = "111122223333";
-
-fn licensed(license: &str) -> Customer {
-    let arn = format!("arn:aws:license-manager::294406891311:license:{license}");
-    Customer::Account { account_id: ACCOUNT.to_owned(), license_arn: Some(arn) }
-}
+use tollgate_marketplace::lifecycle::{Effect, FINAL_WINDOW, News};
 
 fn plain(number: usize) -> Customer {
     Customer::Account { account_id: format!("{number:012}"), license_arn: None }
@@ -26,26 +20,9 @@ fn of(customer: &Customer, id: Option<&str>, micros: u64, at: Timestamp) -> Even
     Event { customer: customer.clone(), ..event(id, micros, at) }
 }
 
-fn named(license: &str) -> NamedLicense {
-    NamedLicense { account: ACCOUNT.to_owned(), license: license.to_owned(), agreement: None }
-}
-
-fn news(id: &str, at: Timestamp, news: News) -> LifecycleEvent {
-    LifecycleEvent { id: id.to_owned(), at, detail_type: String::new(), news }
-}
-
-fn ended(id: &str, license: &str, at: Timestamp) -> LifecycleEvent {
-    news(id, at, News::LicenseDeprovisioned(named(license)))
-}
-
-fn updated(id: &str, license: &str, at: Timestamp) -> LifecycleEvent {
-    news(id, at, News::LicenseUpdated(named(license)))
-}
-
 fn store(bench: &Bench, name: &str) -> PostgresStore {
     let settings = PostgresSettings {
         url_file: bench.database.url_file(),
-        ca_bundle: None,
         name: name.to_owned(),
         ledger: settings(""),
         lease: LeaseTimes { look_every: Duration::from_millis(20), ..LeaseTimes::default() },

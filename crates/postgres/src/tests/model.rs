@@ -31,7 +31,6 @@ impl Replicas {
     fn start(&self, number: usize) -> PostgresStore {
         let settings = PostgresSettings {
             url_file: self.bench.database.url_file(),
-            ca_bundle: None,
             name: name(number),
             ledger: settings(""),
             lease: LeaseTimes { look_every: Duration::from_millis(20), ..LeaseTimes::default() },

@@ -233,7 +233,6 @@ async fn shown_on_disk(folder: &Path) -> Shown {
 pub(super) fn ledger(database: &Database) -> PostgresLedger {
     PostgresLedger::new(PostgresSettings {
         url_file: database.url_file(),
-        ca_bundle: None,
         name: "test".to_owned(),
         ledger: settings(""),
         lease: crate::LeaseTimes::default(),
@@ -241,7 +240,7 @@ pub(super) fn ledger(database: &Database) -> PostgresLedger {
 }
 
 pub(super) fn to(database: &Database) -> Destination {
-    Destination::file(database.url_file(), None)
+    Destination::file(database.url_file())
 }
 
 /// Polls a future at most this many times, then drops it: as a kill does, it leaves nothing undone that was sent.
@@ -416,6 +415,6 @@ async fn what_must_not_move_stays_as_it_is_and_says_why() {
     let error = text(seller.path(), &used).await;
     assert!(error.contains("DROP SCHEMA"), "{error}");
     assert!(Ledger::open(seller.path(), settings("")).is_ok(), "nothing was noted");
-    let text = format!("{:?}", Destination::url("postgres://user:secret@host/database".to_owned(), None));
+    let text = format!("{:?}", Destination::url("postgres://user:secret@host/database".to_owned()));
     assert!(!text.contains("secret"), "{text}");
 }

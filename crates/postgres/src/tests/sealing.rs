@@ -65,6 +65,32 @@ async fn many_slots_are_sealed_in_pieces_and_each_once() {
     ledger.check_balance().await;
 }
 
+/// On a database that is so slow that the statements of a whole piece reach their time limit.
+#[tokio::test]
+async fn a_piece_that_takes_too_long_is_tried_again_in_smaller_ones() {
+    let ledger = Ledger::make().await;
+    let leader = ledger.leader().await;
+    ledger.count_all(&(0..100).map(|number| (EIGHT, number, 1, "{}", 1)).collect::<Vec<_>>()).await;
+    ledger.set_clock(at(EIGHT.next(), 2)).await;
+    ledger
+        .run(
+            "CREATE FUNCTION tollgate.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF (SELECT count(*) FROM made) > 10 THEN RAISE EXCEPTION 'too slow' USING ERRCODE = 'query_canceled'; END IF;
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER slow AFTER INSERT ON tollgate.records REFERENCING NEW TABLE AS made
+                 FOR EACH STATEMENT EXECUTE FUNCTION tollgate.slow()",
+        )
+        .await;
+    let (mut made, mut tries) = (0, 0);
+    while made < 100 {
+        tries += 1;
+        assert!(tries < 100, "{made} of 100 are sealed");
+        made += leader.seal().await.map_or(0, |sealing| sealing.made);
+    }
+    ledger.check_balance().await;
+}
+
 /// A slot has more rows than are read at once, and more sets of tags than AWS takes.
 #[tokio::test]
 async fn tags_beyond_what_aws_takes_count_as_untagged() {
