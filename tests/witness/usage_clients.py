@@ -46,7 +46,8 @@ def built(folder):
     """The command of each client, by its language."""
     subprocess.run(["javac", "-d", folder, EXAMPLES / "usage/Usage.java"], check=True)
     subprocess.run(["go", "build", "-o", f"{folder}/go-usage", "./usage"], cwd=EXAMPLES / "go", check=True)
-    rust = ["cargo", "run", "--quiet", "--locked", "--package", "tollgate", "--example", "usage", "--"]
+    # Of the whole workspace, as `cargo test` builds it: with other features its dependencies would be built once more.
+    rust = ["cargo", "run", "--quiet", "--locked", "--example", "usage", "--"]
     subprocess.run(["cargo", "build", *rust[2:-1]], check=True)
     forgetful, changes = re.subn(r'(connection\.request\(.*?, )event,', r"\1again(event),", (EXAMPLES / "usage/usage.py").read_text())
     assert changes == 1
