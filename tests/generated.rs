@@ -2,8 +2,8 @@
 //! table of metrics: the tables of METRICS.md. From the modes: the policies of `deploy/iam` and the actions in
 //! SECURITY-REVIEW.md. From `cargo metadata`: the graph of the crates. From `docs/openapi.yaml`: the JSON that is
 //! served. From the README's picture: its dark form. From the crates' own files: the notices in the image. From the
-//! charts' values: the tables of their READMEs. `just generate` writes them. In most files only a piece is generated;
-//! the rest is written by hand.
+//! charts' values: the tables of their READMEs. From examples: the programs on CLIENTS.md. `just generate` writes them.
+//! In most files only a piece is generated; the rest is written by hand.
 
 #[path = "generated/metadata.rs"]
 mod metadata;
@@ -29,6 +29,18 @@ struct Piece {
 
 /// Values of the chart that take a setting's text unchanged. Others have a form of their own.
 const PLAIN_CHART_VALUES: [&str; 5] = ["mode", "productCode", "productId", "licenseModel", "region"];
+
+/// Programs that a document shows whole: people copy them from there, and tests run the files.
+const SHOWN_PROGRAMS: [(&str, &str); 8] = [
+    ("examples/usage/usage.py", "python"),
+    ("examples/go/usage/usage.go", "go"),
+    ("examples/usage/Usage.java", "java"),
+    ("examples/usage/usage.mjs", "javascript"),
+    ("examples/usage/usage.rs", "rust"),
+    ("examples/pytest/test_usage.py", "python"),
+    ("examples/go/usage/usage_test.go", "go"),
+    ("examples/junit/UsageTest.java", "java"),
+];
 
 fn pieces(root: &Path) -> Vec<Piece> {
     let specs = || Setting::ALL.iter().map(|setting| setting.spec());
@@ -116,6 +128,15 @@ fn pieces(root: &Path) -> Vec<Piece> {
             begin: "<!-- values -->\n".to_owned(),
             end: "<!-- end of values -->",
             text: table("| value | default | meaning |", values_of_chart(&values)),
+        });
+    }
+    for (program, language) in SHOWN_PROGRAMS {
+        let code = fs::read_to_string(root.join(program)).expect("a program that a document shows exists");
+        pieces.push(Piece {
+            path: "docs/CLIENTS.md",
+            begin: format!("<!-- {program} -->\n"),
+            end: "<!-- end of program -->",
+            text: format!("```{language}\n{code}```\n"),
         });
     }
     for group in SPECS.iter().map(|spec| spec.group).collect::<BTreeSet<_>>() {
