@@ -1,9 +1,9 @@
 //! Decides by AWS's own log of calls whether records in doubt, or unconfirmed ones, were billed: CloudTrail's events of
 //! the metering service, or the emulator's bill. Pure.
 //!
-//! A record is billed if a successful report in its region has its customer, dimension, hour and quantity. It is certainly
-//! not there only if the log covers the whole time in which it was sent, in that region, and has no report that may be
-//! it. Nothing else is concluded.
+//! A record is billed if a successful report in its region has its customer, dimension, hour and quantity. It is
+//! certainly not there only if the log covers the whole time in which it was sent, in that region, and has no report
+//! that may be it. Nothing else is concluded.
 
 pub mod cloudtrail;
 #[cfg(test)]
@@ -202,8 +202,8 @@ impl Evidence {
         if self.covers(doubt) { Verdict::NotThere } else { Verdict::NotCovered }
     }
 
-    /// Whether the log of the record's region has events from before its attempts and from after them, with the time that
-    /// delivery takes.
+    /// Whether the log of the record's region has events from before its attempts and from after them, with the time
+    /// that delivery takes.
     fn covers(&self, doubt: &Doubt) -> bool {
         if self.complete {
             // The emulator's bill names customers by their accounts only.

@@ -48,8 +48,8 @@ const NOBODY_FOR: Duration = Duration::from_secs(3600);
 /// Calls at once.
 const CALLS_MAX: usize = 4;
 
-/// Calls that are made or wait for their turn; beyond it a request without a kept answer is answered with 503. A call outlives
-/// its requests, so their number does not limit it.
+/// Calls that are made or wait for their turn; beyond it a request without a kept answer is answered with 503. A call
+/// outlives its requests, so their number does not limit it.
 const CALLS_WAITING_MAX: usize = 256;
 
 /// Customers whose answers are kept. With [`BYTES_MAX`], the process stays within the container's 32 MiB.

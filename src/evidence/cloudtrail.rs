@@ -34,9 +34,9 @@ impl From<serde_json::Error> for Unreadable {
     }
 }
 
-/// Adds documents that follow each other, as `gunzip -c` of several files writes them. Each is a log file or a download of
-/// the console (`Records`), the answer of `lookup-events` (`Events`, each with its event as text), a list of events, or
-/// one event. Other services' events only extend the covered time.
+/// Adds documents that follow each other, as `gunzip -c` of several files writes them. Each is a log file or a download
+/// of the console (`Records`), the answer of `lookup-events` (`Events`, each with its event as text), a list of events,
+/// or one event. Other services' events only extend the covered time.
 pub fn read(evidence: &mut Evidence, from: impl Read) -> Result<(), Unreadable> {
     let mut documents = serde_json::Deserializer::from_reader(from);
     loop {

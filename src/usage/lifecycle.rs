@@ -33,8 +33,8 @@ pub struct Processed {
     pub records: Vec<i64>,
 }
 
-/// Seals the open hour of these customers, and lets their records be sent first. Returns the new records. `key`: the text
-/// by which the ledger lists them.
+/// Seals the open hour of these customers, and lets their records be sent first. Returns the new records. `key`: the
+/// text by which the ledger lists them.
 pub async fn flush(
     store: &dyn Store,
     concerned: &Concerned,

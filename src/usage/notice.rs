@@ -26,8 +26,8 @@ pub enum RejectedRequest {
     LedgerStarting,
     /// An event was rejected, and `strict_usage` is set.
     Strict,
-    /// It was not answered, or that its events may be counted: it took too long, the answer to a commit was lost, or the
-    /// client has disconnected.
+    /// It was not answered, or that its events may be counted: it took too long, the answer to a commit was lost, or
+    /// the client has disconnected.
     Unanswered,
     /// AWS door: the call names another product.
     DoorProduct,

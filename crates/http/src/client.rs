@@ -16,8 +16,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::Address;
 
-/// Largest answer that is read from an [`Address`]; the largest expected one is an hour record with AWS's maximum of 2,500 allocations with
-/// five tags each.
+/// Largest answer that is read from an [`Address`]; the largest expected one is an hour record with AWS's maximum of
+/// 2,500 allocations with five tags each.
 pub const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 /// Largest answer to a GET by URL: task metadata and a clock have a few kilobytes.

@@ -136,8 +136,8 @@ END;
 ";
 
 /// `licenses`: the latest event about each license that AWS Marketplace named. `marketplace_events`: the events that
-/// were processed. A program of schema 2 runs without them: it counts usage of a license that has ended. The index finds
-/// the legacy identifiers of an account.
+/// were processed. A program of schema 2 runs without them: it counts usage of a license that has ended. The index
+/// finds the legacy identifiers of an account.
 const SCHEMA_3: &str = "
 CREATE TABLE licenses (
     license TEXT PRIMARY KEY, account TEXT NOT NULL, agreement TEXT, event_at INTEGER NOT NULL,

@@ -191,7 +191,8 @@ pub fn license_id(arn: &str) -> &str {
 pub enum Concerned {
     /// The account's usage that names this license.
     License {
-        /// The account, if it is known: its usage that names no license is concerned, too, since that may be of this one.
+        /// The account, if it is known: its usage that names no license is concerned, too, since that may be of this
+        /// one.
         account: Option<String>,
         /// [`license_id`].
         license: String,

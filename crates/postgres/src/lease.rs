@@ -155,8 +155,8 @@ const RENEW: &str = "UPDATE tollgate.lease SET expires_at = clock_timestamp() + 
 /// When the lease ends, as a text that changes with each renewal.
 const ENDS: &str = "SELECT (expires_at AT TIME ZONE 'UTC')::text FROM tollgate.lease WHERE name = 'sender'";
 
-/// Locks the lease's row if the lease is free, or has the end that was seen for too long. While its holder's transaction
-/// locks it, it is not.
+/// Locks the lease's row if the lease is free, or has the end that was seen for too long. While its holder's
+/// transaction locks it, it is not.
 const IS_FREE: &str = "SELECT 1 FROM tollgate.lease
     WHERE name = 'sender' AND (expires_at <= clock_timestamp() OR (expires_at AT TIME ZONE 'UTC')::text = $1)
         AND EXISTS (SELECT 1 FROM tollgate.ledger WHERE state = 'ready')

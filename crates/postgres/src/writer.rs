@@ -3,9 +3,9 @@
 //! A task of its own does it, with a connection of its own. A group that may have been committed, because the answer
 //! was lost, is put aside until the database says what became of it, and others fail at once meanwhile.
 //!
-//! No request waits longer than `answer_within`. One that was not begun by then is taken back, so that it certainly does
-//! not count. One that was begun is answered that its events may have been counted. What became of it is found out all
-//! the same, before anything else is counted, and logged: so nothing counts twice, and nobody has to wait for it.
+//! No request waits longer than `answer_within`. One that was not begun by then is taken back, so that it certainly
+//! does not count. One that was begun is answered that its events may have been counted. What became of it is found out
+//! all the same, before anything else is counted, and logged: so nothing counts twice, and nobody has to wait for it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -27,13 +27,13 @@ use crate::counter::{Counter, Work, WriterSettings};
 /// How often a group whose fate is unknown is looked up, at least.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// How long a request with usage waits for its answer. A commit that waits for a slow standby, or is tried again because
-/// of a lock, needs seconds. Proxies and clients give up after 15 s or later, and then nobody tells the application what
-/// may have become of its usage.
+/// How long a request with usage waits for its answer. A commit that waits for a slow standby, or is tried again
+/// because of a lock, needs seconds. Proxies and clients give up after 15 s or later, and then nobody tells the
+/// application what may have become of its usage.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// The events of a request until the task begins to count them, and what is held for their memory. Until then the caller
-/// may take them back.
+/// The events of a request until the task begins to count them, and what is held for their memory. Until then the
+/// caller may take them back.
 type Parts = Arc<Mutex<Option<(Vec<Event>, Guard)>>>;
 
 struct Request {

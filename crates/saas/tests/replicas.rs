@@ -1,5 +1,6 @@
 //! End-to-end tests of replicas: two processes of the whole binary on one PostgreSQL database, one of them through
-//! PgBouncer, and the emulator. What the seller's backend and AWS Marketplace send goes to the replica that does not lead.
+//! PgBouncer, and the emulator. What the seller's backend and AWS Marketplace send goes to the replica that does not
+//! lead.
 
 #![cfg(feature = "emulator")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]

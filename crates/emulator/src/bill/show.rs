@@ -30,8 +30,8 @@ pub(crate) struct Part {
     pub(crate) limit: usize,
 }
 
-/// Bytes of the records of a part, by [`record_bytes`]; the first one is always in it. A record with AWS's maximum of 2,500
-/// allocations has about 4 MiB, and the client of `tollgate ledger reconcile --emulator` reads 8.
+/// Bytes of the records of a part, by [`record_bytes`]; the first one is always in it. A record with AWS's maximum of
+/// 2,500 allocations has about 4 MiB, and the client of `tollgate ledger reconcile --emulator` reads 8.
 const PART_BYTES_MAX: usize = 1 << 20;
 
 /// A part of the bill as JSON.
