@@ -60,6 +60,7 @@ PANELS = [
      f"(time() - {metering('tollgate_usage_oldest_unsent_timestamp_seconds')}) * (tollgate_usage_oldest_unsent_timestamp_seconds > bool 0)",
      "timeseries"),
     ("Usage overdue", "s", "tollgate_usage_overdue_seconds", "timeseries"),
+    ("Events of AWS Marketplace in an hour", "short", f"sum by (kind, outcome) {rise('tollgate_marketplace_events_total')}", "timeseries"),
     ("Ledger: failed reads and writes in an hour", "short", f"sum by (namespace, pod) {rise('tollgate_ledger_commit_failures_total')}", "timeseries"),
     ("Ledger: size", "bytes", metering("tollgate_ledger_bytes"), "timeseries"),
     ("Ledger: part of its limit", "percentunit", "tollgate_ledger_bytes / (tollgate_ledger_bytes_max > 0)", "timeseries"),

@@ -116,7 +116,7 @@ class Prometheus(Process):
 
 
 class Dashboard(Browser):
-    """Five sidecars, each with a fault of its own."""
+    """Six sidecars, each with a fault of its own."""
 
     @classmethod
     def setUpClass(cls):
@@ -161,6 +161,11 @@ class Dashboard(Browser):
         end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=30)
         emulator.admin("licenses", {"product_id": emulator.facts["product_id"], "end": end.strftime("%Y-%m-%dT%H:%M:%SZ")})
         cls.run_pod(emulator, "contract-0", "contract")
+        # A seller's own, to which somebody delivers what is no event of AWS Marketplace.
+        folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+        with open(token := os.path.join(folder, "token"), "w") as file:
+            file.write("t" * 32)
+        cls.run_pod(emulator, "saas-0", "saas", folder=folder, TOLLGATE_APP_TOKEN_FILE=token)
         # Usage, with a dimension that AWS does not know. The clock starts in the past, because Prometheus compares times with the system's.
         start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=4)
         hours.admin("clock", {"now": start.strftime("%Y-%m-%dT%H:30:00Z")})
@@ -184,7 +189,9 @@ class Dashboard(Browser):
             assert cls.report(dimension)["results"][0]["status"] == status, dimension
         code, _ = metered.ask("/v1/usage", "no event")
         assert code == 400, code
-        cls.shown("Usage events in 5 minutes", "Usage events rejected in an hour", "Usage requests refused in an hour")
+        code, _ = cls.sidecars["saas-0"].ask("/v1/events/marketplace", {"source": "my.program"}, token="t" * 32)
+        assert code == 400, code
+        cls.shown("Events of AWS Marketplace in an hour", "Usage events in 5 minutes", "Usage events rejected in an hour", "Usage requests refused in an hour")
 
         hours.admin("clock", {"advance": "45m"})
         cls.shown("Hour records in an hour")

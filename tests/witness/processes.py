@@ -104,10 +104,12 @@ class Sidecar(Process):
                 return parsed
         raise AssertionError(f"the sidecar ended before it logged {event!r}")
 
-    def ask(self, path, document=None):
+    def ask(self, path, document=None, token=None):
         """Status and JSON of one request to the application's server."""
         body = None if document is None else json.dumps(document).encode()
         headers = {} if document is None else {"content-type": "application/json"}
+        if token:
+            headers["authorization"] = f"Bearer {token}"
         request = urllib.request.Request(self.app + path, data=body, headers=headers)
         try:
             with urllib.request.urlopen(request) as answer:
