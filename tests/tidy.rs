@@ -81,6 +81,16 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// README's command is `cargo run` without a name. Among several programs of a workspace cargo takes the one that a
+/// package names, and refuses to choose itself.
+#[test]
+fn cargo_run_starts_the_sidecar() {
+    let metadata: serde_json::Value = serde_json::from_str(&metadata::metadata(root())).expect("it is JSON");
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let chosen: Vec<_> = packages.filter_map(|package| package["default_run"].as_str()).collect();
+    assert_eq!(chosen, ["tollgate"]);
+}
+
 #[test]
 fn the_project_keeps_every_rule() {
     let project = Project::of_checkout();
