@@ -233,7 +233,7 @@ def hour():
         sealed = time.monotonic()
         records = int(stand.sql("SELECT (SELECT count(*) FROM tollgate.records) + (SELECT count(*) FROM tollgate.settled)"))
         time.sleep(max(0.0, started + SENDING_SECONDS - time.monotonic()))
-        calls = [at for at in stand.relay.passed]
+        calls = list(stand.relay.passed)
         rate, _, longest = stand.loaded(clients)
         row("sealed beside 8 clients", f"{records:,} records in {sealed - started:.1f} s")
         row("the longest acknowledgement beside sealing and sending", f"{longest * 1e3:.0f} ms, {rate:,.0f} acknowledgements/s", "≤ 100 ms", longest <= 0.1)
