@@ -8,7 +8,7 @@ mod metering;
 
 use std::io;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -32,6 +32,7 @@ use crate::registration::memory::Store;
 use crate::registration::{self, Asking, Registration};
 use crate::shutdown::{Ended, Ending, First, Parts, Signals, until};
 use crate::supervisor::{self, Child};
+use crate::usage::heartbeat::Heartbeats;
 use crate::usage::notice::Notices;
 use identity::Identity;
 use licensing::Contract;
@@ -139,8 +140,10 @@ impl App {
             (probe::LIMITS.within(descriptors, 1, 3), api::LIMITS.within(descriptors, 2, 3));
         let mut parts = Parts::new();
         let clock = WallClock::system();
+        let heartbeats = Arc::new(OnceLock::new());
         if let ClockSource::Follow(url) = &config.clock {
-            let follow = clock_source::follow(clock.clone(), url.as_str().to_owned());
+            let follow =
+                clock_source::follow(clock.clone(), url.as_str().to_owned(), Arc::clone(&heartbeats));
             parts.spawn("clock", until(parts.stop(), follow));
         }
         let metrics = Arc::new(Metrics::new());
@@ -169,6 +172,8 @@ impl App {
             metrics: Arc::clone(&metrics),
             identity: Identity::new(&config),
             notices: Notices::new(metrics),
+            gate: entitlement.clone(),
+            heartbeats,
         };
         let metrics = Arc::clone(&context.metrics);
         let usage = metering::start(&config, &context, refusal_sender, &mut parts);
@@ -375,9 +380,13 @@ impl App {
             draining_now.send_replace(true);
             // After a failure usage stays in the ledger for the next start. Seats are given back even then: nobody
             // else can use them while this pod holds them.
-            if let Some(drain) = drain.as_ref().filter(|_| !failed) {
-                began = Some(clock::monotonic());
-                drain.run().await;
+            match &drain {
+                Some(drain) if failed => drain.count_the_rest().await,
+                Some(drain) => {
+                    began = Some(clock::monotonic());
+                    drain.run().await;
+                }
+                None => {}
             }
             if let Some(seats) = &seats {
                 seats.run().await;
@@ -519,4 +528,8 @@ struct AppContext {
     identity: Identity,
     /// Counts and logs usage that was not taken, for all parts together.
     notices: Notices,
+    /// The published fact about the gate.
+    gate: Watch,
+    /// What this process counts by itself, once its ledger is open.
+    heartbeats: Arc<OnceLock<Heartbeats>>,
 }

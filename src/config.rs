@@ -10,6 +10,7 @@
 //! It must not know what the parts do with their pieces.
 
 mod credentials;
+mod dimension_rules;
 mod disk;
 mod document;
 mod endpoint;
@@ -43,6 +44,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use self::dimension_rules::MeteredDimension;
 pub use self::disk::{DEFAULT_FILE, Disk, Installation, MemoryDisk, SELLER_FILE, SystemDisk};
 pub use self::endpoint::EndpointUrl;
 pub use self::env::{

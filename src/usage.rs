@@ -4,6 +4,7 @@
 //! sealed records until AWS has answered. Intake and sender do not know each other: they meet in the ledger.
 
 pub mod commits;
+pub mod heartbeat;
 pub mod intake;
 pub mod lifecycle;
 pub mod notice;

@@ -260,10 +260,29 @@ fn json(setting: Setting) -> String {
             format!(r#"{{{text}, "enum": {}}}"#, format!("{words:?}").replace(']', ", null]"))
         }
         Schema::Switch => r#"{"enum": [true, false, "true", "false", "on", "off", null]}"#.to_owned(),
+        Schema::DimensionRules => dimension_rules(),
         Schema::Number => {
             r#"{"type": ["integer", "string", "null"], "pattern": "^[1-9][0-9]*$", "minimum": 1}"#.to_owned()
         }
     }
+}
+
+/// The tables of dimensions, or the text of one inline table.
+fn dimension_rules() -> String {
+    let number = r#""type": ["number", "string", "null"], "exclusiveMinimum": 0"#;
+    let decimal = "[0-9]+([.][0-9]{1,6})?";
+    let members = [
+        r#""aggregation": {"enum": ["sum", "max", null]}"#.to_owned(),
+        format!(r#""scale": {{{number}, "pattern": "^(bytes:[KMGT]i?B|{decimal})$"}}"#),
+        r#""rounding": {"type": ["object", "null"], "additionalProperties": false, "required": ["mode"], "properties": {"mode": {"enum": ["up", "none"]}, "digits": {"type": "integer", "minimum": 0, "maximum": 6}}}"#
+            .to_owned(),
+        format!(r#""heartbeat": {{{number}, "pattern": "^{decimal}$"}}"#),
+        r#""per_pod": {"type": ["boolean", "null"]}"#.to_owned(),
+    ];
+    format!(
+        r#"{{"type": ["object", "string", "null"], "pattern": "^[{{].*[}}]$", "additionalProperties": {{"type": "object", "additionalProperties": false, "properties": {{{}}}}}}}"#,
+        members.join(", ")
+    )
 }
 
 /// A file with its piece replaced; `None` if the start or the end is not found.

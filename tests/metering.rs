@@ -15,6 +15,8 @@ mod damage;
 mod door;
 #[path = "metering/exec.rs"]
 mod exec;
+#[path = "metering/heartbeat.rs"]
+mod heartbeat;
 #[path = "metering/incidents.rs"]
 mod incidents;
 #[path = "metering/lifecycle.rs"]
@@ -26,6 +28,8 @@ mod processes;
 mod proof;
 #[path = "metering/repair.rs"]
 mod repair;
+#[path = "metering/rules.rs"]
+mod rules;
 #[path = "metering/semantics.rs"]
 mod semantics;
 #[path = "metering/unsent.rs"]

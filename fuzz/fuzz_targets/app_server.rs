@@ -30,6 +30,7 @@ use tollgate_marketplace::{
     Fault, FaultClass, Forward, Forwarded, Identified, Region, Regional, Register, RegisterUsage, Registered,
     Resolve, ResolvedCustomer, Signing,
 };
+use tollgate_metering::aggregation;
 use tollgate_metering::event::Rules;
 use tollgate_metering::policy::Window;
 use tollgate_receipt::{KeyRing, PublicKey};
@@ -100,6 +101,7 @@ static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
         zero_dimensions: Vec::new(),
         aws_door: true,
         idempotency_window: Duration::from_secs(48 * 3600),
+        rules: aggregation::Rules::default(),
     };
     let ledger = Ledger::open(&state, settings).expect("a new ledger");
     // The writer starts inside the server's runtime, since it wakes tasks of that runtime.

@@ -286,10 +286,11 @@ async fn add(
     let looked = Looked { customer: Some(listed.to_owned()), ..Looked::default() };
     let mut next = Some(From::default());
     while let Some(from) = next {
-        let piece = ledger.open_usage(looked.clone(), from, query::SHOWN_MAX).await?;
+        let piece = ledger.open_slots(looked.clone(), from, query::SHOWN_MAX).await?;
         for open in piece.rows {
             if Customer::from_canonical(&open.customer).is_some_and(|customer| includes(&customer)) {
-                held.entry(open.dimension).or_default().open += open.micros;
+                let amount = open.quantity();
+                held.entry(open.dimension).or_default().open += amount;
             }
         }
         next = piece.next;
@@ -300,7 +301,7 @@ async fn add(
         for record in piece.rows.iter().filter(|record| includes(&record.customer)) {
             let of = held.entry(record.dimension.clone()).or_default();
             if let Some(amount) = of.of(ShownState::of(record)) {
-                *amount += i128::from(record.quantity.micros());
+                *amount += record.raw;
             }
         }
         wanted = piece.next.map(|before| Looked { before: Some(before), ..looked });

@@ -208,6 +208,9 @@ impl Door {
             Ok(None) => return self.send(target, body, None).await.response(),
             Err(rejected) => return rejected.response(),
         };
+        if let Err(rejected) = usage.repairs.rules.takes_events(&report.claim.dimension) {
+            return ours(StatusCode::BAD_REQUEST, Code::DuplicateRequestException, &rejected.text);
+        }
         // Where the door is, the ledger is a file.
         let Some(ledger) = usage.ledger.get().and_then(|open| open.file.as_ref()) else {
             let text = "the ledger is being opened";

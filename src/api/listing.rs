@@ -1,4 +1,5 @@
-//! Listings of the ledger, page by page: hour records, repairs, open usage; as JSON, or as CSV if `Accept` asks for it.
+//! Listings of the ledger, page by page: hour records, repairs, open usage with what would be billed of it; as JSON, or
+//! as CSV if `Accept` asks for it.
 
 use hyper::header::{HeaderValue, LINK};
 use hyper::{Response, StatusCode};
@@ -12,8 +13,8 @@ use tollgate_http::{self as http, Body};
 use tollgate_ledger::LedgerError;
 use tollgate_ledger::repair::Entry;
 use tollgate_ledger::store::View;
-use tollgate_ledger::view::{Looked, OpenUsage};
-use tollgate_marketplace::{Customer, quantity};
+use tollgate_ledger::view::{Looked, OpenSlot};
+use tollgate_marketplace::{Customer, Quantity, TagSet, quantity};
 
 /// What is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +69,23 @@ impl Listing {
                 "updated_at",
             ],
             Self::Audit => &["id", "at", "record", "action", "note"],
-            Self::Open => &["hour", "customer", "dimension", "tags", "quantity", "late_from"],
+            Self::Open => &[
+                "hour",
+                "customer",
+                "dimension",
+                "tags",
+                "quantity",
+                "late_from",
+                "unrounded",
+                "would_bill",
+                "rule",
+                "hour_quantity",
+                "hour_carried",
+                "hour_taken_up",
+                "hour_would_bill",
+                "hour_rounded_up",
+                "hour_left",
+            ],
         }
     }
 
@@ -107,9 +124,9 @@ impl Listing {
                 (entries.iter().map(repair).collect(), entries.len() == limit)
             }
             Self::Open => {
-                let piece = ledger.open_usage(looked, query.after.clone().unwrap_or_default(), limit).await?;
+                let piece = ledger.open_slots(looked, query.after.clone().unwrap_or_default(), limit).await?;
                 next.after = piece.next;
-                (piece.rows.iter().map(open).collect(), next.after.is_some())
+                (piece.rows.iter().flat_map(open).collect(), next.after.is_some())
             }
         };
         Ok((rows, Some(next).filter(|_| more)))
@@ -130,22 +147,29 @@ struct Pages {
     rows: Vec<Value>,
     next: Option<Query>,
     limit: usize,
+    /// The next piece did not fit.
+    is_full: bool,
 }
 
 impl Pages {
     fn of(query: Query) -> Self {
-        Self { rows: Vec::new(), limit: query.limit, next: Some(query) }
+        Self { rows: Vec::new(), limit: query.limit, next: Some(query), is_full: false }
     }
 
     /// The query of the next piece, while the page is not full.
     fn wanted(&self) -> Option<Query> {
-        let room = self.limit - self.rows.len();
-        self.next.clone().filter(|_| room > 0).map(|query| Query { limit: room, ..query })
+        let room = self.limit.saturating_sub(self.rows.len());
+        self.next.clone().filter(|_| room > 0 && !self.is_full).map(|query| Query { limit: room, ..query })
     }
 
+    /// Adds a piece. A slot of open usage is never split: if it has more rows than there is room for, it begins the
+    /// next page, and one with more rows than a page has is a page of its own.
     fn add(&mut self, (rows, next): (Vec<Value>, Option<Query>)) {
-        self.rows.extend(rows);
-        self.next = next.map(|query| Query { limit: self.limit, ..query });
+        self.is_full = !self.rows.is_empty() && self.rows.len() + rows.len() > self.limit;
+        if !self.is_full {
+            self.rows.extend(rows);
+            self.next = next.map(|query| Query { limit: self.limit, ..query });
+        }
     }
 
     /// The page, and the query of the next page, if there may be one.
@@ -159,15 +183,30 @@ fn repair(entry: &Entry) -> Value {
     json!({"id": entry.id, "at": entry.at, "record": entry.record, "action": entry.action, "note": entry.note})
 }
 
-fn open(open: &OpenUsage) -> Value {
-    json!({
-        "hour": open.hour.to_string(),
-        "customer": Customer::shown(&open.customer),
-        "dimension": open.dimension,
-        "tags": open.tags,
-        "quantity": quantity::show(open.micros),
-        "late_from": open.late_from.map(|hour| hour.to_string()),
-    })
+/// A row for each set of tags of a slot. What is about the whole slot is in each of its rows, in members that begin
+/// with `hour_`. `would_bill` and `unrounded` are in the dimension's unit, all other amounts in the event's own.
+fn open(slot: &OpenSlot) -> Vec<Value> {
+    let sealed = slot.sealed.as_ref();
+    let row = |(tags, (micros, billed)): (&TagSet, (i128, Quantity))| {
+        json!({
+            "hour": slot.hour.to_string(),
+            "customer": Customer::shown(&slot.customer),
+            "dimension": slot.dimension,
+            "tags": tags,
+            "quantity": quantity::show(micros),
+            "late_from": slot.late_from.map(|hour| hour.to_string()),
+            "unrounded": quantity::show(slot.rule.scaled(micros)),
+            "would_bill": sealed.map(|_| billed.to_string()),
+            "rule": slot.rule.to_string(),
+            "hour_quantity": quantity::show(slot.quantity()),
+            "hour_carried": quantity::show(slot.carried),
+            "hour_taken_up": quantity::show(slot.kept),
+            "hour_would_bill": sealed.map(|sealed| sealed.usage.quantity.to_string()),
+            "hour_rounded_up": quantity::show(slot.rounded_up()),
+            "hour_left": quantity::show(slot.left()),
+        })
+    };
+    slot.by_tags().into_iter().map(row).collect()
 }
 
 impl UsagePart {
@@ -208,5 +247,99 @@ impl UsagePart {
             response.headers_mut().insert(LINK, link);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use tollgate_marketplace::Hour;
+    use tollgate_metering::seal::{Sum, seal};
+
+    const HOUR: Hour = Hour::from_number(498_752);
+
+    fn tags(name: &str) -> TagSet {
+        let tags = BTreeMap::from([("team".to_owned(), name.to_owned())]);
+        if name.is_empty() { TagSet::default() } else { tags.try_into().unwrap() }
+    }
+
+    /// A slot as the ledger reads it.
+    fn slot(rule: &str, shares: &[(&str, i128)], kept: i128) -> OpenSlot {
+        let rule = rule.parse().unwrap();
+        let shares: BTreeMap<TagSet, i128> =
+            shares.iter().map(|(name, micros)| (tags(name), *micros)).collect();
+        let sum = Sum { shares, first_at: HOUR.start() };
+        let sealed = seal(HOUR, &sum, &rule, kept, HOUR.start());
+        OpenSlot {
+            hour: HOUR,
+            customer: String::new(),
+            dimension: "storage".to_owned(),
+            late_from: None,
+            rule,
+            carried: 0,
+            kept,
+            sealed: Some(sealed).filter(|sealed| !sealed.is_needless),
+            shares: sum.shares,
+        }
+    }
+
+    fn columns(slot: &OpenSlot, names: &[&str]) -> Vec<String> {
+        let cell = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let line = |row: Value| names.iter().map(|name| cell(&row[*name])).collect::<Vec<_>>().join(" ");
+        open(slot).into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn an_open_hour_is_shown_before_and_after_rounding() {
+        let of_tags = ["tags", "quantity", "unrounded", "would_bill"];
+        let of_hour =
+            ["hour_quantity", "hour_taken_up", "hour_rounded_up", "hour_would_bill", "hour_left", "rule"];
+        let storage =
+            slot("sum 1000 up:0", &[("", 250_000_000), ("a", 3_500_000_000), ("b", 2_000_000_000)], 0);
+        assert_eq!(
+            columns(&storage, &of_tags),
+            [r#"{} 250 0.25 0.25"#, r#"{"team":"a"} 3500 3.5 3.75"#, r#"{"team":"b"} 2000 2 2"#]
+        );
+        assert_eq!(columns(&storage, &of_hour), ["5750 0 250 6 0 sum 1000 up:0"; 3]);
+        // A restart had billed half a unit too much.
+        let hours = slot("sum 3600 up:0", &[("", 3_600_000_000)], -1_800_000_000);
+        assert_eq!(columns(&hours, &of_tags), ["{} 3600 1 1"]);
+        assert_eq!(columns(&hours, &of_hour), ["3600 -1800 1800 1 0 sum 3600 up:0"]);
+        let plain = slot("sum", &[("", 1_500_000)], 0);
+        assert_eq!(columns(&plain, &of_tags), ["{} 1.5 1.5 1.5"]);
+        assert_eq!(columns(&plain, &of_hour), ["1.5 0 0 1.5 0 sum"]);
+    }
+
+    #[test]
+    fn what_makes_no_record_is_left_for_a_later_hour() {
+        let names = ["quantity", "would_bill", "hour_would_bill", "hour_left"];
+        assert_eq!(
+            columns(&slot("sum 1000000000 none", &[("", 999_999_999)], 1), &names),
+            ["999.999999 0.000001 0.000001 0"]
+        );
+        assert_eq!(
+            columns(&slot("sum 1000000000 none", &[("", 999_999_999)], 0), &names),
+            ["999.999999 null null 999.999999"]
+        );
+        assert_eq!(columns(&slot("sum", &[("", 0)], 0), &names), ["0 0 0 0"], "a report of 0 is sent");
+    }
+
+    #[test]
+    fn a_page_holds_whole_slots() {
+        let query = || Query { looked: Looked::default(), limit: 10, after: None };
+        let rows = |count: usize| vec![Value::Null; count];
+        let mut pages = Pages::of(query());
+        pages.add((rows(4), Some(query())));
+        assert_eq!(pages.wanted().map(|query| query.limit), Some(6));
+        pages.add((rows(7), None));
+        assert!(pages.wanted().is_none(), "the next slot begins the next page");
+        let (page, next) = pages.end(Listing::Open);
+        assert_eq!((page.len(), next), (4, Some(query())));
+        let mut pages = Pages::of(query());
+        pages.add((rows(2500), Some(query())));
+        assert!(pages.wanted().is_none(), "a slot that is larger than a page is a page");
+        assert_eq!(pages.end(Listing::Open).0.len(), 2500);
     }
 }

@@ -131,7 +131,7 @@ mod tests {
             hour: hour("2026-11-24T08"),
         };
         for query in [
-            Query { looked, limit: 7, after: Some(From::Slot { slot: 17, rows: 3 }) },
+            Query { looked, limit: 7, after: Some(From::Slot(17)) },
             Query { looked: Looked::default(), limit: SHOWN_MAX, after: None },
             Query { looked: Looked::default(), limit: 1, after: From::parse("498752~x61~x") },
         ] {

@@ -305,6 +305,8 @@ pub fn shown_whole(whole: &Whole, links: &Links) -> Value {
         .map(|share| json!({"tags": share.tags, "quantity": share.quantity.to_string()}))
         .collect();
     let mut document = shown(record);
+    document["raw"] = quantity::show(record.raw).into();
+    document["rounded"] = quantity::show(record.rounded).into();
     document["pod"] = record.pod.clone().into();
     document["region"] = record.region.as_ref().map(Region::as_str).into();
     document["decimal"] = record.decimal.into();
@@ -326,10 +328,12 @@ pub fn balances(totals: BTreeMap<String, Totals>) -> Value {
         json!({
             "dimension": dimension,
             "accepted": quantity::show(totals.accepted),
+            "rounded_up": quantity::show(totals.rounded_up),
             "billed": quantity::show(totals.billed),
             "pending": quantity::show(totals.pending),
             "dead": quantity::show(totals.dead),
             "discarded": quantity::show(totals.discarded),
+            "remainder": quantity::show(totals.remainder),
             "balanced": totals.balances(),
         })
     };

@@ -11,12 +11,13 @@ use super::AppContext;
 use crate::api::entitlements::EntitlementCache;
 use crate::api::repair::Repairs;
 use crate::api::usage::{OpenLedger, UsagePart};
-use crate::config::{self, ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
+use crate::config::{self, ClockSource, Config, MeteredDimension, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::engine;
 use crate::entitlement::refusal_update::RefusalSender;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
 use crate::usage::commits::Commits;
+use crate::usage::heartbeat::Heartbeats;
 use crate::usage::intake::{Activity, Intake};
 use crate::usage::lifecycle;
 use crate::usage::notice::Notices;
@@ -29,6 +30,7 @@ use tollgate_ledger::{self as ledger, Ledger, LedgerError, Totals};
 use tollgate_marketplace::service::Entitle;
 use tollgate_marketplace::{Meter, ProductCode, Resolve, quantity};
 use tollgate_metering::event::{self, Rules};
+use tollgate_metering::heartbeat::{Heartbeat, Passing};
 use tollgate_metering::policy::{self, SendingPolicy, Window};
 use tollgate_metering::unsent::Rule;
 use tollgate_time::Timestamp;
@@ -95,12 +97,14 @@ pub(super) fn start(
         notices: notices.clone(),
         commits: commits.clone(),
         flushes,
+        heartbeats: Arc::clone(&context.heartbeats),
         grace: config.usage.shutdown_grace,
         quiet: config.usage.drain_quiet,
         seal_open_hour: config.usage.seal_on_shutdown,
     };
     let plan = Plan::of(config, outlet, product_code);
-    let AppContext { aws, clock, metrics, identity, notices } = context.clone();
+    let AppContext { aws, clock, metrics, identity, notices, gate, heartbeats: counting_slot } =
+        context.clone();
     // The clock of a shared ledger has no other source.
     let follows = matches!(config.clock, ClockSource::Follow(_)) && config.state.url_file.is_none();
     parts.spawn_explaining("usage", async move {
@@ -131,6 +135,13 @@ pub(super) fn start(
             return ended(&error);
         }
         let (settings, leads) = (plan.sender(&pod), Arc::clone(&store));
+        let passing = if follows { Passing::Simulated } else { Passing::Real };
+        let counted = heartbeats(&plan.usage.metered);
+        if !counted.is_empty() {
+            let (clock, metrics) = (clock.clone(), Arc::clone(&metrics));
+            let counting = Heartbeats::new(counted, passing, gate, &*store, clock, metrics, notices.clone());
+            let _ = counting_slot.set(counting);
+        }
         let intake =
             Intake::new(plan.rules, Arc::clone(&store), clock.clone(), Arc::clone(&metrics), notices);
         let _ = slot.set(OpenLedger { intake, store: Arc::clone(&store), file });
@@ -144,6 +155,12 @@ pub(super) fn start(
                 Some(unsent) => unsent.run().await,
                 None => std::future::pending().await,
             }
+        };
+        let beating = async {
+            if let Some(counting) = counting_slot.get() {
+                counting.run().await;
+            }
+            std::future::pending().await
         };
         let (licenses, ending_clock) = (Arc::clone(&store), clock.clone());
         let ending = async {
@@ -166,6 +183,7 @@ pub(super) fn start(
         let error = tokio::select! {
             error = send(&*leads, new_sender, flushed) => error,
             error = watching => error,
+            error = beating => error,
             error = ending => error,
         };
         ended(&error)
@@ -215,11 +233,21 @@ const fn window(outlet: Outlet) -> Window {
 fn rules(config: &Config) -> Rules {
     Rules {
         dimensions: config.product.dimensions.clone(),
+        aggregation: config.usage.metered.iter().map(|one| (one.name.clone(), one.rule)).collect(),
         customers: config.product.mode.is_run_by_seller(),
         entitlement_dimension: config.product.entitlement_dimension.clone(),
         strict: config.usage.strict_usage,
         age_max: event::age_max(config.usage.idempotency_window),
+        heartbeats: heartbeats(&config.usage.metered).into_iter().map(|one| one.dimension).collect(),
     }
+}
+
+/// The dimensions that are counted by the time of the open gate.
+fn heartbeats(metered: &[MeteredDimension]) -> Vec<Heartbeat> {
+    let counted = |one: &MeteredDimension| {
+        one.heartbeat.map(|quantity| Heartbeat { dimension: one.name.clone(), quantity })
+    };
+    metered.iter().filter_map(counted).collect()
 }
 
 /// Which repairs of records are allowed, for the running sidecar and for `tollgate ledger` on its folder.
@@ -302,6 +330,7 @@ impl Plan {
             idempotency_window: self.usage.idempotency_window,
             aws_door: self.aws_door,
             zero_dimensions: self.zero_dimensions.clone(),
+            rules: self.rules.aggregation.clone(),
         }
     }
 
@@ -337,6 +366,7 @@ pub(super) struct Drain {
     notices: Notices,
     commits: Commits,
     flushes: mpsc::Sender<FlushOrder>,
+    heartbeats: Arc<OnceLock<Heartbeats>>,
     grace: Duration,
     /// How long no report may arrive before the hour is sealed; with 0 it is sealed at once.
     quiet: Duration,
@@ -353,6 +383,8 @@ impl Drain {
         }
         let Some(open) = self.ledger.get() else { return };
         let until = began + self.grace.saturating_sub(LAST_MOMENT);
+        // Before the open hour is sealed.
+        let _ = tokio::time::timeout_at(until, self.count_the_rest()).await;
         let (done, flushed) = oneshot::channel();
         let flush = match open.store.is_shared() {
             true => Flush::HandOver,
@@ -366,6 +398,13 @@ impl Drain {
         };
         let _ = tokio::time::timeout_at(until, sent).await;
         let _ = tokio::time::timeout_at(until, open.store.leave()).await;
+    }
+
+    /// Writes the time of the open gate up to now, and counts no more.
+    pub(super) async fn count_the_rest(&self) {
+        if let Some(heartbeats) = self.heartbeats.get() {
+            let _ = tokio::time::timeout(LAST_LOOK, heartbeats.finish()).await;
+        }
     }
 
     /// Logs what is not billed. Returns the cause if the ledger has failed since `began`, or cannot be read now.
@@ -390,6 +429,16 @@ impl Drain {
             shown.join(" ")
         };
         let (pending, dead) = (show(|totals| totals.pending), show(|totals| totals.dead));
+        let remainder = show(|totals| totals.remainder);
+        let shown = Some(remainder.as_str()).filter(|some| !some.is_empty());
+        // Of several replicas the others send it with the next hour's usage.
+        let left = match remainder.is_empty() || open.store.is_shared() {
+            true => String::new(),
+            false => format!(
+                "; a remainder that is too small to be sent stays in the ledger ({remainder}, in the unit of the events): \
+                 the next hour on this volume sends it too, and it is lost if the volume is deleted"
+            ),
+        };
         if summary.dead > 0 {
             tracing::warn!(
                 event = "dead_letters_remain",
@@ -417,7 +466,8 @@ impl Drain {
                     event = "usage_remains",
                     records,
                     pending,
-                    "usage stays in the ledger: the next start on this volume sends it; it is lost if the volume is deleted"
+                    remainder = shown,
+                    "usage stays in the ledger: the next start on this volume sends it; it is lost if the volume is deleted{left}"
                 );
             }
         }
@@ -438,7 +488,8 @@ impl Drain {
         if pending.is_empty() && not_taken.is_none() {
             tracing::info!(
                 event = "usage_sent",
-                "all usage is sent{}",
+                remainder = shown,
+                "all usage is sent{}{left}",
                 if summary.dead > 0 { ", but for dead letters" } else { "" }
             );
         }
@@ -468,6 +519,7 @@ mod tests {
             notices,
             commits,
             flushes: mpsc::channel(1).0,
+            heartbeats: Arc::default(),
             grace: Duration::ZERO,
             quiet: Duration::ZERO,
             seal_open_hour: false,

@@ -64,7 +64,8 @@ enum LedgerCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// List usage of hours that are not sealed yet, by customer, dimension and tags
+    /// List usage of hours that are not sealed yet by customer, dimension and tags, and what would be billed of it if
+    /// they closed now
     Open {
         #[command(flatten)]
         filter: Filter,
@@ -82,8 +83,8 @@ enum LedgerCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Check for each dimension that accepted = billed + pending + dead + discarded; or, with AWS's log, which records
-    /// in doubt were billed
+    /// Check for each dimension that accepted + rounded up = billed + pending + dead + discarded + remainder; or, with
+    /// AWS's log, which records in doubt were billed
     Reconcile {
         #[command(flatten)]
         output: Output,
@@ -256,7 +257,7 @@ fn perform(
             listing(Listing::Records, filter.looked(Some(ShownState::Dead)), output, RECORD_COLUMNS)
         }
         LedgerCommand::Open { filter, output } => {
-            listing(Listing::Open, filter.looked(None), output, Listing::Open.columns())
+            listing(Listing::Open, filter.looked(None), output, OPEN_COLUMNS)
         }
         LedgerCommand::Audit { output } => {
             listing(Listing::Audit, Looked::default(), output, Listing::Audit.columns())
@@ -292,8 +293,30 @@ fn json_array(documents: Vec<String>) -> String {
 /// Columns of a table.
 const RECORD_COLUMNS: &[&str] =
     &["id", "hour", "dimension", "customer", "quantity", "state", "attempts", "code", "late_from"];
-const BALANCE_COLUMNS: &[&str] =
-    &["dimension", "accepted", "billed", "pending", "dead", "discarded", "balanced"];
+const OPEN_COLUMNS: &[&str] = &[
+    "hour",
+    "dimension",
+    "customer",
+    "tags",
+    "quantity",
+    "unrounded",
+    "would_bill",
+    "hour_taken_up",
+    "hour_would_bill",
+    "rule",
+    "late_from",
+];
+const BALANCE_COLUMNS: &[&str] = &[
+    "dimension",
+    "accepted",
+    "rounded_up",
+    "billed",
+    "pending",
+    "dead",
+    "discarded",
+    "remainder",
+    "balanced",
+];
 
 fn reconciled(answer: &Value, output: &Output, as_json: bool) -> (Exit, String) {
     let rows = answer["dimensions"].as_array().map(Vec::as_slice).unwrap_or_default();

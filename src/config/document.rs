@@ -7,6 +7,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
+use super::dimension_rules::inline;
 use super::fault::Fault;
 use super::setting::{Form, OPERATOR_SETTINGS, Setting, did_you_mean};
 
@@ -28,7 +29,7 @@ impl Raw {
     pub(super) fn from_text(setting: Setting, text: &str) -> Self {
         match setting.spec().form {
             Form::List => Self::List(text.split(',').map(|item| item.trim().to_owned()).collect()),
-            Form::Text | Form::Switch => Self::Text(text.trim().to_owned()),
+            Form::Text | Form::Switch | Form::Table => Self::Text(text.trim().to_owned()),
         }
     }
 
@@ -159,6 +160,7 @@ fn raw(setting: Setting, value: &DeValue<'_>) -> Result<Raw, String> {
         DeValue::Integer(number) if form == Form::Text && number.radix() == 10 => {
             Ok(Raw::Text(number.as_str().to_owned()))
         }
+        DeValue::Table(_) if form == Form::Table => Ok(Raw::Text(inline(value))),
         DeValue::Array(items) if form == Form::List => {
             let texts = items.iter().map(|item| item.get_ref().as_str().map(|text| text.trim().to_owned()));
             let texts: Option<Vec<String>> = texts.collect();
@@ -166,6 +168,10 @@ fn raw(setting: Setting, value: &DeValue<'_>) -> Result<Raw, String> {
                 .map(Raw::List)
                 .ok_or_else(|| "holds something that is not a string; quote each item".to_owned())
         }
+        DeValue::Table(_) if setting == Setting::Dimensions => Err(
+            "is a TOML table; write [dimension.NAME] for the rules of one dimension, and an array of strings here"
+                .to_owned(),
+        ),
         other => Err(format!(
             "is a TOML {}; write {}",
             other.type_str(),
@@ -173,6 +179,7 @@ fn raw(setting: Setting, value: &DeValue<'_>) -> Result<Raw, String> {
                 Form::Text => "a string in quotes",
                 Form::Switch => "true or false",
                 Form::List => "an array of strings",
+                Form::Table => "a section [dimension.NAME] for each dimension",
             }
         )),
     }
@@ -221,6 +228,11 @@ mod tests {
                 (Setting::Dimensions, Raw::List(vec!["a".into(), "b,c".into()]), 6),
             ]
         );
+        let (entries, faults) =
+            read("quit = true\n[dimension.b]\nscale = 0.50\n[dimension.\"a.c\"]\nheartbeat = 1\n");
+        assert_eq!((faults.as_str(), entries[1].line), ("", 2));
+        let tables = Raw::Text("{ \"a.c\" = { heartbeat = 1 }, b = { scale = 0.50 } }".into());
+        assert_eq!((entries[1].setting, &entries[1].raw), (Setting::Dimension, &tables));
     }
 
     #[test]
@@ -241,6 +253,18 @@ mod tests {
             (
                 "dimensions = [1]",
                 "dimensions in t.toml:1: holds something that is not a string; quote each item",
+            ),
+            (
+                "dimension = [1]",
+                "dimension in t.toml:1: is a TOML array; write a section [dimension.NAME] for each dimension",
+            ),
+            (
+                "dimension = 1",
+                "dimension in t.toml:1: is a TOML integer; write a section [dimension.NAME] for each dimension",
+            ),
+            (
+                "[dimensions.a]",
+                "dimensions in t.toml:1: is a TOML table; write [dimension.NAME] for the rules of one dimension, and an array of strings here",
             ),
             ("settle = 0x10", "settle in t.toml:1: is a TOML integer; write a string in quotes"),
         ];

@@ -158,8 +158,13 @@ pub(super) fn quoted(value: &str) -> String {
 pub(super) fn plain(spec: &Spec, value: &str) -> String {
     match hidden_reason(spec, value) {
         Some(reason) => format!("({reason}, not shown)"),
-        None => without_secrets(value).escape_debug().to_string(),
+        None => without_secrets(value).chars().map(printable).collect(),
     }
+}
+
+/// A character as it may stand in a table: quotes as they are, so that a TOML text can be copied from there.
+fn printable(c: char) -> String {
+    if matches!(c, '"' | '\'') { c.to_string() } else { c.escape_debug().to_string() }
 }
 
 fn hidden_reason(spec: &Spec, value: &str) -> Option<&'static str> {

@@ -40,12 +40,17 @@ impl Args for Flags {
             .value_parser(clap::value_parser!(PathBuf))
             .help_heading(HEADING)
             .help("The configuration file [default: /etc/tollgate/tollgate.toml, if it exists].");
-        Setting::ALL.iter().fold(command.arg(file), |command, setting| command.arg(arg(*setting)))
+        with_flag().fold(command.arg(file), |command, setting| command.arg(arg(setting)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
     }
+}
+
+/// The settings that a flag can give. A table cannot: it is written in a file, or as TOML in the environment.
+fn with_flag() -> impl Iterator<Item = Setting> {
+    Setting::ALL.iter().copied().filter(|setting| setting.spec().form != Form::Table)
 }
 
 /// The heading of these flags in the help.
@@ -65,7 +70,7 @@ fn arg(setting: Setting) -> Arg {
         .hide(spec.emulator_only && !cfg!(feature = "emulator"));
     match spec.form {
         Form::Switch => arg.num_args(0..=1).default_missing_value("true"),
-        Form::Text | Form::List => arg,
+        Form::Text | Form::List | Form::Table => arg,
     }
 }
 
@@ -85,7 +90,7 @@ impl FromArgMatches for Flags {
         if let Some(file) = matches.get_one::<PathBuf>(CONFIG_FLAG) {
             self.config = Some(file.clone());
         }
-        for &setting in Setting::ALL {
+        for setting in with_flag() {
             if let Some(value) = matches.get_one::<String>(setting.spec().name) {
                 *self = std::mem::take(self).with(setting, value.clone());
             }
@@ -104,8 +109,9 @@ mod tests {
     }
 
     #[test]
-    fn each_setting_has_a_flag() {
-        for &setting in Setting::ALL {
+    fn each_setting_but_a_table_has_a_flag() {
+        assert!(parse(&["--dimension", "{}"]).is_err());
+        for setting in with_flag() {
             let flags = parse(&[&format!("--{}", setting.spec().flag), "x"]).unwrap();
             assert_eq!(flags.value(setting), Some("x"));
             assert_eq!(flags.values.len(), 1);

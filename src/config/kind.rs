@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::dimension_rules::{MeteredDimension, dimension_rules};
 use super::parse::{self, Problem};
 use super::{
     AfterDenial, ClockSource, EndpointUrl, LicenseModel, ListenAddr, LogFormat, Mode, OnDenied, OnExpired,
@@ -21,6 +22,8 @@ pub enum Form {
     Switch,
     /// A list: separated by commas, or an array in a file.
     List,
+    /// A table of tables: in a file one section for each, in the environment one TOML inline table. It has no flag.
+    Table,
 }
 
 /// What the chart's schema allows as a value. Looser than the parser, which decides.
@@ -42,6 +45,8 @@ pub enum Schema {
     Switch,
     /// A whole number above 0, or its text.
     Number,
+    /// The tables of dimensions, or the text of one inline table.
+    DimensionRules,
 }
 
 /// A kind of values that become a `T`.
@@ -102,6 +107,12 @@ pub(super) const TCP_ADDR: ValueKind<ListenAddr> =
 pub(super) const CLOCK: ValueKind<ClockSource> =
     ValueKind::text("URL", Schema::Pattern("^(system|https?://.+)$"), parse::clock);
 pub(super) const DIMENSION: ValueKind<String> = ValueKind::text("NAME", Schema::Any, parse::dimension);
+pub(super) const DIMENSION_RULES: ValueKind<Vec<MeteredDimension>> = ValueKind {
+    value_name: "TABLE",
+    form: Form::Table,
+    schema: Schema::DimensionRules,
+    parse: Parse::Text(dimension_rules),
+};
 pub(super) const DIMENSIONS: ValueKind<Vec<String>> = ValueKind {
     value_name: "NAME,…",
     form: Form::List,

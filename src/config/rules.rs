@@ -3,18 +3,20 @@
 //! A rule is checked even if other settings have faults, so that one run shows an operator all faults.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::fault::quoted;
 use super::kind::{
-    ADDR, DIMENSION, DIMENSIONS, ENDPOINT_URL, ENTITLEMENTS, KEY_FINGERPRINT, LICENSE_MODEL, LOG_FILTER,
-    ON_LAPSE, ON_UNSENT, REGION, SWITCH, TCP_ADDR,
+    ADDR, DIMENSION, DIMENSION_RULES, DIMENSIONS, ENDPOINT_URL, ENTITLEMENTS, KEY_FINGERPRINT, LICENSE_MODEL,
+    LOG_FILTER, ON_LAPSE, ON_UNSENT, REGION, SWITCH, TCP_ADDR,
 };
 use super::reader::Reader;
-use super::setting::Setting;
-use super::table::STOP;
-use super::{LicenseModel, ListenAddr, Mode, OnLapse, OnUnsent, Role, resolve, sdk};
+use super::setting::{Setting, did_you_mean};
+use super::table::{SETTLE, STOP};
+use super::{LicenseModel, ListenAddr, MeteredDimension, Mode, OnLapse, OnUnsent, Role, resolve, sdk};
 use tollgate_marketplace::KeyFingerprint;
 use tollgate_marketplace::license::Unit;
+use tollgate_metering::aggregation::Aggregation;
 
 /// Reports settings that do not fit together.
 pub(super) fn check(reader: &mut Reader<'_>) {
@@ -25,6 +27,7 @@ pub(super) fn check(reader: &mut Reader<'_>) {
     shutdown(reader);
     addresses(reader);
     dimension_names(reader);
+    metered_dimensions(reader);
     log_filter(reader);
     region(reader);
     surroundings(reader);
@@ -195,6 +198,66 @@ fn dimension_names(reader: &mut Reader<'_>) {
         })
         .collect();
     reader.warnings.extend(lines);
+}
+
+/// A heartbeat is written some seconds after the hour's end; in a closed hour it would count to the next one.
+const SETTLE_OF_HEARTBEATS: Duration = Duration::from_secs(30);
+
+/// Reports tables of `[dimension.NAME]` that do not fit to the product.
+fn metered_dimensions(reader: &mut Reader<'_>) {
+    let metered = reader.peek(Setting::Dimension, DIMENSION_RULES.parse).unwrap_or_default();
+    // Another rule reports a mode that is wrong, and dimensions that are missing or wrong.
+    let Some(mode) = reader.mode() else { return };
+    let names = reader.peek(Setting::Dimensions, DIMENSIONS.parse);
+    let entitlement = reader.peek(Setting::EntitlementDimension, DIMENSION.parse);
+    for one in &metered {
+        let problems = [
+            names.as_ref().filter(|_| mode.has_ledger()).and_then(|names| is_unknown(one, names)),
+            is_misplaced(one, mode, entitlement.as_deref()),
+        ];
+        problems.into_iter().flatten().for_each(|problem| reader.fault(Setting::Dimension, problem));
+    }
+    let beats = metered.iter().any(|one| one.heartbeat.is_some());
+    let settle = reader.peek(Setting::Settle, SETTLE.parse);
+    if beats && mode.meters_own_pod() && settle.is_some_and(|settle| settle < SETTLE_OF_HEARTBEATS) {
+        let problem = "is too short for a heartbeat, whose last seconds are written after the hour's end; choose 30s or \
+                       more";
+        reader.fault(Setting::Settle, problem);
+    }
+}
+
+fn is_unknown(one: &MeteredDimension, names: &[String]) -> Option<String> {
+    if names.contains(&one.name) {
+        return None;
+    }
+    let near = did_you_mean(&one.name, names.iter().map(String::as_str));
+    let remedy = match near {
+        Some(near) => format!("did you mean {}?", quoted(near)),
+        None => "name it there, or remove the table".to_owned(),
+    };
+    Some(format!("has a table for {}, which is not one of dimensions; {remedy}", quoted(&one.name)))
+}
+
+fn is_misplaced(one: &MeteredDimension, mode: Mode, entitlement: Option<&str>) -> Option<String> {
+    let name = quoted(&one.name);
+    if one.heartbeat.is_some() && !mode.meters_own_pod() {
+        return Some(format!(
+            "in {name}, heartbeat counts the time of this pod's open gate, which is for mode metered, and the mode is \
+             {mode}; remove it"
+        ));
+    }
+    if mode.meters_own_pod() && entitlement == Some(one.name.as_str()) {
+        return Some(format!(
+            "has a table for {name}, the entitlement_dimension, which takes no usage; remove it"
+        ));
+    }
+    if mode.meters_own_pod() && one.rule.aggregation == Aggregation::Max && !one.per_pod {
+        return Some(format!(
+            "in {name}, aggregation is max, and AWS adds up the maxima of a buyer's pods; if the price is for each pod, \
+             write per_pod = true"
+        ));
+    }
+    None
 }
 
 fn log_filter(reader: &mut Reader<'_>) {

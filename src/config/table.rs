@@ -11,10 +11,10 @@ use super::fault::Origin;
 use super::identity;
 use super::keys::key_ring;
 use super::kind::{
-    ADDR, AFTER_DENIAL, CLOCK, DIMENSION, DIMENSIONS, DIR, DURATION, ENDPOINT_URL, ENTITLEMENTS, FILE,
-    KEY_FINGERPRINT, LICENSE_MODEL, LOG_FILTER, LOG_FORMAT, MODE, ON_DENIED, ON_EXPIRED, ON_LAPSE, ON_UNSENT,
-    ON_ZERO_HOUR, PATH, PRODUCT_CODE, PRODUCT_ID, REGION, SEATS, SIZE, SWITCH, Schema, TCP_ADDR, VERSION,
-    ValueKind, WEB_PAGE,
+    ADDR, AFTER_DENIAL, CLOCK, DIMENSION, DIMENSION_RULES, DIMENSIONS, DIR, DURATION, ENDPOINT_URL,
+    ENTITLEMENTS, FILE, KEY_FINGERPRINT, LICENSE_MODEL, LOG_FILTER, LOG_FORMAT, MODE, ON_DENIED, ON_EXPIRED,
+    ON_LAPSE, ON_UNSENT, ON_ZERO_HOUR, PATH, PRODUCT_CODE, PRODUCT_ID, REGION, SEATS, SIZE, SWITCH, Schema,
+    TCP_ADDR, VERSION, ValueKind, WEB_PAGE,
 };
 use super::ledger_url::ledger_url;
 use super::parse::duration_within;
@@ -24,8 +24,9 @@ use super::setting::{self, Only, Owner, Spec, settings};
 use super::state::state_dir;
 use super::token::{bearer_token, license_token};
 use super::{
-    AfterDenial, ClockSource, EndpointUrl, LicenseModel, ListenAddr, LogFormat, Mode, OnDenied, OnExpired,
-    OnLapse, OnUnsent, OnZeroHour, PodIdentity, Proxies, Role, Secret, StateDir, credentials, proxy, sdk,
+    AfterDenial, ClockSource, EndpointUrl, LicenseModel, ListenAddr, LogFormat, MeteredDimension, Mode,
+    OnDenied, OnExpired, OnLapse, OnUnsent, OnZeroHour, PodIdentity, Proxies, Role, Secret, StateDir,
+    credentials, proxy, sdk,
 };
 use tollgate_aws::ca_bundle::CaBundle;
 use tollgate_marketplace::license::Wanted;
@@ -51,7 +52,7 @@ const ROUND: ValueKind<Duration> = DURATION.parsed(|text| duration_within(text, 
 pub(super) const STOP: ValueKind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "1h"));
 
 /// Below an hour: while one hour settles, only the next one is open, so hours close in order.
-const SETTLE: ValueKind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "59m"));
+pub(super) const SETTLE: ValueKind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "59m"));
 
 /// At least 2h: an event may be half as old as the window, and a shorter one would reject events of the open hour.
 /// At most 30d: each remembered `id` takes space in the ledger.
@@ -364,6 +365,15 @@ settings! {
     /// Custom metering.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Usage {
+        /// How usage of a dimension becomes the quantity that AWS bills: a table `[dimension.NAME]` for each, with
+        /// `aggregation`, `scale`, `rounding`, `heartbeat` and `per_pod`, described below.
+        Dimension = "dimension" => metered: Vec<MeteredDimension> = listed(DIMENSION_RULES) {
+            risk: "another quantity is billed, or none: a heartbeat is the only usage of its dimension",
+            default: Absent("the sum of the events, as they are"),
+            only: Some(Only { used: Mode::has_ledger, otherwise: "no usage is reported in this mode" }),
+            for_usage: true,
+        }
+
         /// How long after its end an hour still accepts late usage.
         Settle = "settle" => settle: Duration = read(SETTLE) {
             risk: "usage is billed later; too short a time moves late usage to the next hour",

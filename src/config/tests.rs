@@ -2,6 +2,7 @@
 
 mod contract;
 mod credentials;
+mod dimensions;
 mod quotes;
 mod sealing;
 mod shared_ledger;
@@ -169,7 +170,7 @@ fn the_defaults_are_those_of_the_table() {
     assert!(config.app.token.is_none() && !config.app.aws_door && !config.app.quit);
     assert_eq!(config.state.dir, StateDir::Default("/var/lib/tollgate".into()));
     let usage = config.usage;
-    assert_eq!(usage.settle, Duration::from_secs(120));
+    assert_eq!((usage.settle, usage.metered.len()), (Duration::from_secs(120), 0));
     assert_eq!(usage.on_expired, OnExpired::Carry);
     assert_eq!(usage.on_zero_hour, OnZeroHour::Skip);
     assert!(usage.seal_on_shutdown);
@@ -691,6 +692,8 @@ fn value() -> impl Strategy<Value = String> {
             "/keys",
             "/k.pem",
             "a,b",
+            "{ a = { scale = 2 }, b = { heartbeat = 1 } }",
+            "{ a = { aggregation = 'max' } }",
             "-----BEGIN",
         ])
         .prop_map(str::to_owned),

@@ -170,7 +170,7 @@ pub fn ledger(ledger: &Ledger) -> Finding {
         return Finding::ok(check, format!("{how}; {} dimensions balance", rows.len()));
     }
     let seen = format!(
-        "{how}, but accepted does not equal billed + pending + dead + discarded in {}",
+        "{how}, but accepted + rounded up does not equal billed + pending + dead + discarded + remainder in {}",
         odd.join(", ")
     );
     Finding::fault(check, "LedgerDamaged", seen, "Keep the file and give it to the seller.")

@@ -3,6 +3,7 @@
 //!
 //! It knows the ledger, but not the sender.
 
+use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use crate::usage::notice::Notices;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::store::Store;
 use tollgate_ledger::{LedgerError, Taken};
-use tollgate_marketplace::Quantity;
+use tollgate_marketplace::Amount;
+use tollgate_metering::aggregation::Rule;
 use tollgate_metering::event::{self, BadRequest, Event, RejectedEvent, Rules};
 
 /// The result for one event; results are in the order of the request.
@@ -133,8 +135,7 @@ impl Intake {
             .map(|text| match event::read_one(text, &self.rules, now) {
                 Ok(event) => {
                     let (id, dimension) = (event.id.clone(), event.dimension.clone());
-                    let entry =
-                        EventEntry::Valid { id, dimension, is_usage: event.quantity != Quantity::ZERO };
+                    let entry = EventEntry::Valid { id, dimension, is_usage: event.quantity != Amount::ZERO };
                     valid.push(event);
                     entry
                 }
@@ -160,7 +161,7 @@ impl Intake {
 
     fn outcomes(&self, entries: Vec<EventEntry>, taken: &[Taken]) -> Vec<Outcome> {
         self.notify_rejected(&entries);
-        let mut taken = taken.iter().filter(|taken| matches!(taken, Taken::Accepted | Taken::Duplicate));
+        let mut taken = taken.iter().filter(|taken| taken.is_counted());
         let mut tally = Tally { metrics: &self.metrics, run: None };
         let mut took_usage = false;
         let outcome = |entry| match entry {
@@ -210,27 +211,39 @@ fn reject(entries: &mut [EventEntry], taken: &[Taken]) {
     let valid = entries.iter_mut().filter(|entry| matches!(entry, EventEntry::Valid { .. }));
     let mut taken = taken.iter();
     for entry in valid {
-        let (reason, text) = match taken.next() {
+        let (reason, text): (_, Cow<'_, str>) = match taken.next() {
             Some(Taken::Accepted | Taken::Duplicate) => continue,
             Some(Taken::Conflict) | None => {
-                ("conflict", "id was used for other content within idempotency_window")
+                ("conflict", "id was used for other content within idempotency_window".into())
             }
             Some(Taken::Deprovisioned) => (
                 "customer",
-                "the license has ended: AWS Marketplace deprovisioned it, and AWS accepts no more usage of it",
+                "the license has ended: AWS Marketplace deprovisioned it, and AWS accepts no more usage of it".into(),
             ),
             Some(Taken::OtherForm) => (
                 "customer",
                 "in this hour usage of this account was counted in another form (account_id, license_arn or identifier); \
-                 AWS would bill both or refuse the second, so name the customer in one way",
+                 AWS would bill both or refuse the second, so name the customer in one way"
+                    .into(),
             ),
+            Some(Taken::OtherRule(rule)) => ("dimension", other_rule(rule).into()),
         };
         if let EventEntry::Valid { id, dimension, .. } = entry {
             let rejected =
-                RejectedEvent { reason, dimension: Some(std::mem::take(dimension)), text: text.to_owned() };
+                RejectedEvent { reason, dimension: Some(std::mem::take(dimension)), text: text.into_owned() };
             *entry = EventEntry::Rejected { id: id.take(), rejected };
         }
     }
+}
+
+/// The open hour is billed by the rule that it began with.
+fn other_rule(rule: &Rule) -> String {
+    let Rule { aggregation, scale, rounding } = rule;
+    format!(
+        "this hour began with aggregation {}, scale {scale} and rounding {rounding} for this dimension, and is billed by \
+         them: usage by the new [dimension.NAME] counts from the next hour on",
+        aggregation.name()
+    )
 }
 
 /// Counts consecutive events of one kind in one call: usually all events of a request are of one kind.

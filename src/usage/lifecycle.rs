@@ -77,7 +77,7 @@ async fn customers(
     };
     let mut next = Some(From::default());
     while let Some(from) = next {
-        let piece = View::open_usage(store, looked.clone(), from, ROWS_AT_ONCE).await?;
+        let piece = View::open_slots(store, looked.clone(), from, ROWS_AT_ONCE).await?;
         piece.rows.iter().for_each(|open| add(Customer::from_canonical(&open.customer)));
         next = piece.next;
     }

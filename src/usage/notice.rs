@@ -141,13 +141,22 @@ impl Notices {
 
     /// A request was rejected with this answer.
     pub fn request_rejected(&self, rejected: RejectedRequest, error: &str) {
+        self.not_taken(rejected);
+        self.count(LineKind::Requests, [(rejected.as_str().to_owned(), rejected.code(), error)]);
+    }
+
+    /// The ledger did not take a heartbeat, which logs that itself: no application has to send it again.
+    pub fn heartbeat_rejected(&self, rejected: RejectedRequest) {
+        self.not_taken(rejected);
+    }
+
+    fn not_taken(&self, rejected: RejectedRequest) {
         if matches!(rejected, RejectedRequest::LedgerFull | RejectedRequest::LedgerUnavailable) {
             let mut untaken = self.untaken.lock().expect("held for counting only");
             let (since, before) = untaken.map_or((clock::monotonic(), 0), |it| (it.since, it.requests));
             *untaken = Some(Untaken { since, requests: before.saturating_add(1), latest: rejected });
         }
         self.metrics.usage_request_refused(rejected.as_str(), 1);
-        self.count(LineKind::Requests, [(rejected.as_str().to_owned(), rejected.code(), error)]);
     }
 
     /// The ledger accepted new usage above 0. Usage of 0 or a duplicate must not count, or an application could end

@@ -60,6 +60,18 @@ fn a_report_whose_application_hung_up_is_settled_all_the_same() {
 }
 
 #[test]
+fn the_door_takes_no_report_of_what_is_counted_by_time() {
+    let bench = Bench::metered();
+    let rule = "{ requests = { heartbeat = 1 } }";
+    let running = bench.start_with(&[("TOLLGATE_AWS_DOOR", "true"), ("TOLLGATE_DIMENSION", rule)]);
+    let answer = meter(running.app, 0);
+    let code = answer.header("x-amzn-errortype");
+    assert_eq!((answer.status, code), (400, Some("DuplicateRequestException")), "{answer:?}");
+    assert!(answer.body.contains("heartbeat"), "{answer:?}");
+    assert!(bench.bill().is_empty());
+}
+
+#[test]
 fn a_refusal_after_a_lost_answer_does_not_free_the_hour() {
     let bench = Bench::metered();
     let mut running = open(&bench);

@@ -183,11 +183,14 @@ fn listings_come_as_csv_where_that_is_asked_for() {
     assert_eq!(answer.header("link"), Some("</v1/usage/open?limit=1&after=2.0>; rel=\"next\""));
     assert_eq!(
         answer.body,
-        "hour,customer,dimension,tags,quantity,late_from\r\n2026-11-24T08:00:00Z,account 111122223333,requests,{},1,\r\n"
+        "hour,customer,dimension,tags,quantity,late_from,unrounded,would_bill,rule,hour_quantity,hour_carried,\
+         hour_taken_up,hour_would_bill,hour_rounded_up,hour_left\r\n\
+         2026-11-24T08:00:00Z,account 111122223333,requests,{},1,,1,1,sum,1,0,0,1,0,0\r\n"
     );
     let filtered = ask("/v1/usage/open?customer=444455556666");
     assert!(
-        filtered.body.ends_with(",requests,{},2,\r\n") && filtered.header("link").is_none(),
+        filtered.body.ends_with(",requests,{},2,,2,2,sum,2,0,0,2,0,0\r\n")
+            && filtered.header("link").is_none(),
         "{filtered:?}"
     );
     assert!(ask("/v1/records").body.starts_with("id,hour,dimension,customer,"));

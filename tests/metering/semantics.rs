@@ -323,6 +323,24 @@ fn usage_that_aws_does_not_accept_shuts_the_gate_where_the_seller_says_so() {
     assert_eq!(bench.billed()["requests"], 6_000_000, "{:?}", bench.bill());
 }
 
+/// **The time of the open gate is usage where the seller says so.** With `heartbeat = 1` in `[dimension.NAME]` the
+/// sidecar counts that quantity for each hour in which its gate is open, to the second, and needs no event. Setting the
+/// clock changes no amount: an hour in which the gate was open throughout is exactly that quantity. The seconds are on
+/// disk within ten seconds, at once when the gate shuts, and before a shutdown seals the hour; a kill loses what was not
+/// written. What the ledger does not take is kept and tried again. Events of such a dimension are rejected.
+#[test]
+fn the_time_of_the_open_gate_is_usage_where_the_seller_says_so() {
+    let bench = Bench::metered();
+    let mut running = bench.start_with(&[("TOLLGATE_DIMENSION", "{ requests = { heartbeat = 1 } }")]);
+    let event = json!({"dimension": "requests", "quantity": 1});
+    assert_eq!(running.usage(&event).json()["results"][0]["status"], "rejected");
+    running.pass(&bench, "2h");
+    running.pass(&bench, "15m");
+    running.wait_billed(2);
+    let whole = bench.bill().into_iter().find(|row| row["hour"] == "2026-11-24T09:00:00Z").unwrap();
+    assert_eq!((&whole["dimension"], &whole["quantity"]), (&json!("requests"), &json!("1")));
+}
+
 /// **A dimension that AWS does not know is named at the start, if its dry run checks names.** In mode `metered` each
 /// configured dimension is tried by a dry run once the gate has opened. The log has an error for each one that AWS
 /// refuses, and a metric names it. The gate stays open, and usage of the dimension is kept. AWS's documents do not say
@@ -390,8 +408,9 @@ fn a_customers_usage_is_billed_to_that_customer() {
 
 /// **A person closes a dead letter, and the repair leaves a note.** A record that AWS will not bill stays a dead letter
 /// until a person replays it (to another dimension, if its own was wrong), confirms that it was billed, or discards it.
-/// Each repair is in `tollgate ledger audit`, the balance holds (accepted = billed + pending + dead + discarded), and
-/// the alert for dead letters clears. Confirming, discarding and redirecting need `ledger_repair`.
+/// Each repair is in `tollgate ledger audit`, the balance holds (accepted + rounded up = billed + pending + dead +
+/// discarded + remainder), and the alert for dead letters clears. Confirming, discarding and redirecting need
+/// `ledger_repair`.
 #[test]
 fn a_dead_letter_is_closed_by_a_person_and_leaves_a_note() {
     let bench = Bench::metered();

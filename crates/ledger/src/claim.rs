@@ -6,10 +6,10 @@
 //! moves nothing. Usage moves only once: if the hour's usage was moved before, or the report is 0, the claim is refused
 //! instead.
 
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::closing::Hours;
-use super::rows::{self, Slot};
+use super::rows::{self, NewRecord, Slot};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, LedgerSettings, stored};
 use tollgate_marketplace::{Customer, Hour, HourUsage, Quantity, Region};
@@ -122,7 +122,8 @@ fn give_way(
     let Some(open) = slots::find(transaction, &slot)? else { return Ok(()) };
     let hour = Hours::read(transaction, settings, now)?.current.max(slot.hour.next());
     let hour = unclaimed(transaction, &Slot { hour, ..slot.clone() })?;
-    slots::carry(transaction, &slots::read(transaction, open)?, &Slot { hour, ..slot }, now)
+    let open = slots::read(transaction, open)?;
+    slots::carry(transaction, &open, &Slot { hour, ..slot }, &settings.rules, now)
 }
 
 // Parameters: the record, the time, AWS's id for it if there is one, and the call's region, which is used if none was
@@ -208,16 +209,17 @@ fn grant(
     {
         return Ok(Claimed::Taken);
     }
-    let (usage, past) = (&claim.usage, Past::of(claim.usage.timestamp, None));
-    let id = rows::insert_record(
-        transaction,
-        &slot,
-        &past,
-        usage,
-        &claim.client_token,
-        RecordState::Claimed,
-        now,
-    )?;
+    let record = NewRecord {
+        slot: &slot,
+        past: &Past::of(claim.usage.timestamp, None),
+        usage: &claim.usage,
+        // The application reports in the unit that AWS bills.
+        raw: settings.rules.of(&claim.dimension).raw(claim.usage.quantity.micros().into()),
+        rounded: 0,
+        client_token: &claim.client_token,
+        state: RecordState::Claimed,
+    };
+    let id = rows::insert_record(transaction, &record, now)?;
     transaction.execute(
         "UPDATE records SET attempting = 1, attempts = 1, region = ?2 WHERE id = ?1",
         params![id, region_name],
@@ -226,8 +228,8 @@ fn grant(
 }
 
 /// The first hour from the slot's on for which the slot has no record. A claim that is under way does not count.
-pub(super) fn unclaimed(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<Hour> {
-    let mut find = transaction.prepare_cached(
+pub(super) fn unclaimed(connection: &Connection, slot: &Slot) -> rusqlite::Result<Hour> {
+    let mut find = connection.prepare_cached(
         "SELECT 1 FROM records
          WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4 AND state <> 'claimed'",
     )?;

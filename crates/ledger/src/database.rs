@@ -19,7 +19,7 @@ use super::{
 const CACHE_KIB: i64 = 512;
 
 /// Prepared statements that are kept: more than this crate has, so that sealing does not displace those of the intake.
-const STATEMENTS_MAX: usize = 64;
+const STATEMENTS_MAX: usize = 128;
 
 /// An open ledger file.
 #[derive(Debug)]
@@ -275,6 +275,14 @@ pub(super) fn has_meta(connection: &Connection) -> rusqlite::Result<bool> {
     })
 }
 
+/// Key of `meta`: the oldest schema whose programs may use the file.
+pub(super) const MIN_READER: &str = "min_reader";
+
+/// The oldest schema whose programs may use the file, if it can be read.
+pub(super) fn min_reader(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    Ok(meta(connection, MIN_READER)?.and_then(|text| text.parse().ok()))
+}
+
 /// The stored number of the schema; 0 if none can be read.
 pub(super) fn schema_number(connection: &Connection) -> rusqlite::Result<usize> {
     Ok(meta(connection, "schema")?.and_then(|text| text.parse().ok()).unwrap_or_default())
@@ -313,11 +321,12 @@ pub(super) fn check_version(connection: &mut Connection, path: &Path) -> Result<
         };
     }
     moving::refuse(connection, path)?;
-    let min_reader = meta(connection, "min_reader").map_err(failed)?;
-    match min_reader.as_deref().map(str::parse::<i64>) {
-        Some(Ok(min_reader)) if min_reader <= SCHEMA => Ok(()),
-        Some(Ok(min_reader)) => Err(LedgerError::TooNew { path: path.to_owned(), min_reader }),
-        _ => Err(LedgerError::Damaged { path: path.to_owned(), detail: "min_reader is missing".to_owned() }),
+    match min_reader(connection).map_err(failed)? {
+        Some(min_reader) if min_reader <= SCHEMA => Ok(()),
+        Some(min_reader) => Err(LedgerError::TooNew { path: path.to_owned(), min_reader }),
+        None => {
+            Err(LedgerError::Damaged { path: path.to_owned(), detail: "min_reader is missing".to_owned() })
+        }
     }
 }
 

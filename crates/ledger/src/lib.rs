@@ -17,16 +17,20 @@
 //! - Memory is bounded by the size of one slot, not by the number of slots or records: long work is done in small
 //!   transactions.
 //!
-//! # Schema 3
+//! # Schema 4
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
 //!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `key_time` and `key_hour`
 //!   (see `keys`), `denied` (AWS's latest answer, see `sending`), `running_seconds` (see `ageing`), `pod` and
-//!   `started_at` (when its first process started); during an upgrade also the notes of `migration` and `keys`; `move`
-//!   once it moves to another store (see `moving`).
-//! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
-//!   `additive` the untagged share of what was carried or replayed into it, `total` the sum of all shares; `tagged` and
-//!   `tag_bytes` are the number and the bytes of the tag sets in `shares(slot, tags, amount, additive)`.
-//! - `records(…)`: sealed hours; unique by (pod, customer, dimension, hour).
+//!   `started_at` (when its first process started), `rules` (see `rules`); during an upgrade also the notes of
+//!   `migration` and `keys`; `move` once it moves to another store (see `moving`).
+//! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `aggregation` is the rule that it began with,
+//!   as text. `amount` is the untagged share of its events, their sum or their largest, `additive` the untagged share
+//!   of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes` are the number
+//!   and the bytes of the tag sets in `shares(slot, tags, amount, additive)`. All in the event's own unit.
+//! - `records(…)`: sealed hours; unique by (pod, customer, dimension, hour). `micros` and `allocations` are in the unit
+//!   that AWS bills; `raw` is the same in the event's own unit where that is another number, `rounded` what rounding
+//!   added to the hour less the credit that it used.
+//! - `remainders(customer, dimension, scale, amount)`: what stays for the next hour (`remainders`).
 //! - `totals(dimension, …)` and `counts(name, held)`: kept by triggers (`totals`).
 //! - `keys_0` to `keys_3(hash, content)` and `key_tables(number, turn, first_at, last_at, held)`: see `keys`.
 //! - `forms(hour, account, licensed)` and `identities(identifier, account)`: see `forms`.
@@ -59,9 +63,12 @@ mod links;
 mod mark;
 mod migration;
 pub mod moving;
+mod open;
 mod quarantine;
+mod remainders;
 pub mod repair;
 mod rows;
+mod rules;
 mod schema;
 mod sealing;
 mod sending;
@@ -82,6 +89,7 @@ use std::time::Duration;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rusqlite::Transaction;
 
+use tollgate_metering::aggregation::{Rule, Rules};
 use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
@@ -255,6 +263,8 @@ pub struct LedgerSettings {
     pub aws_door: bool,
     /// For how long an event's `id` is remembered, at least.
     pub idempotency_window: Duration,
+    /// How each dimension is metered.
+    pub rules: Rules,
 }
 
 /// What the ledger did with an event.
@@ -270,6 +280,17 @@ pub enum Taken {
     OtherForm,
     /// Its license has ended (`lifecycle`). It is not counted, because AWS does not accept it.
     Deprovisioned,
+    /// Its hour began with this rule, and its dimension has another one now. It is not counted: the hour is billed by
+    /// its own rule, and usage by the new one counts from the next hour on.
+    OtherRule(Rule),
+}
+
+impl Taken {
+    /// Whether the event is in the ledger: counted now, or before.
+    #[must_use]
+    pub const fn is_counted(self) -> bool {
+        matches!(self, Self::Accepted | Self::Duplicate)
+    }
 }
 
 /// The ledger of a running sidecar: the file and that sidecar's settings.
@@ -280,6 +301,8 @@ pub struct Ledger {
     progress: sealing::Progress,
     ageing: Ageing,
     checkpoint_limit: checkpoint::CheckpointLimit,
+    /// Slots of an earlier process may have another rule than their dimension.
+    rules_differ: bool,
 }
 
 /// For reading. There is no `DerefMut`: all writing goes through `Ledger::write`.
@@ -330,6 +353,7 @@ impl Ledger {
             progress: sealing::Progress::begin(),
             ageing: Ageing::default(),
             checkpoint_limit: checkpoint::CheckpointLimit::below(log_pages),
+            rules_differ: true,
         };
         ledger.adopt()?;
         ledger.keep_tidy()?;
@@ -353,11 +377,14 @@ impl Ledger {
             ageing::interrupted(transaction)?;
             totals::restore_counts(transaction)?;
             upkeep::begin_to_forget(transaction, settings, settings.started_at)?;
+            rules::adopt(transaction, &settings.rules)?;
             rows::started_at(transaction, &settings.pod, settings.started_at).map(Ok)
         })?;
         match opened {
             Ok(started_at) => {
                 self.settings.started_at = started_at;
+                self.rules_differ =
+                    self.reading(|connection| rules::differ(connection, &self.settings.rules))?;
                 Ok(())
             }
             Err(held) => Err(LedgerError::OtherProduct { path, held, asked: self.settings.product.clone() }),
@@ -388,17 +415,21 @@ impl Ledger {
     pub fn take(&mut self, events: &[Event], now: Timestamp) -> Result<Vec<Taken>, LedgerError> {
         self.check_size()?;
         self.observe(now);
-        self.write("take", |transaction, settings| counting::count(transaction, settings, events, now))
+        let rules_differ = self.rules_differ;
+        self.write("take", |transaction, settings| {
+            counting::count(transaction, settings, rules_differ, events, now)
+        })
     }
 
     /// Counts all of these events, or none if one of them cannot be counted.
     pub fn take_whole(&mut self, events: &[Event], now: Timestamp) -> Result<Vec<Taken>, LedgerError> {
         self.check_size()?;
         self.observe(now);
+        let rules_differ = self.rules_differ;
         self.write("take", |transaction, settings| {
             transaction.execute_batch("SAVEPOINT whole")?;
-            let taken = counting::count(transaction, settings, events, now)?;
-            if taken.iter().any(|taken| !matches!(taken, Taken::Accepted | Taken::Duplicate)) {
+            let taken = counting::count(transaction, settings, rules_differ, events, now)?;
+            if !taken.iter().all(|taken| taken.is_counted()) {
                 transaction.execute_batch("ROLLBACK TO whole")?;
             }
             transaction.execute_batch("RELEASE whole")?;

@@ -10,8 +10,9 @@ use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::closing::Hours;
 use super::rows::signed;
+use super::sealing::Sealer;
 use super::upkeep::Budget;
-use super::{Database, Ledger, LedgerError, claim, sealing, slots};
+use super::{Database, Ledger, LedgerError, claim, slots};
 use tollgate_marketplace::lifecycle::{
     Effect, FINAL_WINDOW, LicenseState, LifecycleEvent, NamedLicense, News, license_id,
 };
@@ -110,7 +111,8 @@ impl Ledger {
         self.observe(now);
         self.write("flush", |transaction, settings| {
             let hours = Hours::read(transaction, settings, now)?;
-            let mut flush = Flush { transaction, hours, now, early: None, budget: Budget::new() };
+            let sealer = Sealer { transaction, hours: &hours, rules: &settings.rules, now };
+            let mut flush = Flush { sealer, early: None, budget: Budget::new() };
             let mut flushed = Flushed::default();
             for customer in customers {
                 flush.customer(&settings.pod, customer, &mut flushed)?;
@@ -125,9 +127,7 @@ impl Ledger {
 
 /// The state of one piece of a flush.
 struct Flush<'a> {
-    transaction: &'a Transaction<'a>,
-    hours: Hours,
-    now: Timestamp,
+    sealer: Sealer<'a>,
     /// The latest open hour of which a slot was sealed.
     early: Option<Hour>,
     budget: Budget,
@@ -135,28 +135,29 @@ struct Flush<'a> {
 
 impl Flush<'_> {
     fn customer(&mut self, pod: &str, customer: &str, flushed: &mut Flushed) -> rusqlite::Result<()> {
-        for id in open_slots(self.transaction, pod, customer, Hour::of(self.now))? {
+        let Sealer { transaction, hours, now, .. } = self.sealer;
+        for id in open_slots(transaction, pod, customer, Hour::of(now))? {
             if self.budget.is_spent() {
                 flushed.more = true;
                 return Ok(());
             }
-            let open = slots::read(self.transaction, id)?;
+            let open = slots::read(transaction, id)?;
             self.budget.spend(8 + 2 * open.sum.shares.len());
-            if claim::unclaimed(self.transaction, &open.slot)? != open.slot.hour {
+            if claim::unclaimed(transaction, &open.slot)? != open.slot.hour {
                 continue;
             }
-            if open.slot.hour > self.hours.closed {
+            if open.slot.hour > hours.closed {
                 self.early = self.early.max(Some(open.slot.hour));
             }
-            flushed.records.push(sealing::seal_one(self.transaction, &open, self.hours.current, self.now)?);
+            flushed.records.extend(self.sealer.seal(&open)?);
         }
         // Records of the customer that wait for a later try keep their pause.
-        self.transaction
+        transaction
             .prepare_cached(
                 "UPDATE records SET due_at = ?3
                  WHERE pod = ?1 AND customer = ?2 AND state = 'sealed' AND due_at BETWEEN 0 AND ?4",
             )?
-            .execute(params![pod, customer, FIRST, self.now.unix_millis()])
+            .execute(params![pod, customer, FIRST, now.unix_millis()])
             .map(|_| ())
     }
 }

@@ -1,7 +1,7 @@
 //! Links between a record and the later record that contains its carried quantity: first from the record to the slot
 //! that it was added to, then to the record that the slot was sealed into. A person can follow them in both directions.
 
-use rusqlite::{OptionalExtension as _, Transaction};
+use rusqlite::{Connection, OptionalExtension as _, Transaction};
 
 use super::{Database, LedgerError};
 
@@ -28,6 +28,11 @@ pub(super) fn carried(transaction: &Transaction<'_>, source: i64, slot: i64) -> 
 /// Notes that a slot's usage was moved to another slot.
 pub(super) fn moved(transaction: &Transaction<'_>, from: i64, to: i64) -> rusqlite::Result<()> {
     transaction.prepare_cached("UPDATE links SET slot = ?2 WHERE slot = ?1")?.execute([from, to]).map(|_| ())
+}
+
+/// Whether a record's quantity was added to this slot.
+pub(super) fn lead_to(connection: &Connection, slot: i64) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM links WHERE slot = ?1")?.exists([slot])
 }
 
 /// Notes that the slot was sealed into this record.

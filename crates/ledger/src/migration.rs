@@ -7,8 +7,8 @@
 //! From schema 1 to 2: `sums` move into `slots`; `settled` and `accepted` become `totals`; allocations are counted. The
 //! old `keys` stay in use, and are forgotten as their window passes (`keys`).
 //!
-//! From schema 2 to 3: new tables only, after everything of schema 1 has moved. A program of schema 2 still runs on the
-//! file, so no copy is made.
+//! From schema 2 to 3 and to 4: new tables only, after everything of schema 1 has moved. A program of schema 2 still
+//! runs on the file, so no copy is made.
 
 use std::fs;
 use std::path::PathBuf;
@@ -24,6 +24,7 @@ use super::{
     set_meta, totals,
 };
 use tollgate_marketplace::{Hour, TagSet};
+use tollgate_metering::aggregation::Rule;
 use tollgate_time::Timestamp;
 
 /// Rows of a step: takes some milliseconds, and keeps the WAL small.
@@ -61,7 +62,7 @@ impl Database {
             2 if self.reading(|connection| totals::exists(connection, "sums"))? => {
                 self.write("upgrade", go_on).map(|()| true)
             }
-            2 => self.write("upgrade", |transaction| add(transaction, 3)).map(|()| true),
+            2 | 3 => self.write("upgrade", |transaction| add(transaction, stored + 1)).map(|()| true),
             // This program's schema, or that of a newer program, which is left alone.
             _ => Ok(false),
         }
@@ -242,7 +243,8 @@ fn move_sums(transaction: &Transaction<'_>) -> rusqlite::Result<usize> {
         remove.execute(params![slot.pod, slot.customer, slot.dimension, slot.hour.number(), row.text])?;
         // The trigger of `slots` counts it again.
         moved.execute(params![slot.dimension, super::rows::signed(row.micros)])?;
-        slots::add(transaction, slot, [(&row.tags, i128::from(row.micros))], Part::Counted, row.past)?;
+        let parts = [(&row.tags, i128::from(row.micros))];
+        slots::add(transaction, slot, &Rule::DEFAULT, parts, Part::Counted, row.past)?;
     }
     Ok(rows.len())
 }

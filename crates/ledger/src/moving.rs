@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::{Value, json};
 
 use super::amount::amount;
@@ -67,8 +67,10 @@ impl fmt::Display for Stage {
 pub enum Part {
     /// Idempotency keys: `hash` and `content` as hexadecimal text, and `hour`, after whose end the key's time begins.
     Keys,
-    /// Open usage, a row for each tag set of a slot.
+    /// Open usage, a row for each tag set of a slot, with the slot's rule.
     Open,
+    /// What stays of sealed hours for the next hour: `scale` is in millionths.
+    Remainders,
     /// Records in every state.
     Records,
     /// Links between records.
@@ -87,9 +89,10 @@ pub enum Part {
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Keys,
         Self::Open,
+        Self::Remainders,
         Self::Records,
         Self::Links,
         Self::Forms,
@@ -105,6 +108,7 @@ impl Part {
         match self {
             Self::Keys => "keys",
             Self::Open => "open",
+            Self::Remainders => "remainders",
             Self::Records => "records",
             Self::Links => "links",
             Self::Forms => "forms",
@@ -205,6 +209,17 @@ impl Moving {
         })
     }
 
+    /// An hour and a dimension in which some slots began with one rule and some with another; the earliest hour's. The
+    /// database takes one rule for an hour's dimension.
+    pub fn mixed_rules(&self) -> Result<Option<(Hour, String)>, LedgerError> {
+        self.0.reading(|connection| {
+            let mixed = "SELECT hour, dimension FROM slots GROUP BY hour, dimension
+                HAVING min(aggregation) <> max(aggregation) ORDER BY hour LIMIT 1";
+            let found = |row: &Row<'_>| Ok((Hour::from_number(row.get(0)?), text(row, 1)?));
+            connection.query_row(mixed, [], found).optional()
+        })
+    }
+
     /// What is not in rows.
     pub fn facts(&self) -> Result<Facts, LedgerError> {
         let totals = self.0.totals()?.into_iter().map(|(dimension, totals)| (storable(dimension), totals));
@@ -238,6 +253,7 @@ impl Moving {
         self.0.reading(|connection| match part {
             Part::Keys => keys_chunk(connection, bounds, now),
             Part::Open => bounds.numbered(connection, SLOTS, open),
+            Part::Remainders => remainders_chunk(connection, bounds),
             Part::Records => bounds.numbered(connection, RECORDS, |_, row| Ok(vec![record(row)?])),
             Part::Links => bounds.numbered(connection, LINKS, |_, row| Ok(vec![link(row)?])),
             Part::Forms => forms_chunk(connection, bounds),
@@ -385,7 +401,8 @@ impl Bounds<'_> {
     }
 }
 
-const SLOTS: &str = "SELECT id, hour, customer, dimension, amount, additive, first_at, late_from FROM slots
+const SLOTS: &str =
+    "SELECT id, hour, customer, dimension, amount, additive, first_at, late_from, aggregation FROM slots
     WHERE id >= ?1 ORDER BY id";
 
 /// The untagged share of a slot, and its tagged ones.
@@ -395,7 +412,7 @@ fn open(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Vec<Value>> 
         Ok(json!({
             "hour": number(row, 1)?, "customer": text(row, 2)?, "dimension": text(row, 3)?, "tags": tags,
             "amount": amount.to_string(), "additive": additive.to_string(),
-            "first_at": number(row, 6)?, "late_from": number(row, 7)?,
+            "first_at": number(row, 6)?, "late_from": number(row, 7)?, "rule": text(row, 8)?,
         }))
     };
     let mut shares = connection
@@ -410,6 +427,32 @@ fn open(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Vec<Value>> 
         all.push(share(TagSet::default().canonical(), counted, additive)?);
     }
     Ok(all)
+}
+
+/// A chunk of remainders. The place is the number of the row in their order: nothing changes them during a move.
+fn remainders_chunk(connection: &Connection, bounds: Bounds<'_>) -> rusqlite::Result<Chunk> {
+    let from: i64 = match bounds.from {
+        None => 0,
+        Some(from) => from.parse().map_err(|_| unreadable(0, "a place in a table"))?,
+    };
+    let mut statement = connection.prepare_cached(
+        "SELECT customer, dimension, scale, amount FROM remainders ORDER BY customer, dimension, scale
+         LIMIT -1 OFFSET ?1",
+    )?;
+    let mut rows = statement.query([from])?;
+    let (mut collected, mut place, mut next) = (Collected::new(bounds), from, None);
+    while let Some(row) = rows.next()? {
+        place += 1;
+        let remainder = json!({
+            "customer": text(row, 0)?, "dimension": text(row, 1)?, "scale": text(row, 2)?,
+            "amount": amount(row, 3)?.to_string(),
+        });
+        if !collected.add(vec![remainder]) {
+            next = Some(place.to_string());
+            break;
+        }
+    }
+    Ok(Chunk { rows: collected.rows, next })
 }
 
 /// The process that marked an attempt has ended: its answer is unknown.

@@ -15,8 +15,8 @@ use serde::Serialize;
 
 use super::amount::amount;
 use super::closing::Hours;
-use super::rows::{self, Carried};
-use super::{Database, Ledger, LedgerError, meta, totals};
+use super::rows::{self, Carried, Carrying};
+use super::{Database, Ledger, LedgerError, meta, rules};
 use tollgate_marketplace::exceptions::{self, ExceptionKind, RecordConsequence};
 use tollgate_metering::record::RecordState;
 use tollgate_time::Timestamp;
@@ -244,16 +244,12 @@ fn carry_out(
             let hours = Hours::for_repair(transaction, now)?;
             // Every process that counts usage notes its pod before it writes its first record.
             let pod = meta(transaction, "pod")?.ok_or_else(|| rows::unreadable(0, "a pod"))?;
+            // The usage may have been acknowledged for the wrong dimension.
             let to_dimension = to_dimension.as_deref().filter(|to| *to != found.dimension);
-            let carried = rows::carry_record(transaction, "1", &pod, &hours, to_dimension, id, now)?;
-            if carried == Carried::OtherForm {
+            let rules = rules::read(transaction)?;
+            let carrying = Carrying { pod: &pod, hours: &hours, rules: &rules, to_dimension };
+            if rows::carry_record(transaction, "1", &carrying, id, now)? == Carried::OtherForm {
                 return Ok(Repaired::OtherForm);
-            }
-            if let Some(to) = to_dimension {
-                // The usage was acknowledged for the wrong dimension: move the acknowledged amount too, so that each
-                // stays in balance.
-                totals::accept(transaction, &found.dimension, -found.amount)?;
-                totals::accept(transaction, to, found.amount)?;
             }
             "UPDATE records SET state = 'carried', unconfirmed = 0, updated_at = ?2 WHERE id = ?1"
         }

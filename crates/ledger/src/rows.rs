@@ -5,12 +5,14 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde::Deserialize;
 
 use super::ageing::{self, Overdue};
-use super::amount::amount;
+use super::amount::{amount, blob};
 use super::closing::Hours;
 use super::slots::{self, Part, Past};
-use super::{forms, links, meta, set_meta, stored};
-use tollgate_marketplace::{Allocation, Customer, Hour, HourUsage, Quantity, TagSet};
+use super::{forms, links, meta, remainders, rules, set_meta, stored, totals};
+use tollgate_marketplace::{Allocation, Customer, Hour, HourUsage, Quantity};
+use tollgate_metering::aggregation::Rules;
 use tollgate_metering::record::{Record, RecordState, Whole};
+use tollgate_metering::seal;
 use tollgate_time::Timestamp;
 
 /// Where an event counts.
@@ -65,8 +67,11 @@ pub(super) fn adopt_product(
     let pending = "SELECT EXISTS (SELECT 1 FROM slots WHERE total <> zeroblob(16))
                        OR EXISTS (SELECT 1 FROM records WHERE state IN ('sealed', 'claimed'))";
     let pending: bool = transaction.query_row(pending, [], |row| row.get(0))?;
-    if let Some(held) = held.filter(|_| pending) {
-        return Ok(Some(held));
+    if pending && held.is_some() {
+        return Ok(held);
+    }
+    if held.is_some() {
+        remainders::discard_all(transaction)?;
     }
     set_meta(transaction, "product", product)?;
     Ok(None)
@@ -91,16 +96,27 @@ pub(super) fn started_at(
     }
 }
 
+/// A record before it is written.
+#[derive(Debug)]
+pub(super) struct NewRecord<'a> {
+    pub(super) slot: &'a Slot,
+    pub(super) past: &'a Past,
+    pub(super) usage: &'a HourUsage,
+    /// Its quantity in millionths of the event's own unit.
+    pub(super) raw: i128,
+    /// See `Record::rounded`.
+    pub(super) rounded: i128,
+    pub(super) client_token: &'a str,
+    pub(super) state: RecordState,
+}
+
 /// Writes a record with its first state.
 pub(super) fn insert_record(
     transaction: &Transaction<'_>,
-    slot: &Slot,
-    past: &Past,
-    usage: &HourUsage,
-    client_token: &str,
-    state: RecordState,
+    record: &NewRecord<'_>,
     now: Timestamp,
 ) -> rusqlite::Result<i64> {
+    let NewRecord { slot, past, usage, raw, rounded, client_token, state } = *record;
     let overdue = match usage.quantity {
         // A report of 0 is not late.
         Quantity::ZERO => Overdue::default(),
@@ -109,8 +125,8 @@ pub(super) fn insert_record(
     transaction
         .prepare_cached(
             "INSERT INTO records (pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token,
-                 late_from, state, sealed_at, updated_at, allocation_count, overdue_hour, overdue_from)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15)",
+                 late_from, state, sealed_at, updated_at, allocation_count, overdue_hour, overdue_from, raw, rounded)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16, ?17)",
         )?
         .execute(params![
             slot.pod,
@@ -128,6 +144,8 @@ pub(super) fn insert_record(
             i64::try_from(usage.allocations.len()).unwrap_or(i64::MAX),
             overdue.hour.map(Hour::number),
             overdue.from,
+            (raw != i128::from(usage.quantity.micros())).then(|| blob(raw)),
+            (rounded != 0).then(|| blob(rounded)),
         ])?;
     Ok(transaction.last_insert_rowid())
 }
@@ -135,10 +153,10 @@ pub(super) fn insert_record(
 /// The columns that [`record`] reads, in its order.
 pub(super) const COLUMNS: &str = "id, pod, customer, dimension, hour, micros, decimal, timestamp, client_token, \
                        late_from, state, in_doubt OR attempting, unconfirmed, attempts, code, metering_record_id, \
-                       sealed_at, updated_at, allocation_count, region";
+                       sealed_at, updated_at, allocation_count, region, coalesce(raw, micros), rounded";
 
 /// The first column after [`COLUMNS`].
-pub(super) const BEHIND: usize = 20;
+pub(super) const BEHIND: usize = 22;
 
 /// One record with its allocations.
 pub(super) fn whole(connection: &Connection, id: i64) -> rusqlite::Result<Option<Whole>> {
@@ -180,6 +198,8 @@ pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         dimension: row.get(3)?,
         hour: Hour::from_number(row.get(4)?),
         quantity: quantity(row, 5)?,
+        raw: amount(row, 20)?,
+        rounded: amount(row, 21)?,
         decimal: row.get(6)?,
         timestamp: Timestamp::from_unix_millis(row.get(7)?),
         client_token: row.get(8)?,
@@ -211,31 +231,52 @@ pub(super) enum Carried {
 /// The code of a dead letter that could not be carried because its customer has another form in the current hour.
 pub const OTHER_FORM: &str = "OtherForm";
 
+/// Where the quantities of carried records count.
+#[derive(Debug)]
+pub(super) struct Carrying<'a> {
+    pub(super) pod: &'a str,
+    pub(super) hours: &'a Hours,
+    pub(super) rules: &'a Rules,
+    /// Another dimension than the records' own.
+    pub(super) to_dimension: Option<&'a str>,
+}
+
 /// If `condition` holds for the record: counts its quantity to the current hour, or to the next hour without a record
-/// of its slot; to `to_dimension` if it is given.
+/// of its slot. It stays the quantity that was sealed: if the target has another scale, or is another dimension, what
+/// the dimensions were acknowledged changes with it, so that each stays in balance.
 pub(super) fn carry_record(
     transaction: &Transaction<'_>,
     condition: &str,
-    pod: &str,
-    hours: &Hours,
-    to_dimension: Option<&str>,
+    carrying: &Carrying<'_>,
     id: i64,
     now: Timestamp,
 ) -> rusqlite::Result<Carried> {
+    struct Found {
+        slot: Slot,
+        from: String,
+        late_from: Option<Hour>,
+        raw: i128,
+        quantity: Quantity,
+        split: Vec<Allocation>,
+    }
+    let Carrying { pod, hours, rules, to_dimension } = *carrying;
     let sql = format!(
-        "SELECT customer, dimension, coalesce(late_from, hour), coalesce(raw, micros), allocations
+        "SELECT customer, dimension, coalesce(late_from, hour), coalesce(raw, micros), allocations, micros
          FROM records WHERE id = ?1 AND {condition}"
     );
     let read = |row: &Row<'_>| {
-        let (customer, dimension): (String, String) = (row.get(0)?, row.get(1)?);
-        let dimension = to_dimension.map_or(dimension, str::to_owned);
+        let (customer, from): (String, String) = (row.get(0)?, row.get(1)?);
+        let dimension = to_dimension.map_or_else(|| from.clone(), str::to_owned);
         let slot = Slot { pod: pod.to_owned(), customer, dimension, hour: hours.current };
         let late_from = Some(Hour::from_number(row.get(2)?));
-        Ok((slot, late_from, amount(row, 3)?, allocations(row, 4)?))
+        let (raw, split, quantity) = (amount(row, 3)?, allocations(row, 4)?, quantity(row, 5)?);
+        Ok(Found { slot, from, late_from, raw, quantity, split })
     };
     let found = transaction.query_row(&sql, [id], read).optional()?;
-    let Some((mut slot, late_from, amount, split)) = found else { return Ok(Carried::NotFound) };
-    if amount == 0 {
+    let Some(Found { mut slot, from, late_from, raw, quantity, split }) = found else {
+        return Ok(Carried::NotFound);
+    };
+    if quantity == Quantity::ZERO {
         return Ok(Carried::Counted);
     }
     slot.hour = hours.place(transaction, &slot)?;
@@ -246,13 +287,17 @@ pub(super) fn carry_record(
     let overdue = ageing::of_record(transaction, id)?.or(begins);
     ageing::end(transaction, id)?;
     let past = Past { first_at: now, late_from, overdue };
-    let untagged = TagSet::default();
-    let mut parts: Vec<(&TagSet, i128)> =
-        split.iter().map(|part| (&part.tags, i128::from(part.quantity.micros()))).collect();
-    if parts.is_empty() {
-        parts.push((&untagged, amount));
+    let rule = rules::of_slot(transaction, &slot, rules)?;
+    let parts = seal::unsealed(&rule, quantity, &split);
+    let amount: i128 = parts.iter().map(|(_, amount)| amount).sum();
+    if slot.dimension != from {
+        totals::accept(transaction, &from, -raw)?;
+        totals::accept(transaction, &slot.dimension, amount)?;
+    } else if amount != raw {
+        totals::accept(transaction, &from, amount - raw)?;
     }
-    let target = slots::add(transaction, &slot, parts, Part::Carried, past)?;
+    let parts = parts.iter().map(|(tags, amount)| (tags, *amount));
+    let target = slots::add(transaction, &slot, &rule, parts, Part::Carried, past)?;
     links::carried(transaction, id, target)?;
     Ok(Carried::Counted)
 }

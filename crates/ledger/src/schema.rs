@@ -7,10 +7,12 @@ pub(super) struct Migration {
     pub(super) min_reader: i64,
 }
 
-pub(super) const MIGRATIONS: [Migration; 3] = [
+pub(super) const MIGRATIONS: [Migration; 4] = [
     Migration { sql: SCHEMA_1, min_reader: 1 },
     Migration { sql: SCHEMA_2, min_reader: 2 },
     Migration { sql: SCHEMA_3, min_reader: 2 },
+    // Raised when a rule is used first (`rules`).
+    Migration { sql: SCHEMA_4, min_reader: 2 },
 ];
 
 /// The schema that this program writes.
@@ -43,7 +45,7 @@ CREATE TABLE accepted (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRI
 /// `unconfirmed`: AWS answered `DuplicateRecord` to a record in doubt. `overdue_hour` and `overdue_from`: for
 /// `on_unsent`, see `ageing`; `slots` has the same two, for carried usage. The indexes of unsent records are partial,
 /// so that an upgrade sorts only unsent records and settled ones need less space. `raw` is the record's amount in the
-/// event's own unit if another amount is sent, `rounded` what rounding added; this version sets neither.
+/// event's own unit if another amount is sent, `rounded` what rounding added; programs of schema 2 and 3 set neither.
 const SCHEMA_2: &str = "
 ALTER TABLE records ADD COLUMN region TEXT;
 ALTER TABLE records ADD COLUMN due_at INTEGER NOT NULL DEFAULT 0;
@@ -147,6 +149,14 @@ CREATE INDEX licenses_deprovisioned_at ON licenses (deprovisioned_at) WHERE depr
 CREATE TABLE marketplace_events (id TEXT PRIMARY KEY, seen_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX marketplace_events_seen_at ON marketplace_events (seen_at);
 CREATE INDEX identities_account ON identities (account);
+";
+
+/// `remainders`: what stays of sealed hours, by the scale in millionths. A program of schema 2 or 3 runs without it, as
+/// long as every dimension is metered by the default.
+const SCHEMA_4: &str = "
+CREATE TABLE remainders (
+    customer TEXT NOT NULL, dimension TEXT NOT NULL, scale TEXT NOT NULL, amount BLOB NOT NULL,
+    PRIMARY KEY (customer, dimension, scale)) STRICT, WITHOUT ROWID;
 ";
 
 /// Tables of schema 1 that schema 2 does not use. While one exists, some of its rows were not yet moved or forgotten.

@@ -8,12 +8,13 @@ use tokio::time::Instant;
 
 use super::ageing::{self, Overdue};
 use super::closing::Hours;
-use super::rows::{self, Slot};
-use super::slots::{self, OpenSlot, Part, Past};
+use super::rows::{self, NewRecord, Slot};
+use super::slots::{self, OpenSlot, Past};
 use super::upkeep::{self, Budget};
-use super::{Ledger, LedgerError, claim, forms, keys, links, quarantine, random_hex};
+use super::{Ledger, LedgerError, claim, forms, keys, links, quarantine, random_hex, remainders, rules};
 use tollgate_clock as clock;
 use tollgate_marketplace::{Hour, TagSet};
+use tollgate_metering::aggregation::{Change, Rules};
 use tollgate_metering::record::RecordState;
 use tollgate_metering::seal;
 use tollgate_time::Timestamp;
@@ -105,7 +106,8 @@ impl Ledger {
                 farthest: hours.farthest(),
                 pod: &settings.pod,
             };
-            let mut sealing = seal_due(transaction, &due, hours.current, now, &mut progress, &mut budget)?;
+            let sealer = Sealer { transaction, hours: &hours, rules: &settings.rules, now };
+            let mut sealing = sealer.seal_due(&due, &mut progress, &mut budget)?;
             if due.up_to > hours.closed && sealing.made > 0 {
                 hours.seal_early(transaction, due.up_to)?;
             }
@@ -129,93 +131,107 @@ impl Ledger {
         };
         if advanced && done.is_ok() {
             self.check_totals()?;
+            if self.rules_differ {
+                self.rules_differ =
+                    self.reading(|connection| rules::differ(connection, &self.settings.rules))?;
+            }
         }
         done
     }
 }
 
-/// Seals the slots that are due; usage that must not be reported in its hour counts to the current hour.
-fn seal_due(
-    transaction: &Transaction<'_>,
-    due: &DueSlots<'_>,
-    current: Hour,
-    now: Timestamp,
-    progress: &mut Progress,
-    budget: &mut Budget,
-) -> rusqlite::Result<Sealing> {
-    let mut sealing = Sealing::default();
-    while let Some(id) = due.next(transaction, current, progress)? {
-        if budget.is_spent() {
-            return Ok(Sealing { more: true, ..sealing });
-        }
-        let open = slots::read(transaction, id)?;
-        // The work of a slot is a few statements, and two for each share.
-        budget.spend(8 + 2 * open.sum.shares.len());
-        // AWS bills by the pod that reports: this pod reports usage that an earlier pod left, as usage of now.
-        let foreign = open.slot.pod != due.pod;
-        // The clock was ahead: the slot would not be sealed before its hour comes.
-        let ahead = open.slot.hour > due.farthest;
-        // AWS takes one value for an hour and already has one: from the application, or from before the clock went
-        // back.
-        let taken = claim::unclaimed(transaction, &open.slot)? != open.slot.hour;
-        if foreign || ahead || taken {
-            let target = Slot { pod: due.pod.to_owned(), hour: current, ..open.slot.clone() };
-            let target = free(transaction, target)?;
-            if target.hour >= open.slot.hour && !foreign && !taken {
-                // Every earlier hour has another form: the slot waits for its hour, and the next slots do not wait for
-                // it.
-                progress.ahead = Ahead::Seen(open.slot.hour, open.id);
+/// Seals slots.
+pub(super) struct Sealer<'a> {
+    pub(super) transaction: &'a Transaction<'a>,
+    pub(super) hours: &'a Hours,
+    pub(super) rules: &'a Rules,
+    pub(super) now: Timestamp,
+}
+
+impl Sealer<'_> {
+    /// Seals the slots that are due; usage that must not be reported in its hour counts to the current hour.
+    fn seal_due(
+        &self,
+        due: &DueSlots<'_>,
+        progress: &mut Progress,
+        budget: &mut Budget,
+    ) -> rusqlite::Result<Sealing> {
+        let (transaction, current) = (self.transaction, self.hours.current);
+        let mut sealing = Sealing::default();
+        while let Some(id) = due.next(transaction, current, progress)? {
+            if budget.is_spent() {
+                return Ok(Sealing { more: true, ..sealing });
+            }
+            let open = slots::read(transaction, id)?;
+            // The work of a slot is a few statements, and two for each share.
+            budget.spend(8 + 2 * open.sum.shares.len());
+            // AWS bills by the pod that reports: this pod reports usage that an earlier pod left, as usage of now.
+            let foreign = open.slot.pod != due.pod;
+            // The clock was ahead: the slot would not be sealed before its hour comes.
+            let ahead = open.slot.hour > due.farthest;
+            // AWS takes one value for an hour and already has one: from the application, or from before the clock went
+            // back.
+            let taken = claim::unclaimed(transaction, &open.slot)? != open.slot.hour;
+            if foreign || ahead || taken {
+                let target = Slot { pod: due.pod.to_owned(), hour: current, ..open.slot.clone() };
+                let target = free(transaction, target)?;
+                if target.hour >= open.slot.hour && !foreign && !taken {
+                    // Every earlier hour has another form: the slot waits for its hour, and the next slots do not wait
+                    // for it.
+                    progress.ahead = Ahead::Seen(open.slot.hour, open.id);
+                    continue;
+                }
+                slots::carry(transaction, &open, &target, self.rules, self.now)?;
                 continue;
             }
-            slots::carry(transaction, &open, &target, now)?;
-            continue;
+            sealing.made += usize::from(self.seal(&open)?.is_some());
         }
-        seal_one(transaction, &open, current, now)?;
-        sealing.made += 1;
+        Ok(sealing)
     }
-    Ok(sealing)
-}
 
-/// Makes a slot's record; returns its number.
-pub(super) fn seal_one(
-    transaction: &Transaction<'_>,
-    open: &OpenSlot,
-    current: Hour,
-    now: Timestamp,
-) -> rusqlite::Result<i64> {
-    let sealed = seal::seal(open.slot.hour, &open.sum, now);
-    slots::remove(transaction, open.id)?;
-    let token = random_hex()?;
-    let id = rows::insert_record(
-        transaction,
-        &open.slot,
-        &open.past,
-        &sealed.usage,
-        &token,
-        RecordState::FRESH,
-        now,
-    )?;
-    links::sealed(transaction, open.id, id)?;
-    keep_rest(transaction, open, current, &sealed.rest, now)?;
-    Ok(id)
-}
-
-/// Counts what exceeds AWS's maximum to the current hour.
-fn keep_rest(
-    transaction: &Transaction<'_>,
-    open: &OpenSlot,
-    current: Hour,
-    rest: &BTreeMap<TagSet, i128>,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    if rest.is_empty() {
-        return Ok(());
+    /// Makes a slot's record by the slot's rule; returns its number. There is none if all of its usage stays for the
+    /// next hour, unless another record's quantity is in it, whose link needs one.
+    pub(super) fn seal(&self, open: &OpenSlot) -> rusqlite::Result<Option<i64>> {
+        let OpenSlot { slot, rule, .. } = open;
+        let transaction = self.transaction;
+        let kept = remainders::kept(transaction, slot, rule.scale)?;
+        let sealed = seal::seal(slot.hour, &open.sum, rule, kept, self.now);
+        // Until the clock closes the hour, its later usage counts to the next one.
+        let early = slot.hour > self.hours.closed;
+        remainders::keep(transaction, slot, rule.scale, kept, sealed.sent.kept(early))?;
+        let change = Change::of(kept, &sealed.sent);
+        remainders::count(transaction, &slot.dimension, change)?;
+        slots::remove(transaction, open.id)?;
+        if sealed.is_needless && !links::lead_to(transaction, open.id)? {
+            return Ok(None);
+        }
+        let record = NewRecord {
+            slot,
+            past: &open.past,
+            usage: &sealed.usage,
+            raw: sealed.sent.raw,
+            rounded: change.rounded_up,
+            client_token: &random_hex()?,
+            state: RecordState::FRESH,
+        };
+        let id = rows::insert_record(transaction, &record, self.now)?;
+        links::sealed(transaction, open.id, id)?;
+        self.keep_rest(open, &sealed.rest)?;
+        Ok(Some(id))
     }
-    let target = free(transaction, Slot { hour: current, ..open.slot.clone() })?;
-    let overdue = Overdue::begins(&target, now, ageing::running(transaction)?);
-    let past = Past { first_at: now, late_from: Some(open.slot.hour), overdue };
-    let parts = rest.iter().map(|(tags, amount)| (tags, *amount));
-    slots::add(transaction, &target, parts, Part::Carried, past).map(|_| ())
+
+    /// Counts what exceeds AWS's maximum to the current hour.
+    fn keep_rest(&self, open: &OpenSlot, rest: &BTreeMap<TagSet, i128>) -> rusqlite::Result<()> {
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.transaction;
+        let target = free(transaction, Slot { hour: self.hours.current, ..open.slot.clone() })?;
+        let overdue = Overdue::begins(&target, self.now, ageing::running(transaction)?);
+        let past = Past { first_at: self.now, late_from: Some(open.slot.hour), overdue };
+        let parts = rest.iter().map(|(tags, amount)| (tags, *amount));
+        slots::add_carried(transaction, &target, (&open.rule, self.rules), parts, past).map(|_| ())
+    }
 }
 
 /// The first hour from this one on that has no record of the slot and no other form of the customer.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Params, Transaction, params};
 
 use super::closing::Hours;
-use super::rows::{self, BEHIND, COLUMNS, Carried, OTHER_FORM};
+use super::rows::{self, BEHIND, COLUMNS, Carried, Carrying, OTHER_FORM};
 use super::upkeep::Budget;
 use super::{Ledger, LedgerError, ageing, meta, set_meta};
 use tollgate_marketplace::{Hour, Region};
@@ -169,6 +169,8 @@ impl Ledger {
         let region = region.map(Region::as_str);
         self.write("answer", |transaction, settings| {
             let hours = Hours::read(transaction, settings, now)?;
+            let (pod, rules) = (&settings.pod, &settings.rules);
+            let carrying = Carrying { pod, hours: &hours, rules, to_dimension: None };
             note_denial(transaction, notes)?;
             for Noted { id, answered, due_at } in notes {
                 ageing::answered(transaction, *id, answered)?;
@@ -178,15 +180,7 @@ impl Ledger {
                     // AWS refused the latest attempt, but not an earlier one without an answer: a record in doubt is
                     // not carried.
                     let unless_in_doubt = "state = 'sealed' AND in_doubt = 0";
-                    let carried = rows::carry_record(
-                        transaction,
-                        unless_in_doubt,
-                        &settings.pod,
-                        &hours,
-                        None,
-                        *id,
-                        now,
-                    )?;
+                    let carried = rows::carry_record(transaction, unless_in_doubt, &carrying, *id, now)?;
                     if carried == Carried::OtherForm {
                         answered = &other_form;
                     }

@@ -7,10 +7,11 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::ageing::Overdue;
 use super::amount::{amount, blob};
-use super::links;
 use super::rows::{Slot, json, unreadable};
+use super::{links, rules, totals};
 use tollgate_marketplace::allocation::{ALLOCATIONS_BYTES_MAX, ALLOCATIONS_MAX, PART_BYTES};
 use tollgate_marketplace::{Hour, TagSet};
+use tollgate_metering::aggregation::{Aggregation, Rule, Rules};
 use tollgate_metering::seal::Sum;
 use tollgate_time::Timestamp;
 
@@ -63,14 +64,80 @@ impl Past {
 pub(super) struct OpenSlot {
     pub(super) id: i64,
     pub(super) slot: Slot,
+    /// The rule that it began with.
+    pub(super) rule: Rule,
     pub(super) sum: Sum,
+    /// How much of the sum was carried or replayed.
+    pub(super) carried: i128,
     pub(super) past: Past,
 }
 
-/// Adds amounts by tags to a slot; makes the slot if there is none. Returns its number.
+/// Counts events to a slot of this rule; makes the slot if there is none. `parts` are aggregated already. Returns by
+/// how much the slot grew: a maximum that was not exceeded stays.
+pub(super) fn count(
+    transaction: &Transaction<'_>,
+    slot: &Slot,
+    rule: &Rule,
+    parts: &BTreeMap<&TagSet, i128>,
+    past: Past,
+) -> rusqlite::Result<i128> {
+    let parts = parts.iter().map(|(tags, amount)| (*tags, *amount));
+    match rule.aggregation {
+        Aggregation::Sum => {
+            let grown: i128 = parts.clone().map(|(_, amount)| amount).sum();
+            add(transaction, slot, rule, parts, Part::Counted, past).map(|_| grown)
+        }
+        Aggregation::Max => {
+            let before = largest(transaction, slot)?.unwrap_or_default();
+            let largest = parts.map(|(_, amount)| amount).fold(before, i128::max);
+            let untagged = TagSet::default();
+            let grown = [(&untagged, largest - before)];
+            add(transaction, slot, rule, grown, Part::Counted, past).map(|_| largest - before)
+        }
+    }
+}
+
+/// The largest event of a slot whose rule is `max`, if there is such a slot.
+fn largest(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<Option<i128>> {
+    transaction
+        .prepare_cached(
+            "SELECT amount FROM slots WHERE hour = ?1 AND pod = ?2 AND customer = ?3 AND dimension = ?4",
+        )?
+        .query_row(params![slot.hour.number(), slot.pod, slot.customer, slot.dimension], |row| amount(row, 0))
+        .optional()
+}
+
+/// Adds amounts by tags, which have the unit of `from`, to a slot as carried ones; makes the slot, of the configured
+/// rule, if there is none. If the slot has another scale, the same quantities are added in its unit, and the
+/// dimension's acknowledged amount changes by the difference. Returns the slot's number.
+pub(super) fn add_carried<'a>(
+    transaction: &Transaction<'_>,
+    slot: &Slot,
+    (from, rules): (&Rule, &Rules),
+    parts: impl IntoIterator<Item = (&'a TagSet, i128)>,
+    past: Past,
+) -> rusqlite::Result<i64> {
+    let rule = rules::of_slot(transaction, slot, rules)?;
+    let mut change = 0;
+    let parts: Vec<(&TagSet, i128)> = parts
+        .into_iter()
+        .map(|(tags, amount)| {
+            let converted = from.converted(amount, &rule);
+            change += converted - amount;
+            (tags, converted)
+        })
+        .collect();
+    if change != 0 {
+        totals::accept(transaction, &slot.dimension, change)?;
+    }
+    add(transaction, slot, &rule, parts, Part::Carried, past)
+}
+
+/// Adds amounts by tags to a slot; makes the slot, with this rule, if there is none. Returns its number.
 pub(super) fn add<'a>(
     transaction: &Transaction<'_>,
     slot: &Slot,
+    rule: &Rule,
     parts: impl IntoIterator<Item = (&'a TagSet, i128)>,
     part: Part,
     past: Past,
@@ -88,7 +155,7 @@ pub(super) fn add<'a>(
     let amounts = Amounts { counted, carried, total: blob(total) };
     let (id, held) = match grow(transaction, slot, amounts, past)? {
         Some(grown) => grown,
-        None => (make(transaction, slot, amounts, past)?, TagsHeld::default()),
+        None => (make(transaction, slot, rule, amounts, past)?, TagsHeld::default()),
     };
     if !tagged.is_empty() {
         add_tagged(transaction, id, held, &tagged, part)?;
@@ -154,12 +221,18 @@ fn grow(
     Ok(Some((id, held)))
 }
 
-fn make(transaction: &Transaction<'_>, slot: &Slot, added: Amounts, past: Past) -> rusqlite::Result<i64> {
+fn make(
+    transaction: &Transaction<'_>,
+    slot: &Slot,
+    rule: &Rule,
+    added: Amounts,
+    past: Past,
+) -> rusqlite::Result<i64> {
     transaction
         .prepare_cached(
             "INSERT INTO slots (hour, pod, customer, dimension, amount, additive, total, first_at, late_from,
-                 overdue_hour, overdue_from)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                 overdue_hour, overdue_from, aggregation)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         )?
         .insert(params![
             slot.hour.number(),
@@ -173,6 +246,7 @@ fn make(transaction: &Transaction<'_>, slot: &Slot, added: Amounts, past: Past) 
             past.late_from.map(Hour::number),
             past.overdue.hour.map(Hour::number),
             past.overdue.from,
+            rule.to_string(),
         ])
 }
 
@@ -233,6 +307,17 @@ pub(super) fn find(connection: &Connection, slot: &Slot) -> rusqlite::Result<Opt
         .optional()
 }
 
+/// The rule that this slot began with, if it is open.
+pub(super) fn rule(connection: &Connection, slot: &Slot) -> rusqlite::Result<Option<Rule>> {
+    let found: Option<String> = connection
+        .prepare_cached(
+            "SELECT aggregation FROM slots WHERE hour = ?1 AND pod = ?2 AND customer = ?3 AND dimension = ?4",
+        )?
+        .query_row(params![slot.hour.number(), slot.pod, slot.customer, slot.dimension], |row| row.get(0))
+        .optional()?;
+    found.map(|text| rules::of(&text)).transpose()
+}
+
 /// Whether some of a slot's usage was carried or moved into it.
 pub(super) fn was_moved(connection: &Connection, id: i64) -> rusqlite::Result<bool> {
     connection
@@ -248,6 +333,7 @@ pub(super) fn was_moved(connection: &Connection, id: i64) -> rusqlite::Result<bo
 pub(super) fn read(connection: &Connection, id: i64) -> rusqlite::Result<OpenSlot> {
     struct Untagged {
         value: i128,
+        carried: i128,
         total: i128,
     }
     let head = |row: &Row<'_>| {
@@ -257,35 +343,39 @@ pub(super) fn read(connection: &Connection, id: i64) -> rusqlite::Result<OpenSlo
             dimension: row.get(2)?,
             hour: Hour::from_number(row.get(3)?),
         };
-        let untagged = Untagged { value: amount(row, 4)? + amount(row, 5)?, total: amount(row, 6)? };
+        let (counted, carried) = (amount(row, 4)?, amount(row, 5)?);
+        let untagged = Untagged { value: counted + carried, carried, total: amount(row, 6)? };
         let (late_from, overdue_hour): (Option<i64>, Option<i64>) = (row.get(8)?, row.get(9)?);
         let past = Past {
             first_at: Timestamp::from_unix_millis(row.get(7)?),
             late_from: late_from.map(Hour::from_number),
             overdue: Overdue { hour: overdue_hour.map(Hour::from_number), from: row.get(10)? },
         };
-        Ok((slot, untagged, past))
+        Ok((slot, rules::of(row.get_ref(11)?.as_str()?)?, untagged, past))
     };
-    let (slot, untagged, past) = connection
+    let (slot, rule, untagged, past) = connection
         .prepare_cached(
             "SELECT pod, customer, dimension, hour, amount, additive, total, first_at, late_from, overdue_hour,
-                 overdue_from FROM slots WHERE id = ?1",
+                 overdue_from, aggregation FROM slots WHERE id = ?1",
         )?
         .query_row([id], head)?;
-    let mut shares = BTreeMap::new();
+    let (mut shares, mut carried) = (BTreeMap::new(), untagged.carried);
     let mut statement =
         connection.prepare_cached("SELECT tags, amount, additive FROM shares WHERE slot = ?1")?;
     let mut rows = statement.query([id])?;
     while let Some(row) = rows.next()? {
-        shares.insert(json(0, row.get_ref(0)?.as_str()?)?, amount(row, 1)? + amount(row, 2)?);
+        let additive = amount(row, 2)?;
+        shares.insert(json(0, row.get_ref(0)?.as_str()?)?, amount(row, 1)? + additive);
+        carried += additive;
     }
     if untagged.value != 0 || shares.is_empty() {
         shares.insert(TagSet::default(), untagged.value);
     }
-    if shares.values().sum::<i128>() != untagged.total {
+    let sum = Sum { shares, first_at: past.first_at };
+    if sum.total() != untagged.total {
         return Err(unreadable(6, "shares that are not what was counted"));
     }
-    Ok(OpenSlot { id, slot, sum: Sum { shares, first_at: past.first_at }, past })
+    Ok(OpenSlot { id, slot, rule, sum, carried, past })
 }
 
 /// Removes a slot whose usage went into a record or into another slot.
@@ -299,6 +389,7 @@ pub(super) fn carry(
     transaction: &Transaction<'_>,
     open: &OpenSlot,
     target: &Slot,
+    rules: &Rules,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     remove(transaction, open.id)?;
@@ -307,6 +398,6 @@ pub(super) fn carry(
     let late_from = [earlier, open.past.late_from].into_iter().flatten().min();
     let past = Past { first_at: now, late_from, ..open.past };
     let parts = open.sum.shares.iter().map(|(tags, amount)| (tags, *amount));
-    let id = add(transaction, target, parts, Part::Carried, past)?;
+    let id = add_carried(transaction, target, (&open.rule, rules), parts, past)?;
     links::moved(transaction, open.id, id)
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::repair::{Entry, Repair, Repaired};
-use super::view::{From, Looked, OpenUsage, Piece};
+use super::view::{From, Looked, OpenSlot, Piece};
 use super::{Database, Flushed, LedgerError, Links, Sealing, Summary, Taken, Totals};
 use tollgate_marketplace::lifecycle::{Effect, LicenseState, LifecycleEvent, NamedLicense};
 use tollgate_marketplace::service::BoxFuture;
@@ -47,9 +47,9 @@ pub trait View: Debug + Send + Sync {
     /// The audit's lines, newest first; only those with a number below `before`.
     fn audit(&self, before: Option<i64>, limit: usize) -> StoreFuture<'_, Vec<Entry>>;
 
-    /// Usage that is not sealed, at most `limit` rows, in pieces as [`View::page`].
-    fn open_usage(&self, looked: Looked, from: From, limit: usize)
-    -> StoreFuture<'_, Piece<OpenUsage, From>>;
+    /// Usage that is not sealed and what would be billed of it, in pieces as [`View::page`]: whole slots, with at most
+    /// `limit` sets of tags together. The first slot may have more by itself.
+    fn open_slots(&self, looked: Looked, from: From, limit: usize) -> StoreFuture<'_, Piece<OpenSlot, From>>;
 
     /// Repairs one record.
     fn repair(&self, id: i64, repair: Repair, now: Timestamp) -> StoreFuture<'_, Repaired>;
@@ -77,13 +77,8 @@ impl View for Mutex<Database> {
         ready(open(self).audit(before, limit))
     }
 
-    fn open_usage(
-        &self,
-        looked: Looked,
-        from: From,
-        limit: usize,
-    ) -> StoreFuture<'_, Piece<OpenUsage, From>> {
-        ready(open(self).open_usage(&looked, &from, limit))
+    fn open_slots(&self, looked: Looked, from: From, limit: usize) -> StoreFuture<'_, Piece<OpenSlot, From>> {
+        ready(open(self).read_open(None, &looked, &from, limit))
     }
 
     fn repair(&self, id: i64, repair: Repair, now: Timestamp) -> StoreFuture<'_, Repaired> {

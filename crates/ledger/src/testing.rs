@@ -1,6 +1,7 @@
 //! Fixtures for tests of the ledger and of its users.
 
 pub mod bare;
+pub mod foreseen;
 pub mod licenses;
 pub mod model;
 
@@ -9,9 +10,11 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::rows::{self, COLUMNS};
-use crate::view::{From, Looked, OpenUsage};
+use crate::view::{From, Looked, OpenSlot};
 use crate::writer::Observer;
 use crate::{Database, Ledger, LedgerError, LedgerSettings};
+use tollgate_marketplace::{Hour, TagSet};
+use tollgate_metering::aggregation::Rules;
 use tollgate_metering::record::{Answered, Noted, Record};
 use tollgate_time::Timestamp;
 
@@ -39,6 +42,7 @@ pub fn settings(pod: &str) -> LedgerSettings {
         zero_dimensions: Vec::new(),
         aws_door: false,
         idempotency_window: Duration::from_secs(48 * 3600),
+        rules: Rules::default(),
     }
 }
 
@@ -61,6 +65,37 @@ fn written(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
     let pages = connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?;
     let rows = connection.query_row("SELECT total_changes()", [], |row| row.get(0))?;
     Ok((pages, rows))
+}
+
+/// Usage of one tag set in an open hour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenUsage {
+    /// The hour that it counts to.
+    pub hour: Hour,
+    /// Whose it is, as views show it.
+    pub customer: String,
+    /// What was used.
+    pub dimension: String,
+    /// The tags; empty for the untagged share.
+    pub tags: TagSet,
+    /// How much, in millionths.
+    pub micros: i128,
+    /// The earliest hour that some of it came from, if that hour was already closed.
+    pub late_from: Option<Hour>,
+}
+
+impl OpenUsage {
+    /// The usage of a slot.
+    pub fn of(slot: &OpenSlot) -> impl Iterator<Item = Self> {
+        slot.shares.iter().map(|(tags, micros)| Self {
+            hour: slot.hour,
+            customer: slot.customer.clone(),
+            dimension: slot.dimension.clone(),
+            tags: tags.clone(),
+            micros: *micros,
+            late_from: slot.late_from,
+        })
+    }
 }
 
 impl Database {
@@ -88,8 +123,8 @@ impl Database {
     pub fn all_open(&self) -> Result<Vec<OpenUsage>, LedgerError> {
         let (mut all, mut next) = (Vec::new(), Some(From::default()));
         while let Some(from) = next {
-            let piece = self.open_usage(&Looked::default(), &from, usize::MAX)?;
-            all.extend(piece.rows);
+            let piece = self.read_open(None, &Looked::default(), &from, usize::MAX)?;
+            all.extend(piece.rows.iter().flat_map(OpenUsage::of));
             next = piece.next;
         }
         Ok(all)

@@ -13,9 +13,12 @@ mod keys;
 mod lifecycle;
 mod model;
 mod moving;
+mod open;
 mod repair;
+mod rules;
 mod upgrade;
 mod versions;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,6 +57,13 @@ impl Bench {
         self.ledger = Some(Ledger::open(self.folder.path(), settings(pod)).unwrap());
     }
 
+    /// The same pod with these rules.
+    fn restart_with(&mut self, rules: Rules) {
+        self.ledger = None;
+        let settings = LedgerSettings { rules, ..settings(&self.pod) };
+        self.ledger = Some(Ledger::open(self.folder.path(), settings).unwrap());
+    }
+
     fn take(&mut self, event: Event, now: Timestamp) -> Taken {
         self.ledger().take(&[event], now).unwrap()[0]
     }
@@ -71,12 +81,20 @@ fn event(id: Option<&str>, micros: u64, at: Timestamp) -> Event {
     Event {
         id: id.map(str::to_owned),
         dimension: "requests".to_owned(),
-        quantity: Quantity::from_micros(micros).unwrap(),
+        quantity: Quantity::from_micros(micros).unwrap().into(),
         at,
         tags: TagSet::default(),
         customer: Customer::Own,
         content,
     }
+}
+
+fn rule(text: &str) -> Rule {
+    text.parse().unwrap()
+}
+
+fn rules(rules: &[(&str, &str)]) -> Rules {
+    rules.iter().map(|(name, text)| ((*name).to_owned(), rule(text))).collect()
 }
 
 #[test]

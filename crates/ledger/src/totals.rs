@@ -15,7 +15,7 @@ use super::keys;
 pub struct Totals {
     /// Acknowledged to applications.
     pub accepted: i128,
-    /// Added by rounding; always 0 in this version.
+    /// Added by rounding, less what was credited to later hours.
     pub rounded_up: i128,
     /// Accepted by AWS.
     pub billed: i128,
@@ -25,7 +25,7 @@ pub struct Totals {
     pub dead: i128,
     /// In discarded dead letters.
     pub discarded: i128,
-    /// Left over by rounding; always 0 in this version.
+    /// Too little to be sent so far: it is sent with the next hour's usage.
     pub remainder: i128,
 }
 
@@ -113,8 +113,8 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<BTreeMap<String,
     Ok(all)
 }
 
-/// The same from the rows: slow. Amounts without rows (`accepted`, `rounded_up`, `remainder` and what was forgotten)
-/// are taken from the totals.
+/// The same from the rows: slow. Amounts without rows (`accepted`, `rounded_up` and what was forgotten) are taken from
+/// the totals.
 pub(super) fn recount(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Totals>> {
     let mut all: BTreeMap<String, Totals> = BTreeMap::new();
     let mut each = |sql: &str, put: &dyn Fn(&mut Totals, i128)| -> rusqlite::Result<()> {
@@ -132,7 +132,11 @@ pub(super) fn recount(connection: &Connection) -> rusqlite::Result<BTreeMap<Stri
     };
     each("SELECT dimension, accepted FROM totals", &|totals, amount| totals.accepted += amount)?;
     each("SELECT dimension, rounded_up FROM totals", &|totals, amount| totals.rounded_up += amount)?;
-    each("SELECT dimension, remainder FROM totals", &|totals, amount| totals.remainder += amount)?;
+    if exists(connection, "remainders")? {
+        // A credit has no place in the balance.
+        let remainder = |totals: &mut Totals, amount: i128| totals.remainder += amount.max(0);
+        each("SELECT dimension, amount FROM remainders", &remainder)?;
+    }
     each("SELECT dimension, forgotten_billed FROM totals", &|totals, amount| totals.billed += amount)?;
     each("SELECT dimension, forgotten_discarded FROM totals", &|totals, amount| totals.discarded += amount)?;
     each("SELECT dimension, total FROM slots", &|totals, amount| totals.pending += amount)?;

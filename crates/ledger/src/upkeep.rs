@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, params};
 use tokio::time::Instant;
 
-use super::rows::{self, Slot, signed};
+use super::rows::{self, NewRecord, Slot, signed};
 use super::slots::{self, Past};
 use super::{
     Database, LedgerError, LedgerSettings, Links, claim, forms, keys, meta, random_hex, set_meta, totals,
@@ -142,8 +142,16 @@ pub(super) fn zero_hours(
             if slots::find(transaction, &slot)?.is_some() || claim::unclaimed(transaction, &slot)? != hour {
                 continue;
             }
-            let past = Past::of(usage.timestamp, None);
-            rows::insert_record(transaction, &slot, &past, &usage, &random_hex()?, RecordState::FRESH, now)?;
+            let record = NewRecord {
+                slot: &slot,
+                past: &Past::of(usage.timestamp, None),
+                usage: &usage,
+                raw: 0,
+                rounded: 0,
+                client_token: &random_hex()?,
+                state: RecordState::FRESH,
+            };
+            rows::insert_record(transaction, &record, now)?;
             zeroed.made += 1;
         }
     }

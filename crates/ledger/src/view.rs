@@ -1,13 +1,17 @@
-//! Records for people to read: page by page, newest first, without their allocations, which may be thousands each.
+//! What people read in the ledger, piece by piece. Records are shown without their allocations, which may be thousands
+//! each; open usage (`open`) with all of them, because they decide what is billed.
 
-use rusqlite::{Connection, params};
+use std::collections::BTreeMap;
 
-use super::amount::amount;
+use rusqlite::params;
+
 use super::rows::{self, COLUMNS};
 use super::upkeep::Budget;
 use super::{Database, LedgerError};
-use tollgate_marketplace::{Hour, TagSet};
+use tollgate_marketplace::{Hour, Quantity, TagSet};
+use tollgate_metering::aggregation::Rule;
 use tollgate_metering::record::{Record, RecordState};
+use tollgate_metering::seal::Sealed;
 
 /// Which records are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,7 +29,7 @@ pub struct Looked {
 }
 
 /// Matches a customer by the text that a person gives: the whole text, or the account, license or identifier in it.
-const IS_CUSTOMER: &str = "(rtrim(customer) = ?2 OR substr(customer, -1 - length(?2)) = ' ' || ?2
+pub(super) const IS_CUSTOMER: &str = "(rtrim(customer) = ?2 OR substr(customer, -1 - length(?2)) = ' ' || ?2
                              OR instr(customer, 'account ' || ?2 || ' ') = 1)";
 
 /// The state of a record as listings and the API show it.
@@ -108,21 +112,69 @@ impl ShownState {
     }
 }
 
-/// Usage of one tag set in an open hour.
+/// Open usage of one customer and dimension in one hour, and what would be sent of it if the hour closed now. Amounts
+/// are millionths of the event's own unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenUsage {
+pub struct OpenSlot {
     /// The hour that it counts to.
     pub hour: Hour,
     /// Whose it is, as views show it.
     pub customer: String,
     /// What was used.
     pub dimension: String,
-    /// The tags; empty for the untagged share.
-    pub tags: TagSet,
-    /// How much, in millionths.
-    pub micros: i128,
     /// The earliest hour that some of it came from, if that hour was already closed.
     pub late_from: Option<Hour>,
+    /// By which it is billed: the one with which the hour began.
+    pub rule: Rule,
+    /// How much, by tags; without tags for the untagged share.
+    pub shares: BTreeMap<TagSet, i128>,
+    /// How much of it was carried or replayed into the hour.
+    pub carried: i128,
+    /// What earlier hours leave to this one, the earlier hours that are still open included: above 0 a remainder, below
+    /// 0 a credit.
+    pub kept: i128,
+    /// What sealing would make of it now; `None` if it would make no record, so that all of it would count to a later
+    /// hour.
+    pub sealed: Option<Sealed>,
+}
+
+impl OpenSlot {
+    /// All that was used.
+    #[must_use]
+    pub fn quantity(&self) -> i128 {
+        self.shares.values().sum()
+    }
+
+    /// For each set of tags what was used, and its part of the quantity that would be sent.
+    #[must_use]
+    pub fn by_tags(&self) -> BTreeMap<&TagSet, (i128, Quantity)> {
+        let mut all: BTreeMap<&TagSet, (i128, Quantity)> =
+            self.shares.iter().map(|(tags, micros)| (tags, (*micros, Quantity::ZERO))).collect();
+        let Some(Sealed { usage, .. }) = &self.sealed else { return all };
+        for part in &usage.allocations {
+            all.entry(&part.tags).or_default().1 = part.quantity;
+        }
+        // A record without a split is of untagged usage. The untagged set is the first one, if there is any.
+        if usage.allocations.is_empty()
+            && let Some(mut first) = all.first_entry()
+        {
+            first.get_mut().1 = usage.quantity;
+        }
+        all
+    }
+
+    /// What rounding would add.
+    #[must_use]
+    pub fn rounded_up(&self) -> i128 {
+        self.sealed.as_ref().map_or(0, |sealed| sealed.sent.rounded)
+    }
+
+    /// What would count to a later hour: a remainder, the rest of a credit (below 0), or what is above AWS's maximum.
+    #[must_use]
+    pub fn left(&self) -> i128 {
+        let all = || self.quantity() + self.kept;
+        self.sealed.as_ref().map_or_else(all, |sealed| sealed.sent.left + sealed.sent.over)
+    }
 }
 
 /// A piece of a listing.
@@ -134,24 +186,19 @@ pub struct Piece<T, N> {
     pub next: Option<N>,
 }
 
-/// Where a piece of open usage begins. Its text means something to the engine that gave it.
+/// Where a piece of open usage begins: always with a whole slot. Its text means something to the engine that gave it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum From {
-    /// With the first row.
+    /// With the first slot.
     #[default]
     Start,
-    /// Where slots have numbers: at this slot, after this many of its rows.
-    Slot {
-        /// The slot's number.
-        slot: i64,
-        /// Rows of it that were listed.
-        rows: usize,
-    },
-    /// Behind the row with this key.
+    /// Where slots have numbers: at this slot.
+    Slot(i64),
+    /// Behind the slot with this key.
     Key(Vec<KeyPart>),
 }
 
-/// A column of a row's key.
+/// A column of a slot's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyPart {
     /// A number.
@@ -160,12 +207,13 @@ pub enum KeyPart {
     Bytes(Vec<u8>),
 }
 
-/// Two numbers such as `17.3`, or the columns of a key such as `498752~x61~x`.
+/// A slot's number such as `17.0`, or the columns of a key such as `498752~x61~x62`. Where a version before split a
+/// slot, the part behind the point says how many of its rows it had listed.
 impl std::fmt::Display for From {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Start => f.write_str("0.0"),
-            Self::Slot { slot, rows } => write!(f, "{slot}.{rows}"),
+            Self::Slot(slot) => write!(f, "{slot}.0"),
             Self::Key(parts) => {
                 for (index, part) in parts.iter().enumerate() {
                     f.write_str(if index == 0 { "" } else { "~" })?;
@@ -185,7 +233,8 @@ impl From {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if let Some((slot, rows)) = text.split_once('.') {
-            return Some(Self::Slot { slot: slot.parse().ok()?, rows: rows.parse().ok()? });
+            let (slot, _rows): (i64, u32) = (slot.parse().ok()?, rows.parse().ok()?);
+            return Some(Self::Slot(slot));
         }
         let part = |text: &str| match text.strip_prefix('x') {
             Some(hex) => super::unhex(hex).map(KeyPart::Bytes),
@@ -196,72 +245,6 @@ impl From {
 }
 
 impl Database {
-    /// Usage that is not sealed, at most `limit` rows: in the order in which the slots were made, and by tags within a
-    /// slot. The piece is shorter if the next row would delay an acknowledgement.
-    pub fn open_usage(
-        &self,
-        looked: &Looked,
-        from: &From,
-        limit: usize,
-    ) -> Result<Piece<OpenUsage, From>, LedgerError> {
-        // A key is from another engine.
-        let (first, listed) = match from {
-            From::Slot { slot, rows } => (*slot, *rows),
-            From::Start | From::Key(_) => (i64::MIN, 0),
-        };
-        let sql = format!(
-            "SELECT id, hour, customer, dimension, plus(amount, additive), late_from, tagged,
-                 (?2 IS NULL OR {IS_CUSTOMER}) AND (?3 IS NULL OR dimension = ?3) AND (?4 IS NULL OR hour = ?4)
-             FROM slots WHERE id >= ?1 ORDER BY id"
-        );
-        let hour = looked.hour.map(Hour::number);
-        self.reading(|connection| {
-            let (mut budget, mut found) = (Budget::new(), Vec::new());
-            let mut statement = connection.prepare_cached(&sql)?;
-            let mut slots = statement.query(params![first, looked.customer, looked.dimension, hour])?;
-            while let Some(row) = slots.next()? {
-                let slot: i64 = row.get(0)?;
-                if found.len() >= limit || budget.is_spent() {
-                    return Ok(Piece { rows: found, next: Some(From::Slot { slot, rows: 0 }) });
-                }
-                budget.spend(1);
-                if !row.get(7)? {
-                    continue;
-                }
-                let skip = if slot == first { listed } else { 0 };
-                let (late_from, tagged): (Option<i64>, i64) = (row.get(5)?, row.get(6)?);
-                let untagged = OpenUsage {
-                    hour: Hour::from_number(row.get(1)?),
-                    customer: row.get(2)?,
-                    dimension: row.get(3)?,
-                    tags: TagSet::default(),
-                    micros: amount(row, 4)?,
-                    late_from: late_from.map(Hour::from_number),
-                };
-                let first = usize::from(tagged == 0 || untagged.micros != 0);
-                if first > skip {
-                    found.push(untagged.clone());
-                }
-                if tagged == 0 {
-                    continue;
-                }
-                let (skip, room) = (skip.saturating_sub(first), limit - found.len());
-                let shares = shares(connection, slot, skip, room)?;
-                budget.spend(shares.len());
-                let rows = first + skip + shares.len();
-                found.extend(shares.into_iter().map(|(tags, micros)| OpenUsage {
-                    tags,
-                    micros,
-                    ..untagged.clone()
-                }));
-                if found.len() >= limit {
-                    return Ok(Piece { rows: found, next: Some(From::Slot { slot, rows }) });
-                }
-            }
-            Ok(Piece { rows: found, next: None })
-        })
-    }
-
     /// The newest of the wanted records, at most `limit`, newest first. The piece is shorter if the next row would
     /// delay an acknowledgement; the next piece begins before its `next`.
     pub fn page(&self, looked: &Looked, limit: usize) -> Result<Piece<Record, i64>, LedgerError> {
@@ -297,21 +280,4 @@ impl Database {
             Ok(Piece { rows: found, next: None })
         })
     }
-}
-
-/// Some of the tagged shares of a slot.
-fn shares(
-    connection: &Connection,
-    slot: i64,
-    skip: usize,
-    limit: usize,
-) -> rusqlite::Result<Vec<(TagSet, i128)>> {
-    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    let mut statement = connection.prepare_cached(
-        "SELECT tags, plus(amount, additive) FROM shares WHERE slot = ?1 ORDER BY tags LIMIT ?2 OFFSET ?3",
-    )?;
-    let shares = statement.query_map(params![slot, number(limit), number(skip)], |row| {
-        Ok((rows::json(0, row.get_ref(0)?.as_str()?)?, amount(row, 1)?))
-    })?;
-    shares.collect()
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::gather::{Doorbell, GROUP_EVENTS_MAX, Group, LatestCommit, Reply, Told, tell_all};
 use super::repair::{Entry, Repair, Repaired};
 use super::store::{Guard, Lifecycle, Store, StoreFuture, View};
-use super::view::{From, Looked, OpenUsage, Piece};
+use super::view::{From, Looked, OpenSlot, Piece};
 use super::{Flushed, Ledger, LedgerError, Links, Sealing, Summary, Taken, Totals};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_marketplace::lifecycle::{Effect, LicenseState, LifecycleEvent, NamedLicense};
@@ -31,7 +31,24 @@ use tollgate_time::Timestamp;
 type Work = Box<dyn FnOnce(&mut Ledger) -> (Option<LedgerError>, Box<dyn FnOnce()>) + Send>;
 
 enum Command {
-    Take { events: Vec<Event>, guard: Guard, reply: Reply },
+    Take {
+        events: Vec<Event>,
+        guard: Guard,
+        reply: Reply,
+    },
+    /// All of the events or none.
+    Whole {
+        events: Vec<Event>,
+        guard: Guard,
+        reply: Reply,
+    },
+    Work(Work),
+}
+
+/// A command that is no part of a group.
+enum Alone {
+    /// A request that must be counted as a whole.
+    Whole(Group),
     Work(Work),
 }
 
@@ -54,9 +71,9 @@ pub struct Writer {
     uses: watch::Sender<()>,
     unnoticed: bool,
     written: Arc<AtomicU64>,
-    clock: WallClock,
+    /// The ledger and its clock, where it works in the caller's thread.
     #[cfg(any(test, feature = "testing"))]
-    inline: Option<Arc<Mutex<Ledger>>>,
+    inline: Option<(Arc<Mutex<Ledger>>, WallClock)>,
     /// Calls of [`Writer::with`].
     #[cfg(any(test, feature = "testing"))]
     asked: Arc<AtomicUsize>,
@@ -80,7 +97,7 @@ impl Writer {
         let written = Arc::new(AtomicU64::new(ledger.written));
         let thread = Thread {
             ledger,
-            clock: clock.clone(),
+            clock,
             observer: Box::new(observer),
             commands: received,
             doorbell: Arc::clone(&doorbell),
@@ -99,7 +116,6 @@ impl Writer {
             uses: watch::Sender::default(),
             unnoticed: false,
             written,
-            clock,
             #[cfg(any(test, feature = "testing"))]
             inline: None,
             #[cfg(any(test, feature = "testing"))]
@@ -119,8 +135,7 @@ impl Writer {
             uses: watch::Sender::default(),
             unnoticed: false,
             written: Arc::default(),
-            clock,
-            inline: Some(Arc::new(Mutex::new(ledger))),
+            inline: Some((Arc::new(Mutex::new(ledger)), clock)),
             asked: Arc::default(),
         }
     }
@@ -144,17 +159,15 @@ impl Writer {
         }
     }
 
-    fn send(
-        &self,
-        events: Vec<Event>,
-        guard: Guard,
-    ) -> Result<oneshot::Receiver<Result<Vec<Taken>, LedgerError>>, LedgerError> {
+    async fn send(&self, command: impl FnOnce(Reply) -> Command) -> Result<Vec<Taken>, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Take { events, guard, reply }).map_err(|_| ended())?;
+        self.commands.send(command(reply)).map_err(|_| ended())?;
         if self.doorbell.press() {
             self.thread.unpark();
         }
-        Ok(answer)
+        let taken = answer.await.map_err(|_| ended())?;
+        self.used();
+        taken
     }
 
     /// Runs `work` in the thread.
@@ -165,7 +178,7 @@ impl Writer {
         #[cfg(any(test, feature = "testing"))]
         self.asked.fetch_add(1, Ordering::SeqCst);
         #[cfg(any(test, feature = "testing"))]
-        if let Some(ledger) = &self.inline {
+        if let Some((ledger, _)) = &self.inline {
             self.used();
             return work(&mut ledger.lock().expect("one test, one thread"));
         }
@@ -216,13 +229,8 @@ impl View for Writer {
         self.step(move |ledger| ledger.audit(before, limit))
     }
 
-    fn open_usage(
-        &self,
-        looked: Looked,
-        from: From,
-        limit: usize,
-    ) -> StoreFuture<'_, Piece<OpenUsage, From>> {
-        self.step(move |ledger| ledger.open_usage(&looked, &from, limit))
+    fn open_slots(&self, looked: Looked, from: From, limit: usize) -> StoreFuture<'_, Piece<OpenSlot, From>> {
+        self.step(move |ledger| ledger.open_slots(&looked, &from, limit))
     }
 
     fn repair(&self, id: i64, repair: Repair, now: Timestamp) -> StoreFuture<'_, Repaired> {
@@ -287,7 +295,7 @@ impl Store for Writer {
 
     fn written(&self) -> u64 {
         #[cfg(any(test, feature = "testing"))]
-        if let Some(ledger) = &self.inline {
+        if let Some((ledger, _)) = &self.inline {
             return ledger.lock().expect("one test, one thread").written;
         }
         self.written.load(Ordering::Acquire)
@@ -301,22 +309,22 @@ impl Store for Writer {
     fn take(&self, events: Vec<Event>, guard: Guard) -> StoreFuture<'_, Vec<Taken>> {
         Box::pin(async move {
             #[cfg(any(test, feature = "testing"))]
-            if let Some(ledger) = &self.inline {
+            if let Some((ledger, clock)) = &self.inline {
                 self.used();
-                return ledger.lock().expect("one test, one thread").take(&events, self.clock.now());
+                return ledger.lock().expect("one test, one thread").take(&events, clock.now());
             }
-            let taken = self.send(events, guard)?.await.map_err(|_| ended())?;
-            self.used();
-            taken
+            self.send(|reply| Command::Take { events, guard, reply }).await
         })
     }
 
     fn take_whole(&self, events: Vec<Event>, guard: Guard) -> StoreFuture<'_, Vec<Taken>> {
-        let clock = self.clock.clone();
-        self.step(move |ledger| {
-            let taken = ledger.take_whole(&events, clock.now());
-            drop(guard);
-            taken
+        Box::pin(async move {
+            #[cfg(any(test, feature = "testing"))]
+            if let Some((ledger, clock)) = &self.inline {
+                self.used();
+                return ledger.lock().expect("one test, one thread").take_whole(&events, clock.now());
+            }
+            self.send(|reply| Command::Whole { events, guard, reply }).await
         })
     }
 
@@ -397,22 +405,37 @@ impl Thread {
         let mut ended = clock::monotonic();
         while self.has_any(&mut group) {
             let patience = self.pace.patience(clock::monotonic().duration_since(ended));
-            let mut work = self.gather(&mut group, self.pace.crowd, patience);
-            let (told, took) = self.commit(group);
+            let mut alone = self.gather(&mut group, self.pace.crowd, patience);
+            let (told, took) = self.commit(group, false);
             ended = clock::monotonic();
             group = Group::default();
-            if work.is_none() {
+            if alone.is_none() {
                 // Before the results are sent: the requests that wait now are from other clients, and both groups are
                 // the crowd.
-                work = self.gather(&mut group, 0, Duration::ZERO);
+                alone = self.gather(&mut group, 0, Duration::ZERO);
             }
             self.pace = LatestCommit { crowd: told.len() + group.requests(), took };
-            if let Err(mpsc::error::SendError(told)) = self.tell.send(told) {
-                tell_all(told);
-            }
-            if let Some(work) = work {
-                self.work(work);
+            self.tell(told);
+            if let Some(alone) = alone {
+                self.perform(alone);
             } else {
+                self.checkpoint();
+            }
+        }
+    }
+
+    fn tell(&self, told: Vec<Told>) {
+        if let Err(mpsc::error::SendError(told)) = self.tell.send(told) {
+            tell_all(told);
+        }
+    }
+
+    fn perform(&mut self, alone: Alone) {
+        match alone {
+            Alone::Work(work) => self.work(work),
+            Alone::Whole(request) => {
+                let (told, _) = self.commit(request, true);
+                self.tell(told);
                 self.checkpoint();
             }
         }
@@ -422,24 +445,24 @@ impl Thread {
     fn has_any(&mut self, group: &mut Group) -> bool {
         while group.requests() == 0 {
             let Ok(command) = self.commands.recv() else { return false };
-            if let Some(work) = self.sort(command, group) {
-                self.work(work);
+            if let Some(alone) = self.sort(command, group) {
+                self.perform(alone);
             }
         }
         true
     }
 
     /// Adds the requests that wait, and those that come within `patience` until there are `crowd`; returns the first
-    /// command that is not a request.
-    fn gather(&mut self, group: &mut Group, crowd: usize, patience: Duration) -> Option<Work> {
+    /// command that is no part of a group.
+    fn gather(&mut self, group: &mut Group, crowd: usize, patience: Duration) -> Option<Alone> {
         let until = clock::monotonic() + patience;
         self.doorbell.ring_at(self.taken.wrapping_add(crowd.saturating_sub(group.requests())));
         loop {
             while group.events.len() < GROUP_EVENTS_MAX
                 && let Ok(command) = self.commands.try_recv()
             {
-                if let Some(work) = self.sort(command, group) {
-                    return Some(work);
+                if let Some(alone) = self.sort(command, group) {
+                    return Some(alone);
                 }
             }
             let left = until.saturating_duration_since(clock::monotonic());
@@ -450,15 +473,21 @@ impl Thread {
         }
     }
 
-    /// Adds a request to the group; returns other work.
-    fn sort(&mut self, command: Command, group: &mut Group) -> Option<Work> {
+    /// Adds a request to the group; returns any other command.
+    fn sort(&mut self, command: Command, group: &mut Group) -> Option<Alone> {
         match command {
             Command::Take { events, guard, reply } => {
                 self.taken = self.taken.wrapping_add(1);
                 group.add(events, guard, reply);
                 None
             }
-            Command::Work(work) => Some(work),
+            Command::Whole { events, guard, reply } => {
+                self.taken = self.taken.wrapping_add(1);
+                let mut whole = Group::default();
+                whole.add(events, guard, reply);
+                Some(Alone::Whole(whole))
+            }
+            Command::Work(work) => Some(Alone::Work(work)),
         }
     }
 
@@ -497,15 +526,23 @@ impl Thread {
         *self.latest_failure.lock().expect("held for one move only, which cannot panic") = None;
     }
 
-    /// Commits a group; returns the results to send, and how long the commit took.
-    fn commit(&mut self, group: Group) -> (Vec<Told>, Duration) {
+    /// Commits a group, or one request as a whole; returns the results to send, and how long the commit took.
+    fn commit(&mut self, group: Group, whole: bool) -> (Vec<Told>, Duration) {
         let (began, written) = (clock::monotonic(), self.ledger.written);
-        let taken = self.ledger.take(&group.events, self.clock.now());
+        let now = self.clock.now();
+        let taken = if whole {
+            self.ledger.take_whole(&group.events, now)
+        } else {
+            self.ledger.take(&group.events, now)
+        };
         let took = clock::monotonic().duration_since(began);
         self.written.store(self.ledger.written, Ordering::Release);
         match &taken {
-            Ok(_) => {
-                self.observer.committed(took);
+            Ok(taken) => {
+                // A request that must be whole and is not was not committed.
+                if !whole || taken.iter().all(|taken| taken.is_counted()) {
+                    self.observer.committed(took);
+                }
                 if self.ledger.written > written {
                     self.recovered();
                 }
@@ -569,7 +606,7 @@ mod tests {
         vec![Event {
             id: None,
             dimension: "requests".into(),
-            quantity: Quantity::from_micros(1).unwrap(),
+            quantity: Quantity::from_micros(1).unwrap().into(),
             at: Timestamp::from_unix_seconds(1_795_507_200),
             tags: TagSet::default(),
             customer: Customer::Own,
@@ -618,6 +655,25 @@ mod tests {
         let now = Timestamp::from_unix_seconds(1_795_507_200);
         writer.with(move |ledger| ledger.attempt(&[1], None, now)).await.unwrap_err();
         assert_eq!(seen.counts(), [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_must_be_whole_is_a_commit_only_if_it_is_counted() {
+        let (_folder, writer, seen) = start(1 << 30);
+        let keyed =
+            |content: u8| vec![Event { id: Some("a".into()), content: [content; 32], ..events().remove(0) }];
+        let whole = async |events: Vec<Event>| writer.take_whole(events, Box::new(())).await.unwrap();
+        assert_eq!(whole(keyed(1)).await, [Taken::Accepted]);
+        assert_eq!(seen.counts(), [1, 0]);
+        let conflicting = [events(), keyed(2)].concat();
+        assert_eq!(whole(conflicting).await, [Taken::Accepted, Taken::Conflict]);
+        assert_eq!(seen.counts(), [1, 0], "nothing was committed");
+        assert_eq!(whole(keyed(1)).await, [Taken::Duplicate]);
+        let totals = writer.with(|ledger| ledger.totals()).await.unwrap();
+        assert_eq!(totals["requests"].accepted, 1);
+        writer.with(|ledger| crate::testing::refuse_writes(ledger, true)).await.unwrap();
+        writer.take_whole(events(), Box::new(())).await.unwrap_err();
+        assert_eq!(seen.counts(), [2, 1]);
     }
 
     #[tokio::test]

@@ -36,7 +36,7 @@ pub use operation::{
     BatchMeterUsage, BatchMetered, Forwarded, HourUsage, Identified, MeterUsage, Metered, RecordStatus,
     RegisterUsage, Registered, ResolvedCustomer, Signing, UsageRecord,
 };
-pub use quantity::Quantity;
+pub use quantity::{Amount, Quantity};
 pub use service::{Forward, License, Meter, Regional, Register, Resolve};
 pub use tollgate_receipt::{
     Invalid, NONCE_BYTES, NONCE_CHARS_MAX, Nonce, PRODUCT_CODE_CHARS_MAX, ProductCode, PublicKeyVersion,

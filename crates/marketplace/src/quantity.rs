@@ -1,8 +1,10 @@
 //! Quantities: exact numbers of millionths, so that nothing is rounded on the way to the bill.
 //!
-//! They are read from their text, never through floating point: `0.1` has no exact double. The limits are AWS's
-//! (service model, `UsageQuantity`, `UsageQuantityAsDecimal`). Pure.
+//! They are read from their text, never through floating point: `0.1` has no exact double. The limits of a [`Quantity`]
+//! are AWS's (service model, `UsageQuantity`, `UsageQuantityAsDecimal`); an [`Amount`] is what an event may count
+//! before it is scaled. Pure.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -14,6 +16,9 @@ pub struct Quantity(u64);
 
 /// Millionths in one.
 const SCALE: u64 = 1_000_000;
+
+/// Millionths in one, for amounts of 128 bits.
+pub const MICROS: u128 = SCALE as u128;
 
 /// Most decimal places that AWS accepts.
 pub const DECIMAL_PLACES_MAX: usize = 6;
@@ -68,57 +73,67 @@ impl Quantity {
 impl Quantity {
     /// Reads a JSON number. It may have an exponent, such as `5e-05` or `1.5E+3`, as programs write small numbers.
     pub fn from_json_number(text: &str) -> Result<Self, Invalid> {
-        let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else { return text.parse() };
-        // Far more than any quantity needs; without a limit a short text could expand to a very long one.
-        const EXPONENT_MAX: i64 = 40;
-        const DIGITS_MAX: usize = 40;
-        // The mantissa must be digits with at most one point.
-        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let digits = format!("{whole}{fraction}");
-        let number = !whole.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        let exponent = exponent.parse::<i64>().ok().filter(|exponent| exponent.abs() <= EXPONENT_MAX);
-        let (Some(exponent), true) = (exponent, number && digits.len() <= DIGITS_MAX) else {
-            return Err(NOT_A_NUMBER);
-        };
-        let point = i64::try_from(whole.len()).unwrap_or(i64::MAX).saturating_add(exponent);
-        let before = usize::try_from(-point).unwrap_or(0);
-        let padded = format!("{}{digits}", "0".repeat(before));
-        let point = usize::try_from(point).unwrap_or(0);
-        let padded = format!("{padded:0<point$}");
-        let (whole, fraction) = padded.split_at(point);
-        let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
-        format!(
-            "{}.{}",
-            if whole.is_empty() { "0" } else { whole },
-            if fraction.is_empty() { "0" } else { fraction }
-        )
-        .parse()
+        plain(text)?.parse()
     }
 }
 
+/// A JSON number's text without its exponent.
+fn plain(text: &str) -> Result<Cow<'_, str>, Invalid> {
+    let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else { return Ok(Cow::Borrowed(text)) };
+    // Far more than any quantity needs; without a limit a short text could expand to a very long one.
+    const EXPONENT_MAX: i64 = 40;
+    const DIGITS_MAX: usize = 40;
+    // The mantissa must be digits with at most one point.
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let number = !whole.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let exponent = exponent.parse::<i64>().ok().filter(|exponent| exponent.abs() <= EXPONENT_MAX);
+    let (Some(exponent), true) = (exponent, number && digits.len() <= DIGITS_MAX) else {
+        return Err(NOT_A_NUMBER);
+    };
+    let point = i64::try_from(whole.len()).unwrap_or(i64::MAX).saturating_add(exponent);
+    let before = usize::try_from(-point).unwrap_or(0);
+    let padded = format!("{}{digits}", "0".repeat(before));
+    let point = usize::try_from(point).unwrap_or(0);
+    let padded = format!("{padded:0<point$}");
+    let (whole, fraction) = padded.split_at(point);
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    Ok(Cow::Owned(format!(
+        "{}.{}",
+        if whole.is_empty() { "0" } else { whole },
+        if fraction.is_empty() { "0" } else { fraction }
+    )))
+}
+
 const NOT_A_NUMBER: Invalid = Invalid("must be a number of at least 0 without sign, such as 12 or 0.5");
+
+/// The whole part, and the fraction in millionths, of a text without sign, exponent or leading zeros.
+fn parts(text: &str) -> Result<(&str, u64), Invalid> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || (whole.len() > 1 && whole.starts_with('0')) {
+        return Err(NOT_A_NUMBER);
+    }
+    if fraction.len() > DECIMAL_PLACES_MAX {
+        return Err(Invalid(
+            "has more than 6 decimal places, the most that AWS takes; round it to 6 before it is sent",
+        ));
+    }
+    // At most six digits.
+    format!("{fraction:0<6}").parse().map(|fraction| (whole, fraction)).map_err(|_| NOT_A_NUMBER)
+}
 
 impl FromStr for Quantity {
     type Err = Invalid;
 
     /// `12`, `12.5`, `0.000001`: no sign, no exponent, no leading zeros, at most six places.
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        if !digits(whole) || !digits(fraction) || (whole.len() > 1 && whole.starts_with('0')) {
-            return Err(NOT_A_NUMBER);
-        }
-        if fraction.len() > DECIMAL_PLACES_MAX {
-            return Err(Invalid(
-                "has more than 6 decimal places, the most that AWS takes; round it to 6 before it is sent",
-            ));
-        }
+        let (whole, fraction) = parts(text)?;
         let above = Invalid("is above 9999999999.999999, the most that AWS takes in one report");
         if whole.len() > 10 {
             return Err(above);
         }
         let whole: u64 = whole.parse().map_err(|_| above)?;
-        let fraction: u64 = format!("{fraction:0<6}").parse().map_err(|_| above)?;
         Self::from_micros(whole * SCALE + fraction).ok_or(above)
     }
 }
@@ -127,6 +142,77 @@ impl fmt::Display for Quantity {
     /// The shortest text that AWS's pattern accepts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&show(i128::from(self.0)))
+    }
+}
+
+/// The largest [`Amount`], in millionths: 10^20. A hundred exabytes, counted in bytes, are one event; 10^12 such events
+/// still add up exactly in 128 bits.
+pub const AMOUNT_MICROS_MAX: u128 = 100_000_000_000_000_000_000 * MICROS;
+
+/// What an event counts, in millionths of the event's own unit, such as bytes; at most [`Amount::MAX`].
+///
+/// A [`Quantity`] is what AWS takes; an amount may be larger, because it is scaled before it is sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Amount(u128);
+
+impl Amount {
+    /// 0.
+    pub const ZERO: Self = Self(0);
+
+    /// The largest: 100,000,000,000,000,000,000.
+    pub const MAX: Self = Self(AMOUNT_MICROS_MAX);
+
+    /// From millionths; `None` above [`Amount::MAX`].
+    #[must_use]
+    pub const fn from_micros(micros: u128) -> Option<Self> {
+        if micros <= AMOUNT_MICROS_MAX { Some(Self(micros)) } else { None }
+    }
+
+    /// In millionths.
+    #[must_use]
+    pub const fn micros(self) -> u128 {
+        self.0
+    }
+
+    /// In millionths, for arithmetic with amounts that have a sign.
+    #[must_use]
+    pub const fn signed(self) -> i128 {
+        // At most 10^26.
+        self.0.cast_signed()
+    }
+
+    /// Reads a JSON number, with the same forms as [`Quantity::from_json_number`].
+    pub fn from_json_number(text: &str) -> Result<Self, Invalid> {
+        plain(text)?.parse()
+    }
+}
+
+impl From<Quantity> for Amount {
+    fn from(quantity: Quantity) -> Self {
+        Self(quantity.0.into())
+    }
+}
+
+impl FromStr for Amount {
+    type Err = Invalid;
+
+    /// The same texts as a [`Quantity`], up to [`Amount::MAX`].
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let (whole, fraction) = parts(text)?;
+        let above = Invalid("is above 100000000000000000000, the most of one event");
+        // The digits of the largest; a longer text may not fit.
+        if whole.len() > 21 {
+            return Err(above);
+        }
+        let whole: u128 = whole.parse().map_err(|_| above)?;
+        Self::from_micros(whole * MICROS + u128::from(fraction)).ok_or(above)
+    }
+}
+
+impl fmt::Display for Amount {
+    /// The shortest text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&show(self.signed()))
     }
 }
 
@@ -212,6 +298,29 @@ mod tests {
     }
 
     #[test]
+    fn an_amount_may_be_larger_than_a_quantity() {
+        for (text, micros) in [
+            ("0", 0),
+            ("9999999999.999999", u128::from(Quantity::MAX.0)),
+            ("10000000000", 10_000_000_000_000_000),
+            ("99999999999999999999.999999", AMOUNT_MICROS_MAX - 1),
+            ("100000000000000000000", AMOUNT_MICROS_MAX),
+            ("1e20", AMOUNT_MICROS_MAX),
+            ("5e-05", 50),
+        ] {
+            assert_eq!(Amount::from_json_number(text), Ok(Amount(micros)), "{text}");
+        }
+        for large in ["100000000000000000000.000001", "1e21", "999999999999999999999", "1e40"] {
+            assert!(Amount::from_json_number(large).unwrap_err().0.contains("above"), "{large}");
+        }
+        for bad in ["-1", "1.0000001", "1e3x", "", "01"] {
+            assert!(Amount::from_json_number(bad).is_err(), "{bad}");
+        }
+        assert!("1e3".parse::<Amount>().is_err());
+        assert_eq!(Amount::from(Quantity::MAX).to_string(), "9999999999.999999");
+    }
+
+    #[test]
     fn integers_are_whole_and_fit_awss_integer() {
         let quantity = |text: &str| text.parse::<Quantity>().unwrap();
         assert_eq!(quantity("2147483647").integer(), Some(i32::MAX));
@@ -224,6 +333,12 @@ mod tests {
         fn shown_and_read_back(micros in 0..=Quantity::MAX.0) {
             let quantity = Quantity(micros);
             prop_assert_eq!(quantity.to_string().parse(), Ok(quantity));
+            prop_assert_eq!(quantity.to_string().parse(), Ok(Amount::from(quantity)));
+        }
+
+        #[test]
+        fn an_amount_is_shown_and_read_back(micros in 0..=AMOUNT_MICROS_MAX) {
+            prop_assert_eq!(Amount(micros).to_string().parse(), Ok(Amount(micros)));
         }
 
         #[test]

@@ -16,8 +16,11 @@ use std::time::Duration;
 use ring::digest;
 use serde_json::value::RawValue;
 
+use super::aggregation::{self, Aggregation, Scale};
 use form::{CustomerDocument, Document, Named, Tags};
-use tollgate_marketplace::{AHEAD_MAX, Customer, DIMENSION_CHARS_MAX, Quantity, TagSet, customer};
+use tollgate_marketplace::{
+    AHEAD_MAX, Amount, Customer, DIMENSION_CHARS_MAX, Invalid, Quantity, TagSet, customer,
+};
 use tollgate_time::Timestamp;
 
 pub use form::split;
@@ -45,8 +48,8 @@ pub struct Event {
     pub id: Option<String>,
     /// The dimension.
     pub dimension: String,
-    /// The quantity.
-    pub quantity: Quantity,
+    /// The quantity, in the event's own unit.
+    pub quantity: Amount,
     /// The time of the usage; the current time if the application gives none.
     pub at: Timestamp,
     /// For the buyer's cost reports.
@@ -96,6 +99,8 @@ pub enum BadRequest {
 pub struct Rules {
     /// The only accepted dimensions, if any are configured.
     pub dimensions: Option<Vec<String>>,
+    /// How each dimension is metered.
+    pub aggregation: aggregation::Rules,
     /// Whether events must name a customer (mode `saas`); in other modes they must not.
     pub customers: bool,
     /// The dimension whose reports of 0 keep the gate open; usage in it would contradict them.
@@ -104,21 +109,35 @@ pub struct Rules {
     pub strict: bool,
     /// Older events are rejected ([`age_max`]).
     pub age_max: Duration,
+    /// The dimensions that are counted by the time of the open gate (`heartbeat`), and not by events.
+    pub heartbeats: Vec<String>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
         Self {
             dimensions: None,
+            aggregation: aggregation::Rules::default(),
             customers: false,
             entitlement_dimension: None,
             strict: false,
             age_max: AGE_MAX,
+            heartbeats: Vec::new(),
         }
     }
 }
 
 impl Rules {
+    /// Whether usage of this dimension is reported: not where it is counted by time. A dead letter may be counted there
+    /// all the same.
+    pub fn takes_events(&self, dimension: &str) -> Result<(), RejectedEvent> {
+        if self.heartbeats.iter().any(|one| one == dimension) {
+            let text = "dimension has a heartbeat: tollgate counts the time of its open gate, and takes no other usage of it";
+            return Err(RejectedEvent::new("dimension", text));
+        }
+        Ok(())
+    }
+
     /// Whether usage may be counted to a dimension of this name.
     pub fn dimension(&self, name: &str) -> Result<(), RejectedEvent> {
         let reject = |text: &str| Err(RejectedEvent::new("dimension", text));
@@ -202,7 +221,7 @@ fn is_dimension(dimension: &str) -> bool {
 
 /// The checked members of an event, without key and dimension.
 struct Checked {
-    quantity: Quantity,
+    quantity: Amount,
     at: Timestamp,
     tags: TagSet,
     customer: Customer,
@@ -211,18 +230,15 @@ struct Checked {
 
 /// Checks an event; takes tags and customer out of it.
 fn check(document: &mut Document<'_>, rules: &Rules, now: Timestamp) -> Result<Checked, RejectedEvent> {
+    rules.takes_events(&document.dimension)?;
     let reject = |reason, text: &str| Err(RejectedEvent::new(reason, text));
     if document.id.as_ref().is_some_and(|id| !is_id(id)) {
         return reject("id", "id must have 1 to 128 bytes");
     }
     rules.dimension(&document.dimension)?;
-    let text = document.quantity.get();
-    let quantity = match text.strip_prefix('"') {
-        Some(string) => string.trim_end_matches('"').parse(),
-        None => Quantity::from_json_number(text),
-    };
-    let quantity: Quantity =
-        quantity.map_err(|error| RejectedEvent::new("quantity", format!("quantity {error}")))?;
+    let rule = rules.aggregation.of(&document.dimension);
+    let quantity = quantity(document.quantity.get(), rule.scale)
+        .map_err(|error| RejectedEvent::new("quantity", format!("quantity {error}")))?;
     let said = match document.timestamp.as_deref().map(Timestamp::parse) {
         None => None,
         Some(None) => {
@@ -238,10 +254,27 @@ fn check(document: &mut Document<'_>, rules: &Rules, now: Timestamp) -> Result<C
         Some(at) => at,
     };
     let Tags(tags) = document.tags.take().unwrap_or_default();
+    if rule.aggregation == Aggregation::Max && !tags.is_empty() {
+        return reject(
+            "tags",
+            "tags cannot be counted here: of this dimension the largest value of an hour counts (aggregation = \"max\"), \
+             which has no parts; report it without tags",
+        );
+    }
     let content = content(&document.dimension, quantity, said, &tags, document.customer.as_ref());
     let customer = customer(document.customer.take(), rules)?;
     let tags = TagSet::try_from(tags).map_err(|error| RejectedEvent::new("tags", format!("tags {error}")))?;
     Ok(Checked { quantity, at: said.unwrap_or(now), tags, customer, content })
+}
+
+/// Reads a quantity. If the event's own unit is the dimension's, one event is limited to what AWS takes in one report.
+fn quantity(text: &str, scale: Scale) -> Result<Amount, Invalid> {
+    let string = text.strip_prefix('"').map(|string| string.trim_end_matches('"'));
+    if scale == Scale::ONE {
+        let quantity = string.map_or_else(|| Quantity::from_json_number(text), str::parse)?;
+        return Ok(quantity.into());
+    }
+    string.map_or_else(|| Amount::from_json_number(text), str::parse)
 }
 
 fn customer(document: Option<CustomerDocument>, rules: &Rules) -> Result<Customer, RejectedEvent> {
@@ -280,7 +313,7 @@ fn customer(document: Option<CustomerDocument>, rules: &Rules) -> Result<Custome
 /// repetition without one comes later. Two notations of the same instant are equal.
 fn content(
     dimension: &str,
-    quantity: Quantity,
+    quantity: Amount,
     said: Option<Timestamp>,
     tags: &BTreeMap<String, String>,
     customer: Option<&CustomerDocument>,
@@ -318,6 +351,17 @@ mod tests {
 
     fn metered(body: &str) -> Vec<Read> {
         read(body.as_bytes(), &Rules::default(), NOW).unwrap()
+    }
+
+    #[test]
+    fn a_dimension_with_a_heartbeat_takes_no_event_but_a_dead_letter() {
+        let rules = Rules { heartbeats: vec!["node_hours".to_owned()], ..Rules::default() };
+        let body = br#"[{"dimension":"node_hours","quantity":1},{"dimension":"requests","quantity":1}]"#;
+        let events = read(body, &rules, NOW).unwrap();
+        let (_, rejected) = events[0].as_ref().unwrap_err();
+        assert_eq!((rejected.reason, rejected.dimension.as_deref()), ("dimension", Some("node_hours")));
+        assert!(rejected.text.starts_with("dimension has a heartbeat: "), "{rejected}");
+        assert!(events[1].is_ok() && rules.dimension("node_hours").is_ok());
     }
 
     fn refusal(body: &str) -> String {
@@ -364,6 +408,31 @@ mod tests {
                 read(format!(r#"{{"dimension":"d","quantity":{bad}}}"#).as_bytes(), &Rules::default(), NOW);
             assert!(read.is_err() || read.unwrap()[0].is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_dimensions_rule_decides_what_an_event_may_count() {
+        let rules = [("bytes", "sum 1000000000 none"), ("seats", "max 1 up:0")];
+        let aggregation =
+            rules.map(|(name, rule)| (name.to_owned(), rule.parse().unwrap())).into_iter().collect();
+        let rules = Rules { aggregation, ..Rules::default() };
+        let read = |dimension: &str, rest: &str| {
+            let body = format!(r#"{{"dimension":"{dimension}","quantity":{rest}}}"#);
+            read(body.as_bytes(), &rules, NOW).unwrap().remove(0).map_err(|(_, rejected)| rejected)
+        };
+        assert_eq!(read("bytes", "1e20").unwrap().quantity, Amount::MAX);
+        assert_eq!(
+            read("bytes", "\"10000000000.000001\"").unwrap().quantity.micros(),
+            10_000_000_000_000_001
+        );
+        assert!(read("bytes", "1e21").unwrap_err().text.contains("the most of one event"));
+        assert!(read("seats", "10000000000").unwrap_err().text.contains("AWS takes in one report"));
+        assert!(read("other", "10000000000").unwrap_err().text.contains("AWS takes in one report"));
+        let tagged = read("seats", r#"1,"tags":{"team":"a"}"#).unwrap_err();
+        assert_eq!(tagged.reason, "tags");
+        assert!(tagged.text.contains("the largest value of an hour"), "{tagged}");
+        assert!(read("seats", r#"1,"tags":{}"#).is_ok(), "no tag is none");
+        assert!(read("bytes", r#"1,"tags":{"team":"a"}"#).is_ok());
     }
 
     #[test]

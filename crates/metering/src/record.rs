@@ -93,6 +93,11 @@ pub struct Record {
     pub hour: Hour,
     /// The quantity.
     pub quantity: Quantity,
+    /// The same in millionths of the event's own unit; without a scale, the same number.
+    pub raw: i128,
+    /// What rounding added to the hour, less the credit of earlier hours that it used; in millionths of the event's own
+    /// unit. May be below 0.
+    pub rounded: i128,
     /// Whether quantities are sent as decimals.
     pub decimal: bool,
     /// How many parts the split has.
@@ -150,6 +155,8 @@ impl Record {
             dimension: "requests".to_owned(),
             hour: Hour::of(at),
             quantity: Quantity::ZERO,
+            raw: 0,
+            rounded: 0,
             decimal: false,
             allocation_count: 0,
             timestamp: at,

@@ -186,11 +186,19 @@ impl Server<'_> {
     /// A new, empty database in an encoding such as `LATIN1`.
     #[must_use]
     pub fn database_in(&self, encoding: &str) -> Database {
+        self.database_with(encoding, "")
+    }
+
+    /// The same with further options of `CREATE DATABASE`, such as `LOCALE_PROVIDER icu ICU_LOCALE 'en-US'`.
+    #[must_use]
+    pub fn database_with(&self, encoding: &str, options: &str) -> Database {
         static NAMES: AtomicU32 = AtomicU32::new(0);
         let name = format!("test{}", NAMES.fetch_add(1, Ordering::Relaxed));
         self.sql(
             "postgres",
-            &format!("CREATE DATABASE {name} OWNER {ROLE} ENCODING '{encoding}' TEMPLATE template0"),
+            &format!(
+                "CREATE DATABASE {name} OWNER {ROLE} ENCODING '{encoding}' TEMPLATE template0 {options}"
+            ),
         );
         Database { name, port: self.port, folder: self.servers.folder.clone() }
     }

@@ -5,7 +5,8 @@
 //! - "least": one prepared statement that claims the keys and adds to `sums` and `accepted`, and checks nothing: no
 //!   closed hours, no forms, no session for lost answers.
 //!
-//! All three run in turns, so that other load of the machine meets each; the ratios are those of the medians.
+//! `take()` runs for a sum and for a maximum. All run in turns, so that other load of the machine meets each; the
+//! ratios are those of the medians.
 //!
 //! `take URL SIZE SECONDS` runs only the loop "same", with groups of 64 requests of SIZE events, on the ledger in the
 //! database at URL, and prints events a second: `benches/replicas.py` compares a replica with it.
@@ -24,7 +25,7 @@ use tollgate_clock::{WallClock, monotonic};
 use tollgate_ledger::store::Store;
 use tollgate_ledger::testing::settings;
 use tollgate_ledger::writer::Observer;
-use tollgate_ledger::{LedgerError, Taken};
+use tollgate_ledger::{LedgerError, LedgerSettings, Taken};
 use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
 use tollgate_metering::event::Event;
 use tollgate_postgres::{LeaseTimes, PostgresSettings, PostgresStore};
@@ -58,9 +59,9 @@ fn main() {
             return alone(url, size.parse().unwrap(), Duration::from_secs(seconds.parse().unwrap())).await;
         }
         println!(
-            "| events a request | least, events/s | same, events/s | take(), events/s | of least | of same |"
+            "| events a request | least, events/s | same, events/s | take(), events/s | of least | of same | max, events/s | of the sum |"
         );
-        println!("| ---: | ---: | ---: | ---: | ---: | ---: |");
+        println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
         for size in [1, 100] {
             compare(size).await;
         }
@@ -84,7 +85,10 @@ async fn compare(size: usize) {
     let settings = PostgresSettings {
         url_file,
         name: "bench".to_owned(),
-        ledger: settings(""),
+        ledger: LedgerSettings {
+            rules: [("peak".to_owned(), "max 1 none".parse().unwrap())].into_iter().collect(),
+            ..settings("")
+        },
         lease: LeaseTimes::default(),
     };
     let store: Arc<dyn Store> =
@@ -95,20 +99,27 @@ async fn compare(size: usize) {
     tokio::spawn(connection);
     let least = client.prepare(LEAST).await.unwrap();
     let same = client.prepare(SAME).await.unwrap();
-    let (mut leasts, mut sames, mut takes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut leasts, mut sames, mut takes, mut peaks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
         let one = bare_loop(&client, &least, false, size, round, ROUND).await;
         let other = bare_loop(&client, &same, true, size, round, ROUND).await;
-        let taken = take(&store, size, round).await;
+        let taken = take(&store, "requests", size, round).await;
+        let peak = take(&store, "peak", size, round).await;
         // The first is for plans and caches.
         if round > 0 {
             leasts.push(one);
             sames.push(other);
             takes.push(taken);
+            peaks.push(peak);
         }
     }
-    let [least, same, taken] = [leasts, sames, takes].map(median);
-    println!("| {size} | {least:.0} | {same:.0} | {taken:.0} | {:.2} | {:.2} |", taken / least, taken / same);
+    let [least, same, taken, peak] = [leasts, sames, takes, peaks].map(median);
+    println!(
+        "| {size} | {least:.0} | {same:.0} | {taken:.0} | {:.2} | {:.2} | {peak:.0} | {:.2} |",
+        taken / least,
+        taken / same,
+        peak / taken
+    );
 }
 
 fn median(mut rates: Vec<f64>) -> f64 {
@@ -121,7 +132,7 @@ fn customer(number: u64) -> Customer {
 }
 
 /// Requests of 64 clients, each of which sends the next one when the one before is acknowledged.
-async fn take(store: &Arc<dyn Store>, size: usize, round: usize) -> f64 {
+async fn take(store: &Arc<dyn Store>, dimension: &'static str, size: usize, round: usize) -> f64 {
     let (began, until) = (monotonic(), monotonic() + ROUND);
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
@@ -134,9 +145,9 @@ async fn take(store: &Arc<dyn Store>, size: usize, round: usize) -> f64 {
                     let mut content = [0; 32];
                     content[..8].copy_from_slice(&u64::to_be_bytes(micros));
                     Event {
-                        id: Some(format!("{round}-{number}-{sent}-{index}")),
-                        dimension: "requests".to_owned(),
-                        quantity: Quantity::from_micros(micros).unwrap(),
+                        id: Some(format!("{dimension}-{round}-{number}-{sent}-{index}")),
+                        dimension: dimension.to_owned(),
+                        quantity: Quantity::from_micros(micros).unwrap().into(),
                         at: tollgate_clock::system_now(),
                         tags: TagSet::default(),
                         customer: customer(index as u64 % CUSTOMERS),
@@ -180,9 +191,10 @@ const LEAST: &str = "WITH claimed AS (
 
 const SAME: &str = "SELECT status FROM tollgate.ledger, tollgate.take_1(
     (SELECT max(id) FROM tollgate.writers WHERE name = 'bare'), 0, $6, version, tollgate.ledger_now() / 3600000,
-    (tollgate.ledger_now() - 120000) / 3600000, 120000, ARRAY[0, $3::int], '{}', '{}', '{}',
+    (tollgate.ledger_now() - 120000) / 3600000, 120000, ARRAY[0, $3::int],
+    '{}', '{}', '{}', '{}', '{}', '{}',
     array_fill($3::bigint, ARRAY[3]), $4, ARRAY['requests', 'requests', 'requests'], array_fill(''::bytea, ARRAY[3]),
-    ARRAY['{}', '{}', '{}'], ARRAY[NULL, NULL, NULL]::int[], $1, $2, $5, $7, $8, $9)";
+    ARRAY['{}', '{}', '{}'], ARRAY[NULL, NULL, NULL]::int[], ARRAY[false, false, false], $1, $2, $5, $7, '{}', $8, $9)";
 
 /// The same requests, as many in one statement as the clients' requests would be.
 async fn bare_loop(

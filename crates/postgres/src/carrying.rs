@@ -1,4 +1,5 @@
-//! Carries usage to a later hour: finds the hour, and adds the usage to it.
+//! Carries usage to a later hour: finds the hour, and adds the usage to it, in the unit of the rule with which that
+//! hour began.
 //!
 //! The holder of the lease does this, and a repair may. Both add to rows of [`NO_WRITER`], so that they never wait for
 //! intake.
@@ -10,7 +11,9 @@ use tokio_postgres::types::Type;
 use crate::connect::{Failed, Transaction};
 use crate::schema::{LOCKS, NO_WRITER, tags_key};
 use tollgate_ledger::{AHEAD_HOURS_MAX, Form};
-use tollgate_marketplace::{Customer, Hour};
+use tollgate_marketplace::{Allocation, Customer, Hour, Quantity, TagSet};
+use tollgate_metering::aggregation::Rule;
+use tollgate_metering::seal;
 use tollgate_time::Timestamp;
 
 /// Open usage of one customer and dimension, in the order in which it is sealed.
@@ -25,7 +28,7 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 pub(crate) struct Addition {
     pub(crate) slot: Slot,
-    /// Amounts by the canonical text of their tags.
+    /// Amounts by the canonical text of their tags, in the unit of the slot's rule.
     pub(crate) parts: Vec<(String, i128)>,
     pub(crate) first_at: Timestamp,
     pub(crate) late_from: Option<Hour>,
@@ -111,10 +114,38 @@ pub(crate) async fn taken(
 const LOCK: &str =
     "SELECT pg_advisory_xact_lock_shared($1, hour) FROM unnest($2::int[]) AS hour ORDER BY hour";
 
-/// Which of these customers' hours were sealed before their end.
+/// Which of these customers' hours a flush closed, and whether it came before the clock closed them.
 const CLOSED_EARLY: &str = "SELECT slot.place FROM
     unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS slot (hour, customer, place)
-    JOIN tollgate.closed_early USING (hour, customer)";
+    JOIN tollgate.closed_early USING (hour, customer) WHERE in_time OR NOT $3";
+
+/// The places of those slots whose hour a flush closed: they take no usage.
+async fn closed_early(transaction: &Transaction<'_>, slots: &Columns<'_>) -> Result<BTreeSet<usize>, Failed> {
+    flushed(transaction, slots, false).await
+}
+
+/// The places of those slots whose hour a flush closed before the clock did, at its end and `settle`: later usage of
+/// the hour would have counted to them, and counts to the next hour instead.
+pub(crate) async fn flushed_in_time(
+    transaction: &Transaction<'_>,
+    slots: &Columns<'_>,
+) -> Result<BTreeSet<usize>, Failed> {
+    flushed(transaction, slots, true).await
+}
+
+async fn flushed(
+    transaction: &Transaction<'_>,
+    slots: &Columns<'_>,
+    only_in_time: bool,
+) -> Result<BTreeSet<usize>, Failed> {
+    let params = [
+        (&slots.hours as _, Type::INT8_ARRAY),
+        (&slots.customers as _, Type::TEXT_ARRAY),
+        (&only_in_time as _, Type::BOOL),
+    ];
+    let rows = transaction.query(CLOSED_EARLY, &params).await?;
+    Ok(rows.iter().filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok()).collect())
+}
 
 /// For each slot the first hour from its own on that takes its usage; `None` if that hour has another form of the
 /// customer, and `otherwise` is [`IfOtherForm::Stop`]. Until the transaction ends, those hours stay open.
@@ -134,13 +165,7 @@ pub(crate) async fn place(
         let hours: Vec<i32> = hours.into_iter().collect();
         transaction.query(LOCK, &[(&LOCKS, Type::INT4), (&hours, Type::INT4_ARRAY)]).await?;
         let mut closed = taken(transaction, &columns).await?;
-        let early = transaction
-            .query(
-                CLOSED_EARLY,
-                &[(&columns.hours, Type::INT8_ARRAY), (&columns.customers, Type::TEXT_ARRAY)],
-            )
-            .await?;
-        closed.extend(early.iter().filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok()));
+        closed.extend(closed_early(transaction, &columns).await?);
         let open: Vec<usize> = (0..searching.len())
             .filter(|place| !closed.contains(place))
             .map(|place| searching[place])
@@ -196,7 +221,8 @@ async fn forms(transaction: &Transaction<'_>, slots: &[Slot]) -> Result<Vec<Opti
 }
 
 const SET_FORMS: &str = "INSERT INTO tollgate.forms (hour, account, form)
-    SELECT * FROM unnest($1::bigint[], $2::text[], $3::smallint[]) AS form (hour, account, form) ORDER BY hour, account
+    SELECT * FROM unnest($1::bigint[], $2::text[], $3::smallint[]) AS form (hour, account, form)
+    ORDER BY hour, account COLLATE \"C\"
     ON CONFLICT (hour, account) DO NOTHING";
 
 const FORMS: &str = "SELECT forms.hour, forms.account, forms.form FROM
@@ -234,7 +260,7 @@ const ADD: &str = "INSERT INTO tollgate.sums AS sums
     SELECT hour, customer, dimension, $8, tags_key, tags, 0, amount::numeric, first_at, late_from
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::bigint[], $9::bigint[])
         AS added (hour, customer, dimension, tags_key, tags, amount, first_at, late_from)
-    ORDER BY hour, customer, dimension, tags_key
+    ORDER BY hour, customer COLLATE \"C\", dimension COLLATE \"C\", tags_key
     ON CONFLICT (hour, customer, dimension, writer, tags_key) DO UPDATE SET
         additive = sums.additive + excluded.additive, first_at = least(sums.first_at, excluded.first_at),
         late_from = least(sums.late_from, excluded.late_from)";
@@ -305,4 +331,50 @@ pub(crate) async fn link(
         )
         .await
         .map(|_| ())
+}
+
+/// The parts of a record's quantity in the unit of a rule, by the canonical text of their tags, and their sum.
+pub(crate) fn unsealed(
+    rule: &Rule,
+    quantity: Quantity,
+    allocations: &[Allocation],
+) -> (Vec<(String, i128)>, i128) {
+    let parts: Vec<(String, i128)> = seal::unsealed(rule, quantity, allocations)
+        .into_iter()
+        .map(|(tags, amount)| (tags.canonical(), amount))
+        .collect();
+    let sum = parts.iter().map(|(_, amount)| amount).sum();
+    (parts, sum)
+}
+
+/// Amounts by tags in the unit of another rule, each rounded down; and what that changed their sum by.
+pub(crate) fn converted(
+    from: &Rule,
+    to: &Rule,
+    shares: &BTreeMap<TagSet, i128>,
+) -> (Vec<(String, i128)>, i128) {
+    let parts: Vec<(String, i128)> =
+        shares.iter().map(|(tags, amount)| (tags.canonical(), from.converted(*amount, to))).collect();
+    let change = parts.iter().map(|(_, amount)| amount).sum::<i128>() - shares.values().sum::<i128>();
+    (parts, change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::UNTAGGED;
+
+    fn tags(team: &str) -> TagSet {
+        BTreeMap::from([("team".to_owned(), team.to_owned())]).try_into().unwrap()
+    }
+
+    #[test]
+    fn what_a_new_unit_cuts_off_is_told() {
+        let [by_the_thousand, as_it_is] = ["sum 1000 none", "sum"].map(|rule| rule.parse::<Rule>().unwrap());
+        let shares = BTreeMap::from([(tags("a"), 1999), (TagSet::default(), 5_000)]);
+        let (parts, change) = converted(&by_the_thousand, &as_it_is, &shares);
+        assert_eq!(parts, [(UNTAGGED.to_owned(), 5), (tags("a").canonical(), 1)]);
+        assert_eq!(change, 6 - 6999);
+        assert_eq!(converted(&as_it_is, &as_it_is, &shares).1, 0);
+    }
 }

@@ -309,7 +309,10 @@ async fn ledger(
         .map(|(dimension, _)| dimension.as_str())
         .collect();
     seen.push(if odd.is_empty() {
-        Seen::good("ledger_balance", "accepted = billed + pending + dead + discarded in every dimension")
+        Seen::good(
+            "ledger_balance",
+            "accepted + rounded up = billed + pending + dead + discarded + remainder in every dimension",
+        )
     } else {
         Seen::fault(
             "ledger_balance",

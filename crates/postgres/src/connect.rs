@@ -557,6 +557,14 @@ impl Link {
         Ok(Transaction { held, session, failed: AtomicBool::new(false) })
     }
 
+    /// Begins a reading transaction, all of whose statements see the same rows.
+    pub(crate) async fn snapshot(&self) -> Result<Transaction<'_>, LedgerError> {
+        let mut held = self.session().await?;
+        let session = held.take();
+        session.batch(SNAPSHOT).await?;
+        Ok(Transaction { held, session, failed: AtomicBool::new(false) })
+    }
+
     /// Runs one statement in a transaction of its own, which gives it a time limit: the server does not notice that
     /// nobody waits for the answer any more. All is sent at once.
     pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, LedgerError> {
@@ -579,6 +587,10 @@ impl Link {
         Ok(rows)
     }
 }
+
+/// The beginning of a reading transaction.
+const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = '5s'; \
+                        SET LOCAL statement_timeout = '10s'";
 
 /// A pause with full jitter.
 fn backoff(failures: u32) -> Duration {
@@ -606,7 +618,7 @@ impl Held<'_> {
     }
 }
 
-/// A writing transaction. If it is dropped before [`Transaction::commit`], its connection ends, which rolls it back.
+/// A transaction. If it is dropped before [`Transaction::commit`], its connection ends, which rolls it back.
 #[derive(Debug)]
 pub(crate) struct Transaction<'a> {
     held: Held<'a>,

@@ -15,14 +15,14 @@ use tokio_postgres::types::Type;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::{Form, LedgerError, Taken};
 use tollgate_marketplace::{Hour, TagSet};
+use tollgate_metering::aggregation::Rules;
 use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
 use crate::connect::{Failed, Link, Session};
-use crate::counting::{
-    Arrays, Content, Facts, HeldTags, KeyHash, Keys, Memory, PlaceKey, Prepared, prepare, unknown,
-};
-use crate::lifecycle;
+use crate::counting::{Arrays, Basis, Content, Facts, KeyHash, Keys, Prepared, prepare, unknown};
+use crate::memory::{HeldTags, Memory, PlaceKey};
+use crate::{lifecycle, rules};
 
 /// For how long a group is tried again because another transaction was in the way.
 const CONTENTION_MAX: Duration = Duration::from_secs(8);
@@ -38,6 +38,8 @@ pub(crate) struct WriterSettings {
     pub(crate) product: String,
     /// How long after its end an hour still takes its own late events.
     pub(crate) settle: Duration,
+    /// By which its events count.
+    pub(crate) rules: Rules,
 }
 
 /// A group while it is counted.
@@ -73,6 +75,12 @@ impl Work {
     /// Whether some of it is counted, or may be.
     pub(crate) fn is_begun(&self) -> bool {
         self.lost.is_some() || self.taken.iter().any(Option::is_some)
+    }
+
+    /// Whether its results are of a transaction that was committed: a request that must be whole and is not was rolled
+    /// back.
+    pub(crate) fn is_committed(&self) -> bool {
+        !self.whole || is_whole(&self.taken)
     }
 
     pub(crate) fn results(self) -> Vec<Taken> {
@@ -199,10 +207,11 @@ impl Counter {
             },
         };
         let now = self.now.take().unwrap_or_else(|| self.clock.now());
-        let settle = self.settings.settle;
+        let WriterSettings { rules, settle, .. } = &self.settings;
         facts.trim();
         self.memory.tags.make_room();
-        let needed = unknown(events, open, facts, &self.memory, settle, now);
+        let needed =
+            unknown(events, open, Basis { facts, memory: &self.memory, rules, settle: *settle, now });
         if !needed.identifiers.is_empty() {
             let asked: Vec<String> = needed.identifiers.into_iter().collect();
             let rows = session
@@ -222,7 +231,8 @@ impl Counter {
         if let Some(identity) = self.identity.filter(|_| !needed.places.is_empty()) {
             read_tags(session, identity, needed.places.into_iter().collect(), &mut self.memory).await?;
         }
-        Ok(Ready::Yes(prepare(events, open, facts, &self.memory, settle, now, &self.untagged)))
+        let basis = Basis { facts, memory: &self.memory, rules, settle: *settle, now };
+        Ok(Ready::Yes(prepare(events, open, basis, &self.untagged)))
     }
 
     /// Counts events in a transaction of their own.
@@ -260,12 +270,9 @@ impl Counter {
         session.batch(&session.begin_sql()).await?;
         let mut rounds = 0;
         let counted = self.count_rounds(session, prepared, events, &mut rounds).await;
-        let whole = |taken: &[Option<Taken>]| {
-            taken.iter().all(|taken| matches!(taken, Some(Taken::Accepted | Taken::Duplicate)))
-        };
         crate::fail_point::reach("take", "before");
         match counted {
-            Ok(Some(taken)) if whole(&taken) => match session.batch("COMMIT").await {
+            Ok(Some(taken)) if is_whole(&taken) => match session.batch("COMMIT").await {
                 Ok(()) => {
                     crate::fail_point::reach("take", "after");
                     work.taken = taken;
@@ -330,6 +337,7 @@ impl Counter {
     fn forget(&mut self) {
         self.facts = None;
         self.memory.forms.clear();
+        self.memory.rules.forget();
         self.memory.tags.forget();
     }
 
@@ -351,6 +359,14 @@ impl Counter {
         match status {
             "counted" => return Ok(Answer::Counted(keys(&row))),
             "ended" => self.identity = None,
+            "rules" => {
+                let (hours, dimensions, rules): (Vec<i64>, Vec<String>, Vec<&str>) =
+                    (row.get(8), row.get(9), row.get(10));
+                for ((hour, dimension), rule) in hours.into_iter().zip(dimensions).zip(rules) {
+                    let rule = rules::read(rule)?;
+                    self.memory.rules.note(Hour::from_number(hour), dimension, rule);
+                }
+            }
             "forms" => {
                 let (hours, accounts, forms): (Vec<i64>, Vec<String>, Vec<i16>) =
                     (row.get(5), row.get(6), row.get(7));
@@ -418,6 +434,11 @@ impl Counter {
         }
         Ok(())
     }
+}
+
+/// Whether every event is in the ledger.
+fn is_whole(taken: &[Option<Taken>]) -> bool {
+    taken.iter().all(|taken| taken.is_some_and(Taken::is_counted))
 }
 
 /// The numbers of the events without a result.
@@ -527,8 +548,10 @@ async fn take(
     arrays: &Arrays<'_>,
 ) -> Result<Row, Failed> {
     let settle = i64::try_from(settle.as_millis()).unwrap_or(i64::MAX);
-    const TAKE: &str = "SELECT status, now, left_hash, known_hash, known_content, form_hour, form_account, form_form
-        FROM tollgate.take_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)";
+    const TAKE: &str = "SELECT status, now, left_hash, known_hash, known_content, form_hour, form_account, form_form,
+            rule_hour, rule_dimension, rule_rule
+        FROM tollgate.take_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+            $21, $22, $23, $24, $25, $26, $27, $28)";
     let params = [
         (&identity.id as _, Type::INT8),
         (&identity.session as _, Type::INT8),
@@ -538,6 +561,9 @@ async fn take(
         (&arrays.settling as _, Type::INT8),
         (&settle as _, Type::INT8),
         (&arrays.locks as _, Type::INT4_ARRAY),
+        (&arrays.rule_hours as _, Type::INT8_ARRAY),
+        (&arrays.rule_dimensions as _, Type::TEXT_ARRAY),
+        (&arrays.rule_rules as _, Type::TEXT_ARRAY),
         (&arrays.form_hours as _, Type::INT8_ARRAY),
         (&arrays.form_accounts as _, Type::TEXT_ARRAY),
         (&arrays.form_forms as _, Type::INT2_ARRAY),
@@ -547,10 +573,12 @@ async fn take(
         (&arrays.keys as _, Type::BYTEA_ARRAY),
         (&arrays.tags as _, Type::TEXT_ARRAY),
         (&arrays.forms as _, Type::INT4_ARRAY),
+        (&arrays.is_max as _, Type::BOOL_ARRAY),
         (&arrays.hashes as _, Type::BYTEA_ARRAY),
         (&arrays.contents as _, Type::BYTEA_ARRAY),
         (&arrays.slots as _, Type::INT4_ARRAY),
         (&arrays.amounts as _, Type::INT8_ARRAY),
+        (&arrays.high as _, Type::INT8_ARRAY),
         (&arrays.first as _, Type::INT8_ARRAY),
         (&arrays.late as _, Type::INT8_ARRAY),
     ];

@@ -2,17 +2,20 @@
 //! event counts, which of a group's events have the same key, and what the answer means for each event. Pure.
 //!
 //! An event's place depends on facts that change rarely and are kept in memory: the closed hours, the identities, the
-//! forms. The call checks that they are still current, and writes nothing if they are not.
+//! forms, the rules with which hours began. The call checks that they are still current, and counts nothing if they are
+//! not.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use ring::digest;
 
+use crate::memory::{Held, Memory, PlaceKey, short};
 use crate::schema::{ALL_HOURS, tags_key};
 use tollgate_ledger::{Form, HoursAt, TAG_BYTES_MAX, TAGGED_SETS_MAX, Taken};
 use tollgate_marketplace::lifecycle::{LicenseState, license_id};
 use tollgate_marketplace::{Customer, Hour, TagSet};
+use tollgate_metering::aggregation::{Aggregation, Rule, Rules};
 use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
@@ -22,15 +25,11 @@ pub(crate) type KeyHash = [u8; 16];
 /// The hash of an event's content.
 pub(crate) type Content = [u8; 8];
 
-/// Most forms that are kept in memory, about 10 MB. Beyond it all are forgotten, and asked for again.
-const FORMS_MAX: usize = 100_000;
+/// The database takes an amount as two numbers of 64 bits: the second one counts this.
+const HIGH: i128 = 1 << 62;
 
 /// Most accounts of identifiers, and most licenses, that are kept in memory beside those of a group.
 const NAMES_MAX: usize = 50_000;
-
-/// Most tag sets that are kept in memory, at most 15 MB. Beyond it all are forgotten, and read again where they are
-/// needed.
-const TAG_SETS_MAX: usize = if cfg!(test) { 3000 } else { 50_000 };
 
 /// A key's hash.
 pub(crate) fn key_hash(ledger_id: &str, id: &str) -> KeyHash {
@@ -66,99 +65,6 @@ pub(crate) struct Facts {
     pub(crate) any_ended: bool,
     /// What is known about the licenses that were asked for, if any license has ended.
     pub(crate) licenses: HashMap<String, Option<LicenseState>>,
-}
-
-/// What never changes once it was written, and what only this writer changes. It outlives [`Facts`].
-#[derive(Debug, Default)]
-pub(crate) struct Memory {
-    /// The forms of accounts in open hours.
-    pub(crate) forms: HashMap<(Hour, String), Form>,
-    pub(crate) tags: HeldTags,
-}
-
-/// Which tag sets this writer has in its open slots, so that no slot gets more than AWS takes.
-#[derive(Debug, Default)]
-pub(crate) struct HeldTags {
-    places: HashMap<PlaceKey, Held>,
-    sets: usize,
-    /// Some of this writer's slots are not in memory: a slot that is not has to be read.
-    incomplete: bool,
-}
-
-/// An hour, a customer and a dimension.
-pub(crate) type PlaceKey = (Hour, String, String);
-
-#[derive(Debug, Clone, Default)]
-struct Held {
-    /// The first bytes of [`tags_key`].
-    sets: HashSet<[u8; 8]>,
-    bytes: usize,
-}
-
-impl HeldTags {
-    /// Forgets all: each slot is read again.
-    pub(crate) fn forget(&mut self) {
-        *self = Self { incomplete: true, ..Self::default() };
-    }
-
-    /// Forgets all if it is too much.
-    pub(crate) fn make_room(&mut self) {
-        if self.sets.max(self.places.len()) >= TAG_SETS_MAX {
-            self.forget();
-        }
-    }
-
-    /// Notes a slot's tags as they were read. A slot without tags is noted too.
-    pub(crate) fn note<'a>(&mut self, place: PlaceKey, tags: impl IntoIterator<Item = &'a TagSet>) {
-        let held = self.places.entry(place).or_default();
-        for tags in tags {
-            if held.sets.insert(short(&tags_key(&tags.canonical()))) {
-                held.bytes += tags.request_bytes();
-                self.sets += 1;
-            }
-        }
-    }
-
-    fn add(&mut self, place: PlaceKey, tags: &TagSet, key: &[u8]) {
-        self.make_room();
-        // Of a slot that is not in memory, all sets or none.
-        if self.incomplete && !self.places.contains_key(&place) {
-            return;
-        }
-        let held = self.places.entry(place).or_default();
-        if held.sets.insert(short(key)) {
-            held.bytes += tags.request_bytes();
-            self.sets += 1;
-        }
-    }
-
-    /// Drops slots of closed hours, which take no more usage.
-    pub(crate) fn close(&mut self, closed: Hour) {
-        self.places.retain(|(hour, _, _), _| *hour > closed);
-        self.sets = self.places.values().map(|held| held.sets.len()).sum();
-    }
-}
-
-fn short(key: &[u8]) -> [u8; 8] {
-    let mut short = [0; 8];
-    short.copy_from_slice(&key[..8]);
-    short
-}
-
-impl Memory {
-    /// Notes the form of an account in an hour.
-    pub(crate) fn note_form(&mut self, hour: Hour, account: String, form: Form) {
-        if self.forms.len() >= FORMS_MAX {
-            self.forms.clear();
-        }
-        self.forms.insert((hour, account), form);
-    }
-
-    /// Drops what is about closed hours.
-    pub(crate) fn close(&mut self, closed: Hour) {
-        self.forms.retain(|(hour, _), _| *hour > closed);
-        self.tags.close(closed);
-    }
 }
 
 impl Facts {
@@ -229,11 +135,11 @@ pub(crate) struct Unknown {
     pub(crate) places: BTreeSet<PlaceKey>,
 }
 
-/// A sum of events without keys, of one slot. Several, if the sum would not fit into the column's type.
+/// The aggregate of events without keys, of one slot.
 #[derive(Debug)]
 struct Lump {
     slot: u32,
-    amount: i64,
+    amount: i128,
     first_at: Timestamp,
     late_from: Option<Hour>,
 }
@@ -245,7 +151,7 @@ struct Entry {
     content: Content,
     /// Or why it cannot be counted, and is only looked up.
     slot: Result<u32, Taken>,
-    amount: i64,
+    amount: i128,
     first_at: Timestamp,
     late_from: Option<Hour>,
 }
@@ -260,6 +166,7 @@ struct Slot {
     tags: TagSet,
     /// Number of its form in `forms`, from 1.
     form: Option<i32>,
+    is_max: bool,
 }
 
 /// What becomes of one event of the group.
@@ -290,6 +197,9 @@ pub(crate) struct Prepared {
     slots: Vec<Slot>,
     /// Forms that are not known yet, in the order of their first event.
     forms: Vec<(Hour, String, Form)>,
+    /// This replica's rules of hours and dimensions of which it is not known yet whether the hour began with them. In
+    /// the order of their keys, so that replicas which note the same ones never wait for each other in a circle.
+    rules: BTreeMap<(Hour, String), Rule>,
     /// An event without a key was refused for what may have changed since: the call finds out.
     has_to_ask: bool,
 }
@@ -300,6 +210,9 @@ pub(crate) struct Arrays<'a> {
     pub(crate) present: i64,
     pub(crate) settling: i64,
     pub(crate) locks: Vec<i32>,
+    pub(crate) rule_hours: Vec<i64>,
+    pub(crate) rule_dimensions: Vec<&'a str>,
+    pub(crate) rule_rules: Vec<String>,
     pub(crate) form_hours: Vec<i64>,
     pub(crate) form_accounts: Vec<&'a str>,
     pub(crate) form_forms: Vec<i16>,
@@ -309,12 +222,41 @@ pub(crate) struct Arrays<'a> {
     pub(crate) keys: Vec<&'a [u8]>,
     pub(crate) tags: Vec<String>,
     pub(crate) forms: Vec<Option<i32>>,
+    pub(crate) is_max: Vec<bool>,
     pub(crate) hashes: Vec<Option<&'a [u8]>>,
     pub(crate) contents: Vec<Option<&'a [u8]>>,
     pub(crate) slots: Vec<Option<i32>>,
     pub(crate) amounts: Vec<i64>,
+    /// Empty if no amount needs it.
+    pub(crate) high: Vec<Option<i64>>,
     pub(crate) first: Vec<i64>,
     pub(crate) late: Vec<Option<i64>>,
+}
+
+impl Arrays<'_> {
+    fn amount(&mut self, amount: i128, first_at: Timestamp, late_from: Option<Hour>) {
+        let (low, high) = halves(amount);
+        if high.is_some() && self.high.is_empty() {
+            self.high.resize(self.amounts.len(), None);
+        }
+        if high.is_some() || !self.high.is_empty() {
+            self.high.push(high);
+        }
+        self.amounts.push(low);
+        self.first.push(first_at.unix_millis());
+        self.late.push(late_from.map(Hour::number));
+    }
+}
+
+/// An amount as two numbers: the first one, and how many times [`HIGH`] is added to it. The first one is 0 only if the
+/// amount is.
+fn halves(amount: i128) -> (i64, Option<i64>) {
+    if amount <= HIGH {
+        return (i64::try_from(amount).unwrap_or(i64::MIN), None);
+    }
+    // A group has some thousand events of at most 10^26: far below 2^62 times 2^62.
+    let (high, low) = ((amount - 1) / HIGH, (amount - 1) % HIGH + 1);
+    (i64::try_from(low).unwrap_or(i64::MAX), Some(i64::try_from(high).unwrap_or(i64::MAX)))
 }
 
 /// What the database says about the keys of a group that was counted.
@@ -326,16 +268,28 @@ pub(crate) struct Keys {
     pub(crate) known: HashMap<KeyHash, Content>,
 }
 
+/// What decides where the events of a group count.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Basis<'a> {
+    pub(crate) facts: &'a Facts,
+    pub(crate) memory: &'a Memory,
+    /// This replica's rules.
+    pub(crate) rules: &'a Rules,
+    /// How long after its end an hour still takes its own late events.
+    pub(crate) settle: Duration,
+    pub(crate) now: Timestamp,
+}
+
+impl Basis<'_> {
+    fn hours(&self) -> HoursAt {
+        HoursAt::new(Some(self.facts.closed), self.settle, self.now)
+    }
+}
+
 /// Finds out what is needed to prepare these events.
-pub(crate) fn unknown(
-    events: &[Event],
-    open: &[u32],
-    facts: &Facts,
-    memory: &Memory,
-    settle: Duration,
-    now: Timestamp,
-) -> Unknown {
-    let hours = HoursAt::new(Some(facts.closed), settle, now);
+pub(crate) fn unknown(events: &[Event], open: &[u32], basis: Basis<'_>) -> Unknown {
+    let Basis { facts, memory, .. } = basis;
+    let hours = basis.hours();
     let mut unknown = Unknown::default();
     for event in open.iter().map(|number| &events[*number as usize]) {
         if let Customer::Identifier(identifier) = &event.customer
@@ -360,11 +314,11 @@ pub(crate) fn unknown(
 
 /// The state while a group is prepared.
 struct Preparing<'a> {
-    facts: &'a Facts,
-    memory: &'a Memory,
+    basis: Basis<'a>,
     hours: HoursAt,
-    now: Timestamp,
     made: Prepared,
+    /// This replica's rule of an hour's dimension, or the other one with which the hour began.
+    rule_of: HashMap<(Hour, &'a str), Result<&'a Rule, &'a Rule>>,
     slot_of: HashMap<(Hour, &'a Customer, &'a str, &'a TagSet), u32>,
     lump_of: HashMap<u32, usize>,
     claimant_of: HashMap<KeyHash, u32>,
@@ -379,23 +333,19 @@ struct Preparing<'a> {
 pub(crate) fn prepare<'a>(
     events: &'a [Event],
     open: &[u32],
-    facts: &'a Facts,
-    memory: &'a Memory,
-    settle: Duration,
-    now: Timestamp,
+    basis: Basis<'a>,
     untagged: &'a TagSet,
 ) -> Prepared {
-    let hours = HoursAt::new(Some(facts.closed), settle, now);
+    let hours = basis.hours();
     let mut preparing = Preparing {
-        facts,
-        memory,
+        basis,
         hours,
-        now,
         made: Prepared {
             present: hours.present.number(),
-            settling: Hour::of(now.minus(settle)).number(),
+            settling: Hour::of(basis.now.minus(basis.settle)).number(),
             ..Prepared::default()
         },
+        rule_of: HashMap::new(),
         slot_of: HashMap::new(),
         lump_of: HashMap::new(),
         claimant_of: HashMap::with_capacity(open.len()),
@@ -413,36 +363,33 @@ pub(crate) fn prepare<'a>(
 
 impl<'a> Preparing<'a> {
     fn event(&mut self, event: &'a Event) -> Fate {
-        let (hour, late_from) = self.facts.place(event, self.hours);
-        let form = if self.facts.has_ended(event, self.now) {
-            Err(Taken::Deprovisioned)
-        } else {
-            match self.form(&event.customer, hour) {
-                Fits::Yes(form) => Ok(form),
-                Fits::No => Err(Taken::OtherForm),
-                Fits::Undecided => return Fate::Later,
-            }
+        let facts = self.basis.facts;
+        let (hour, late_from) = facts.place(event, self.hours);
+        let place = match self.place(event, hour) {
+            Fits::Yes(place) => Ok(place),
+            Fits::No(refused) => Err(refused),
+            Fits::Undecided => return Fate::Later,
         };
-        let amount = i64::try_from(event.quantity.micros()).unwrap_or(i64::MAX);
-        let first_at = if late_from.is_some() { self.now } else { event.at.max(self.facts.started_at) };
+        let amount = event.quantity.signed();
+        let first_at = if late_from.is_some() { self.basis.now } else { event.at.max(facts.started_at) };
         let Some(id) = &event.id else {
-            let form = match form {
-                Ok(form) => form,
+            let place = match place {
+                Ok(place) => place,
                 Err(refused) => {
                     self.made.has_to_ask |= refused == Taken::Deprovisioned;
                     return Fate::Refused(refused);
                 }
             };
-            let slot = self.slot(event, hour, form);
-            self.lump(slot, amount, first_at, late_from);
+            let slot = self.slot(event, hour, place);
+            self.lump(slot, place.rule, Lump { slot, amount, first_at, late_from });
             return Fate::Counted;
         };
-        let (hash, content) = (key_hash(&self.facts.ledger_id, id), content(event));
+        let (hash, content) = (key_hash(&facts.ledger_id, id), content(event));
         if let Some(entry) = self.claimant_of.get(&hash) {
             return Fate::Same(*entry, content);
         }
         let number = index(self.made.entries.len());
-        let slot = form.map(|form| self.slot(event, hour, form));
+        let slot = place.map(|place| self.slot(event, hour, place));
         // A key of an event of 0 is not kept, so that events that cost nothing cannot fill the ledger.
         if slot.is_ok() && amount > 0 {
             self.claimant_of.insert(hash, number);
@@ -452,12 +399,48 @@ impl<'a> Preparing<'a> {
         Fate::Entry(number)
     }
 
-    /// Whether usage of this customer may count to this hour.
-    fn form(&mut self, customer: &Customer, hour: Hour) -> Fits {
-        let Some((account, form)) = self.facts.form(customer) else { return Fits::Yes(None) };
+    /// Whether an event may count to an hour, and how.
+    fn place(&mut self, event: &'a Event, hour: Hour) -> Fits<Place<'a>> {
+        if self.basis.facts.has_ended(event, self.basis.now) {
+            return Fits::No(Taken::Deprovisioned);
+        }
+        let rule = match self.rule(&event.dimension, hour) {
+            Ok(rule) => rule,
+            Err(began_with) => return Fits::No(Taken::OtherRule(*began_with)),
+        };
+        match self.form(&event.customer, hour) {
+            Fits::Yes(form) => Fits::Yes(Place { rule, form }),
+            Fits::No(refused) => Fits::No(refused),
+            Fits::Undecided => Fits::Undecided,
+        }
+    }
+
+    /// This replica's rule, or the other one with which the hour began.
+    fn rule(&mut self, dimension: &'a str, hour: Hour) -> Result<&'a Rule, &'a Rule> {
+        if let Some(known) = self.rule_of.get(&(hour, dimension)) {
+            return *known;
+        }
+        let (ours, began_with) =
+            (self.basis.rules.of(dimension), self.basis.memory.rules.get(hour, dimension));
+        let rule = match began_with {
+            Some(other) if other != ours => Err(other),
+            Some(_) => Ok(ours),
+            None => {
+                self.made.rules.insert((hour, dimension.to_owned()), *ours);
+                Ok(ours)
+            }
+        };
+        self.rule_of.insert((hour, dimension), rule);
+        rule
+    }
+
+    /// Whether usage of this customer may count to this hour; with the number of the form, if the database does not
+    /// know it yet.
+    fn form(&mut self, customer: &Customer, hour: Hour) -> Fits<Option<i32>> {
+        let Some((account, form)) = self.basis.facts.form(customer) else { return Fits::Yes(None) };
         let key = (hour, account);
-        if let Some(known) = self.memory.forms.get(&key) {
-            return if *known == form { Fits::Yes(None) } else { Fits::No };
+        if let Some(known) = self.basis.memory.forms.get(&key) {
+            return if *known == form { Fits::Yes(None) } else { Fits::No(Taken::OtherForm) };
         }
         if let Some((number, first)) = self.form_of.get_mut(&key) {
             // The first event of the group may prove to be counted already; then it decides nothing.
@@ -470,7 +453,7 @@ impl<'a> Preparing<'a> {
         Fits::Yes(Some(number))
     }
 
-    fn slot(&mut self, event: &'a Event, hour: Hour, form: Option<i32>) -> u32 {
+    fn slot(&mut self, event: &'a Event, hour: Hour, place: Place<'_>) -> u32 {
         let key = (hour, &event.customer, event.dimension.as_str(), &event.tags);
         if let Some(slot) = self.slot_of.get(&key) {
             return *slot;
@@ -492,7 +475,8 @@ impl<'a> Preparing<'a> {
                 dimension,
                 key: tags_hash,
                 tags: tags.clone(),
-                form,
+                form: place.form,
+                is_max: place.rule.aggregation == Aggregation::Max,
             });
             index(self.made.slots.len() - 1)
         });
@@ -503,7 +487,7 @@ impl<'a> Preparing<'a> {
 
     /// Whether a slot has room for one more set of tags.
     fn has_place(&mut self, place: &PlaceKey, tags: &TagSet, key: &[u8]) -> bool {
-        let held = self.memory.tags.places.get(place);
+        let held = self.basis.memory.tags.places.get(place);
         let key = short(key);
         if held.is_some_and(|held| held.sets.contains(&key)) {
             return true;
@@ -522,27 +506,32 @@ impl<'a> Preparing<'a> {
         true
     }
 
-    fn lump(&mut self, slot: u32, amount: i64, first_at: Timestamp, late_from: Option<Hour>) {
-        if let Some(lump) = self.lump_of.get(&slot).map(|number| &mut self.made.lumps[*number])
-            && let Some(sum) = lump.amount.checked_add(amount)
-        {
-            lump.amount = sum;
-            lump.first_at = lump.first_at.min(first_at);
-            lump.late_from = [lump.late_from, late_from].into_iter().flatten().min();
+    fn lump(&mut self, slot: u32, rule: &Rule, added: Lump) {
+        let Some(lump) = self.lump_of.get(&slot).map(|number| &mut self.made.lumps[*number]) else {
+            self.lump_of.insert(slot, self.made.lumps.len());
+            self.made.lumps.push(added);
             return;
-        }
-        self.lump_of.insert(slot, self.made.lumps.len());
-        self.made.lumps.push(Lump { slot, amount, first_at, late_from });
+        };
+        lump.amount = rule.aggregate(Some(lump.amount), added.amount);
+        lump.first_at = lump.first_at.min(added.first_at);
+        lump.late_from = [lump.late_from, added.late_from].into_iter().flatten().min();
     }
 }
 
-/// Whether usage may count in its customer's form.
-enum Fits {
-    /// With the number of the form, if the database does not know it yet.
-    Yes(Option<i32>),
-    No,
+/// Whether an event may count, and how.
+enum Fits<T> {
+    Yes(T),
+    No(Taken),
     /// Another event of the group decides.
     Undecided,
+}
+
+/// How an event counts.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    rule: &'a Rule,
+    /// The number of the form, if the database does not know it yet.
+    form: Option<i32>,
 }
 
 fn index(number: usize) -> u32 {
@@ -564,6 +553,11 @@ impl Prepared {
         let lock = |hour: Hour| i32::try_from(hour.number()).unwrap_or(i32::MAX);
         let locks: BTreeSet<i32> = self.slots.iter().map(|slot| lock(slot.hour)).collect();
         arrays.locks = [ALL_HOURS].into_iter().chain(locks).collect();
+        for ((hour, dimension), rule) in &self.rules {
+            arrays.rule_hours.push(hour.number());
+            arrays.rule_dimensions.push(dimension);
+            arrays.rule_rules.push(rule.to_string());
+        }
         for (hour, account, form) in &self.forms {
             arrays.form_hours.push(hour.number());
             arrays.form_accounts.push(account);
@@ -576,6 +570,7 @@ impl Prepared {
             arrays.keys.push(&slot.key);
             arrays.tags.push(slot.tags.canonical());
             arrays.forms.push(slot.form);
+            arrays.is_max.push(slot.is_max);
         }
         let count = order.len() + self.lumps.len();
         arrays.hashes.reserve(count);
@@ -590,17 +585,13 @@ impl Prepared {
             arrays.hashes.push(Some(&entry.hash));
             arrays.contents.push(Some(&entry.content));
             arrays.slots.push(entry.slot.ok().map(number));
-            arrays.amounts.push(entry.amount);
-            arrays.first.push(entry.first_at.unix_millis());
-            arrays.late.push(entry.late_from.map(Hour::number));
+            arrays.amount(entry.amount, entry.first_at, entry.late_from);
         }
         for lump in &self.lumps {
             arrays.hashes.push(None);
             arrays.contents.push(None);
             arrays.slots.push(Some(number(lump.slot)));
-            arrays.amounts.push(lump.amount);
-            arrays.first.push(lump.first_at.unix_millis());
-            arrays.late.push(lump.late_from.map(Hour::number));
+            arrays.amount(lump.amount, lump.first_at, lump.late_from);
         }
         arrays
     }
@@ -669,6 +660,9 @@ impl Prepared {
 
     /// Notes what the database knows now.
     pub(crate) fn learn(&self, keys: &Keys, memory: &mut Memory) {
+        for ((hour, dimension), rule) in &self.rules {
+            memory.rules.note(*hour, dimension.clone(), *rule);
+        }
         let mut counted = vec![false; self.slots.len()];
         for lump in &self.lumps {
             counted[lump.slot as usize] = true;
@@ -692,5 +686,32 @@ impl Prepared {
                 memory.tags.add(place, &slot.tags, &slot.key);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_of_any_size_is_two_numbers_and_the_first_is_zero_only_for_zero() {
+        let largest = 4096 * 10i128.pow(26);
+        for amount in [0, 1, HIGH - 1, HIGH, HIGH + 1, 2 * HIGH, 2 * HIGH + 1, 10i128.pow(26), largest] {
+            let (low, high) = halves(amount);
+            assert_eq!(i128::from(low) + HIGH * i128::from(high.unwrap_or_default()), amount);
+            assert_eq!((low == 0, high.is_some()), (amount == 0, amount > HIGH), "{amount}");
+        }
+    }
+
+    #[test]
+    fn large_amounts_stand_beside_small_ones() {
+        let mut arrays = Arrays::default();
+        let add =
+            |arrays: &mut Arrays<'_>, amount| arrays.amount(amount, Timestamp::from_unix_millis(0), None);
+        add(&mut arrays, 5);
+        assert!(arrays.high.is_empty(), "nothing needs it");
+        add(&mut arrays, HIGH + 7);
+        add(&mut arrays, 9);
+        assert_eq!((arrays.amounts, arrays.high), (vec![5, 7, 9], vec![None, Some(1), None]));
     }
 }

@@ -31,6 +31,7 @@ use crate::upkeep::{self, Upkeep};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::LedgerError;
 use tollgate_marketplace::Hour;
+use tollgate_metering::aggregation::Rules;
 use tollgate_time::Timestamp;
 
 /// The times of the lease. A replica that is killed, paused or cut off is replaced after `lasts` and one `look_every`.
@@ -64,6 +65,8 @@ pub(crate) struct LeaderSettings {
     pub(crate) settle: Duration,
     /// For how long an event's id is remembered, at least.
     pub(crate) idempotency_window: Duration,
+    /// The rule of a dimension to which usage is carried in an hour that has none yet.
+    pub(crate) rules: Rules,
 }
 
 impl LeaderSettings {
@@ -73,6 +76,7 @@ impl LeaderSettings {
             times: settings.lease,
             settle: settings.ledger.settle,
             idempotency_window: settings.ledger.idempotency_window,
+            rules: settings.ledger.rules.clone(),
         }
     }
 }
@@ -133,6 +137,8 @@ pub(crate) struct Leading<'a> {
     pub(crate) version: i64,
     /// The database's time.
     pub(crate) now: Timestamp,
+    /// The rule of a dimension in an hour that has none yet.
+    pub(crate) rules: &'a Rules,
 }
 
 /// Every statement of the holder finds its rows by an index, and reads them in its order. Without statistics of a table
@@ -208,6 +214,11 @@ impl Leader {
             Task(tokio::spawn(upkeep::tend(Arc::downgrade(self)))),
         ];
         Ok(())
+    }
+
+    /// The rule of a dimension in an hour that has none yet.
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.settings.rules
     }
 
     /// The replica stops: frees the lease, so that another replica takes it at its next look.
@@ -287,7 +298,14 @@ impl Leader {
         };
         let now = Timestamp::from_unix_millis(ours.get(2));
         self.clock.follow(now);
-        Ok(Leading { transaction, lease, closed: Hour::from_number(ours.get(0)), version: ours.get(1), now })
+        Ok(Leading {
+            transaction,
+            lease,
+            closed: Hour::from_number(ours.get(0)),
+            version: ours.get(1),
+            now,
+            rules: &self.settings.rules,
+        })
     }
 
     /// Renews the lease no more.

@@ -6,7 +6,9 @@
 //! - Usage is acknowledged after its transaction was committed with `synchronous_commit`.
 //! - An event's idempotency key and its quantity are committed in one transaction.
 //! - If the answer to a commit was lost, the database says whether it was done, before anybody is told anything.
-//! - Each replica adds to sum rows of its own. They are added up when the hour is sealed.
+//! - Each replica adds to sum rows of its own. They are added up when the hour is sealed, and of a maximum the largest
+//!   is taken. All replicas count an hour's usage of a dimension by the rule with which it began, however they are
+//!   configured.
 //! - Usage counts to an hour only while it is open: intake holds the hour's shared lock, closing the exclusive one. The
 //!   database's time decides.
 //! - Only the holder of the lease seals and sends, and each of its transactions checks that it still is.
@@ -26,9 +28,13 @@ mod fail_point;
 mod identities;
 mod lease;
 mod lifecycle;
+mod memory;
 mod moving;
+mod open_listing;
+mod open_slots;
 mod repair;
 mod rows;
+mod rules;
 mod schema;
 mod sealing;
 mod sending;
@@ -46,6 +52,7 @@ use std::time::Duration;
 
 use tollgate_clock::WallClock;
 use tollgate_ledger::LedgerSettings;
+use tollgate_metering::aggregation::Rules;
 use tollgate_time::Timestamp;
 
 pub use checks::{Grade, Seen, examine};
@@ -112,6 +119,7 @@ impl PostgresLedger {
             zero_dimensions: Vec::new(),
             aws_door: false,
             idempotency_window: Duration::ZERO,
+            rules: Rules::default(),
         };
         let settings =
             PostgresSettings { url_file, name: String::new(), ledger: nothing, lease: LeaseTimes::default() };

@@ -179,7 +179,8 @@ pub(crate) async fn flush(
     let until = clock::monotonic() + FLUSH_MAX;
     let mut attempts = 0;
     let closing = loop {
-        if let Some(closing) = close(link, customers, LOCK_WAIT[attempts.min(LOCK_WAIT.len() - 1)]).await? {
+        let wait = LOCK_WAIT[attempts.min(LOCK_WAIT.len() - 1)];
+        if let Some(closing) = close(link, customers, leader.settings.settle, wait).await? {
             break closing;
         }
         if clock::monotonic() > until {
@@ -237,8 +238,11 @@ const OPEN: &str = "SELECT DISTINCT hour FROM tollgate.ledger,
 const LOCK: &str =
     "SELECT pg_advisory_xact_lock($1, hour::int) FROM unnest($2::bigint[]) AS hour ORDER BY hour";
 
-const CLOSE: &str = "INSERT INTO tollgate.closed_early (customer, hour)
-    SELECT customer, hour FROM tollgate.ledger, unnest($1::text[]) AS customer, unnest($2::bigint[]) AS hour
+/// Where no replica leads, an hour may be open here that the clock has closed already: intake counts its late usage to
+/// the current hour.
+const CLOSE: &str = "INSERT INTO tollgate.closed_early (customer, hour, in_time)
+    SELECT customer, hour, hour >= (tollgate.ledger_now() - $3) / 3600000
+    FROM tollgate.ledger, unnest($1::text[]) AS customer, unnest($2::bigint[]) AS hour
     WHERE hour > ledger.closed
         AND EXISTS (SELECT 1 FROM tollgate.sums WHERE sums.hour = hour.hour AND sums.customer = customer.customer LIMIT 1)
     ON CONFLICT DO NOTHING";
@@ -256,9 +260,14 @@ const SEND_FIRST: &str = "UPDATE tollgate.records SET due_at = $2 WHERE id = ANY
         FOR UPDATE SKIP LOCKED))";
 
 /// Closes the customers' hours; `None` if the locks cannot be had now.
-async fn close(link: &Link, customers: &[String], wait: Duration) -> Result<Option<Closing>, LedgerError> {
+async fn close(
+    link: &Link,
+    customers: &[String],
+    settle: Duration,
+    wait: Duration,
+) -> Result<Option<Closing>, LedgerError> {
     let transaction = link.begin().await?;
-    match close_in(&transaction, customers, wait).await {
+    match close_in(&transaction, customers, settle, wait).await {
         Ok(closing) => {
             transaction.commit_as("flush").await?;
             Ok(Some(closing))
@@ -279,6 +288,7 @@ fn is_in_the_way(failed: &Failed) -> bool {
 async fn close_in(
     transaction: &Transaction<'_>,
     customers: &[String],
+    settle: Duration,
     wait: Duration,
 ) -> Result<Closing, Failed> {
     let settings = format!("{BY_INDEX}; SET LOCAL lock_timeout = '{}ms'", wait.as_millis());
@@ -289,7 +299,10 @@ async fn close_in(
     let mut closed = 0;
     if !hours.is_empty() {
         transaction.query(LOCK, &[(&LOCKS, Type::INT4), (&hours, Type::INT8_ARRAY)]).await?;
-        closed = transaction.execute(CLOSE, &[whose.clone(), (&hours, Type::INT8_ARRAY)]).await?;
+        let settle = i64::try_from(settle.as_millis()).unwrap_or(i64::MAX);
+        closed = transaction
+            .execute(CLOSE, &[whose.clone(), (&hours, Type::INT8_ARRAY), (&settle, Type::INT8)])
+            .await?;
     }
     let step = i64::from(closed > 0);
     let version = if closed > 0 {

@@ -10,7 +10,7 @@
 //! After a kill at any point, the same command goes on. Until the file notes that the database may take over, the
 //! database certainly took no usage, and the move may also begin anew in another database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,6 +98,13 @@ pub async fn move_ledger(
                 .to_owned(),
         ));
     }
+    if let Some((hour, dimension)) = moving.mixed_rules()? {
+        return Err(MoveError::Refused(format!(
+            "usage of dimension {dimension} in the hour {hour} is metered by two rules, because [dimension.{dimension}] \
+             changed within it, and the database takes one for an hour: start the sidecar until it has sealed that hour, \
+             stop it, and move the ledger then"
+        )));
+    }
     let facts = moving.facts()?;
     let Some(product) = facts.product.clone() else {
         return Err(MoveError::Refused(
@@ -151,16 +158,17 @@ const TAKE_OVER: &str =
 
 /// How far each part is copied; dropped at the end.
 const PLACES: &str = "CREATE TABLE tollgate.moving (
-        part text PRIMARY KEY, next text, held bigint NOT NULL DEFAULT 0, done boolean NOT NULL DEFAULT false)";
+        part text COLLATE \"C\" PRIMARY KEY, next text, held bigint NOT NULL DEFAULT 0, done boolean NOT NULL DEFAULT false)";
 
-/// Records that are forgotten have no customer any more; their amounts stay in the balance.
+/// Records that are forgotten have no customer any more, nor has what rounding added to all records; their amounts stay
+/// in the balance.
 const FORGOTTEN: &str = "WITH forgotten AS (
-        SELECT dimension, billed::numeric, discarded::numeric
-        FROM unnest($1::text[], $2::text[], $3::text[]) AS amounts (dimension, billed, discarded)),
+        SELECT dimension, billed::numeric, discarded::numeric, rounded_up::numeric
+        FROM unnest($1::text[], $2::text[], $3::text[], $5::text[]) AS amounts (dimension, billed, discarded, rounded_up)),
     accepted AS (INSERT INTO tollgate.accepted (customer, dimension, writer, amount)
-        SELECT '', dimension, $4, billed + discarded FROM forgotten)
-    INSERT INTO tollgate.outcome (customer, dimension, billed, discarded)
-    SELECT '', dimension, billed, discarded FROM forgotten";
+        SELECT '', dimension, $4, billed + discarded - rounded_up FROM forgotten)
+    INSERT INTO tollgate.outcome (customer, dimension, billed, discarded, rounded_up)
+    SELECT '', dimension, billed, discarded, rounded_up FROM forgotten";
 
 /// Gives the database's ledger the id of the one on disk, unless an earlier call did.
 async fn begin(
@@ -215,16 +223,24 @@ async fn begin(
     ];
     transaction.execute(TAKE_OVER, &taken).await?;
     transaction.batch(PLACES).await?;
-    let dimensions: Vec<&str> = facts.forgotten.keys().map(String::as_str).collect();
+    let rounded = facts.totals.iter().filter(|(_, totals)| totals.rounded_up != 0);
+    let dimensions: BTreeSet<&str> =
+        facts.forgotten.keys().chain(rounded.map(|(dimension, _)| dimension)).map(String::as_str).collect();
+    let dimensions: Vec<&str> = dimensions.into_iter().collect();
     let texts = |of: fn(&Forgotten) -> i128| -> Vec<String> {
-        facts.forgotten.values().map(|amounts| of(amounts).to_string()).collect()
+        let amount = |dimension: &&str| facts.forgotten.get(*dimension).map_or(0, of);
+        dimensions.iter().map(|dimension| amount(dimension).to_string()).collect()
     };
     let (billed, discarded) = (texts(|amounts| amounts.billed), texts(|amounts| amounts.discarded));
+    let rounded_up = |dimension: &&str| facts.totals.get(*dimension).map_or(0, |totals| totals.rounded_up);
+    let rounded_up: Vec<String> =
+        dimensions.iter().map(|dimension| rounded_up(dimension).to_string()).collect();
     let forgotten = [
         (&dimensions as _, Type::TEXT_ARRAY),
         (&billed as _, Type::TEXT_ARRAY),
         (&discarded as _, Type::TEXT_ARRAY),
         (&NO_WRITER as _, Type::INT8),
+        (&rounded_up as _, Type::TEXT_ARRAY),
     ];
     transaction.execute(FORGOTTEN, &forgotten).await?;
     transaction.commit().await?;
@@ -297,15 +313,30 @@ const fn insert(part: Part) -> &'static str {
              FROM json_to_recordset($1::json) AS moved (hash text, content text, hour bigint)"
         }
         Part::Open => {
-            "WITH moved AS MATERIALIZED (SELECT * FROM json_to_recordset($1::json) AS moved
-                 (hour bigint, customer text, dimension text, tags_key text, tags text, amount numeric,
+            "WITH read AS (SELECT *, rule LIKE 'max %' AND tags_key = '' AS is_peak
+                 FROM json_to_recordset($1::json) AS read
+                 (hour bigint, customer text, dimension text, rule text, tags_key text, tags text, amount numeric,
                   additive numeric, first_at bigint, late_from bigint)),
+             moved AS MATERIALIZED (SELECT hour, customer, dimension, rule, tags_key, tags,
+                     CASE WHEN is_peak THEN 0 ELSE amount END AS amount, CASE WHEN is_peak THEN amount END AS peak,
+                     additive, first_at, late_from FROM read),
+             rules AS (INSERT INTO tollgate.rules (hour, dimension, rule)
+                 SELECT DISTINCT hour, dimension, rule FROM moved ON CONFLICT DO NOTHING),
              sums AS (INSERT INTO tollgate.sums
-                 (hour, customer, dimension, writer, tags_key, tags, amount, additive, first_at, late_from)
-                 SELECT hour, customer, dimension, 0, decode(tags_key, 'hex'), tags, amount, additive, first_at,
+                 (hour, customer, dimension, writer, tags_key, tags, amount, peak, additive, first_at, late_from)
+                 SELECT hour, customer, dimension, 0, decode(tags_key, 'hex'), tags, amount, peak, additive, first_at,
                      late_from FROM moved)
              INSERT INTO tollgate.accepted AS accepted (customer, dimension, writer, amount)
              SELECT customer, dimension, 0, sum(amount + additive) FROM moved GROUP BY customer, dimension
+             ON CONFLICT (customer, dimension, writer) DO UPDATE SET amount = accepted.amount + excluded.amount"
+        }
+        Part::Remainders => {
+            "WITH moved AS MATERIALIZED (SELECT * FROM json_to_recordset($1::json) AS moved
+                 (customer text, dimension text, scale numeric, amount numeric)),
+             kept AS (INSERT INTO tollgate.remainders (customer, dimension, scale, amount)
+                 SELECT customer, dimension, scale, amount FROM moved)
+             INSERT INTO tollgate.accepted AS accepted (customer, dimension, writer, amount)
+             SELECT customer, dimension, 0, sum(greatest(amount, 0)) FROM moved GROUP BY customer, dimension
              ON CONFLICT (customer, dimension, writer) DO UPDATE SET amount = accepted.amount + excluded.amount"
         }
         Part::Records => {
@@ -390,6 +421,7 @@ const NUMBERS: &str = "SELECT
 const COUNT: &str = "SELECT part, held, CASE part
         WHEN 'open' THEN (SELECT count(*) FROM tollgate.sums)
         WHEN 'records' THEN (SELECT count(*) FROM tollgate.records) + (SELECT count(*) FROM tollgate.settled)
+        WHEN 'remainders' THEN (SELECT count(*) FROM tollgate.remainders)
         WHEN 'links' THEN (SELECT count(*) FROM tollgate.links)
         WHEN 'forms' THEN (SELECT count(*) FROM tollgate.forms)
         WHEN 'identities' THEN (SELECT count(*) FROM tollgate.identities)

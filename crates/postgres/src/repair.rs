@@ -12,14 +12,15 @@ use tokio_postgres::types::Type;
 
 use crate::PostgresLedger;
 use crate::carrying::{self, Addition, Columns, IfOtherForm, Slot};
-use crate::columns::{amount, column, unreadable};
+use crate::columns::{column, unreadable};
 use crate::connect::{Failed, Transaction};
 use crate::rows::{self, COLUMNS};
-use crate::schema::{NO_WRITER, UNTAGGED};
+use crate::rules::{self, Changes};
 use tollgate_clock as clock;
 use tollgate_ledger::repair::{Found, Repair, Repaired};
 use tollgate_ledger::{HoursAt, LedgerError, stored};
-use tollgate_marketplace::Hour;
+use tollgate_marketplace::{Hour, Quantity};
+use tollgate_metering::aggregation::Rules;
 use tollgate_metering::record::{Record, RecordState};
 use tollgate_time::Timestamp;
 
@@ -28,12 +29,6 @@ const TRIES_MAX: u32 = 3;
 
 /// The database's time, and the latest hour that is closed.
 const NOW: &str = "SELECT closed, tollgate.ledger_now() AS now FROM tollgate.ledger WHERE state = 'ready'";
-
-/// Moves the acknowledged amount of one dimension to another, so that each stays in balance.
-const REDIRECT: &str = "INSERT INTO tollgate.accepted AS accepted (customer, dimension, writer, amount)
-    SELECT $1, dimension, $2, amount::numeric FROM unnest($3::text[], $4::text[]) AS moved (dimension, amount)
-    ORDER BY dimension
-    ON CONFLICT (customer, dimension, writer) DO UPDATE SET amount = accepted.amount + excluded.amount";
 
 const NOTE: &str =
     "INSERT INTO tollgate.audit (at, record, action, note) VALUES ($1, $2, $3, $4) RETURNING id";
@@ -128,7 +123,7 @@ impl PostgresLedger {
             transaction.commit().await?;
             return Ok(Attempt::Ended(if made { Repaired::Done } else { Repaired::NotFound }));
         };
-        match repair_letter(&transaction, &letter, repair).await? {
+        match repair_letter(&transaction, &letter, repair, &self.leader.settings.rules).await? {
             Repairing::Made(line) => match transaction.commit_as(repair.action()).await {
                 Ok(()) => Ok(Attempt::Ended(Repaired::Done)),
                 Err(failed) if failed.is_unknown() => Ok(Attempt::Lost(line, failed)),
@@ -159,10 +154,7 @@ async fn is_made(transaction: &Transaction<'_>, line: &Line) -> Result<bool, Fai
 
 /// Reads and locks the record, if it is not settled.
 async fn look(transaction: &Transaction<'_>, id: i64) -> Result<Option<Letter>, LedgerError> {
-    let sql = format!(
-        "SELECT {COLUMNS}, allocations, coalesce(raw, micros)::text AS amount FROM tollgate.records
-         WHERE id = $1 FOR UPDATE"
-    );
+    let sql = format!("SELECT {COLUMNS}, allocations FROM tollgate.records WHERE id = $1 FOR UPDATE");
     let found = transaction.query(&sql, &[(&id, Type::INT8)]).await?;
     let Some(row) = found.first() else { return Ok(None) };
     let record = rows::record(row)?;
@@ -170,7 +162,7 @@ async fn look(transaction: &Transaction<'_>, id: i64) -> Result<Option<Letter>, 
         state: record.state,
         code: record.code.clone(),
         dimension: record.dimension.clone(),
-        amount: amount(row, "amount")?,
+        amount: record.raw,
     };
     Ok(Some(Letter { record, found, allocations: column(row, "allocations")? }))
 }
@@ -187,6 +179,7 @@ async fn repair_letter(
     transaction: &Transaction<'_>,
     letter: &Letter,
     repair: &Repair,
+    rules: &Rules,
 ) -> Result<Repairing, LedgerError> {
     let verdict = letter.found.judge(repair);
     if verdict != Repaired::Done {
@@ -194,7 +187,7 @@ async fn repair_letter(
     }
     let now = match repair {
         Repair::Replay { to_dimension, .. } => {
-            match replay(transaction, letter, to_dimension.as_deref()).await? {
+            match replay(transaction, letter, to_dimension.as_deref(), rules).await? {
                 Replayed::At(now) => now,
                 Replayed::OtherForm => return Ok(Repairing::Refused(Repaired::OtherForm)),
                 Replayed::Closed => return Ok(Repairing::Closed),
@@ -241,17 +234,22 @@ async fn replay(
     transaction: &Transaction<'_>,
     letter: &Letter,
     to_dimension: Option<&str>,
+    rules: &Rules,
 ) -> Result<Replayed, LedgerError> {
-    let (record, total) = (&letter.record, letter.found.amount);
+    let record = &letter.record;
     let (closed, now) = moment(transaction).await?;
-    if total == 0 {
+    if record.quantity == Quantity::ZERO {
         return Ok(Replayed::At(now));
     }
     // No settle time: usage of a repair counts to the hour in which it is made.
     let current = HoursAt::new(Some(closed), Duration::ZERO, now).current;
-    let to_dimension = to_dimension.filter(|to| *to != record.dimension);
+    let from = Slot {
+        hour: record.hour,
+        customer: record.customer.canonical(),
+        dimension: record.dimension.clone(),
+    };
     let dimension = to_dimension.unwrap_or(&record.dimension).to_owned();
-    let mut slot = Slot { hour: current, customer: record.customer.canonical(), dimension };
+    let mut slot = Slot { hour: current, dimension, ..from.clone() };
     let placed = carrying::place(transaction, vec![slot.clone()], IfOtherForm::Stop).await?;
     let Some(hour) = placed.into_iter().next().flatten() else { return Ok(Replayed::OtherForm) };
     // Only the holder of the lease knows that it closes no hour at this moment.
@@ -260,30 +258,17 @@ async fn replay(
     }
     slot.hour = hour;
     let split = stored::allocations(&letter.allocations).map_err(|_| unreadable("allocations"))?;
-    let mut parts: Vec<(String, i128)> =
-        split.iter().map(|part| (part.tags.canonical(), i128::from(part.quantity.micros()))).collect();
-    if parts.is_empty() {
-        parts.push((UNTAGGED.to_owned(), total));
-    }
+    // The hour may count in another unit than the record's did, and another dimension may.
+    let rule = rules::begin(transaction, rules, std::slice::from_ref(&slot)).await?.require(&slot)?;
+    let (parts, sum) = carrying::unsealed(&rule, record.quantity, &split);
+    let mut changes = Changes::default();
+    changes.accept(&from, -record.raw);
+    changes.accept(&slot, sum);
     let late_from = Some(record.late_from.unwrap_or(record.hour));
     let addition = Addition { slot: slot.clone(), parts, first_at: now, late_from };
     carrying::add(transaction, vec![addition]).await?;
     carrying::link(transaction, &[record.id], &Columns::from_iter([&slot])).await?;
-    if let Some(to) = to_dimension {
-        let dimensions = [record.dimension.as_str(), to];
-        let amounts = [-total, total].map(|amount| amount.to_string());
-        transaction
-            .execute(
-                REDIRECT,
-                &[
-                    (&slot.customer, Type::TEXT),
-                    (&NO_WRITER, Type::INT8),
-                    (&dimensions.as_slice(), Type::TEXT_ARRAY),
-                    (&amounts.as_slice(), Type::TEXT_ARRAY),
-                ],
-            )
-            .await?;
-    }
+    changes.write(transaction).await?;
     Ok(Replayed::At(now))
 }
 

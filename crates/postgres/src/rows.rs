@@ -11,10 +11,10 @@ use tollgate_time::Timestamp;
 /// The columns of `records` that [`record`] reads, in its order.
 pub(crate) const COLUMNS: &str = "id, customer, dimension, hour, micros, decimal, timestamp, client_token, late_from, \
      state, in_doubt OR attempting, unconfirmed, attempts, code, metering_record_id, sealed_at, updated_at, \
-     allocation_count, region";
+     allocation_count, region, raw::text, rounded::text";
 
 /// The first column after [`COLUMNS`].
-pub(crate) const BEHIND: usize = 19;
+pub(crate) const BEHIND: usize = 21;
 
 /// Reads a row of [`COLUMNS`].
 pub(crate) fn record(row: &Row) -> Result<Record, Failed> {
@@ -25,6 +25,10 @@ pub(crate) fn record(row: &Row) -> Result<Record, Failed> {
         broken: false,
     };
     let quantity = u64::try_from(row.get::<_, i64>(4)).ok().and_then(Quantity::from_micros);
+    let amount = |column: usize| -> Result<Option<i128>, Failed> {
+        let text: Option<&str> = row.get(column);
+        text.map(|text| text.parse().map_err(|_| unreadable("no amount"))).transpose()
+    };
     let late_from: Option<i64> = row.get(8);
     let region: Option<&str> = row.get(18);
     Ok(Record {
@@ -34,6 +38,8 @@ pub(crate) fn record(row: &Row) -> Result<Record, Failed> {
         dimension: row.get(2),
         hour: Hour::from_number(row.get(3)),
         quantity: quantity.ok_or_else(|| unreadable("a quantity that AWS does not take"))?,
+        raw: amount(19)?.unwrap_or_else(|| row.get::<_, i64>(4).into()),
+        rounded: amount(20)?.unwrap_or_default(),
         decimal: row.get(5),
         timestamp: Timestamp::from_unix_millis(row.get(6)),
         client_token: row.get(7),

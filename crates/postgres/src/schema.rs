@@ -3,7 +3,8 @@
 //!
 //! # Schema 1
 //! All tables are in the schema `tollgate`. Hours are numbers since the epoch, times are milliseconds since the epoch,
-//! amounts are millionths, customers are `Customer::canonical()`, tags are `TagSet::canonical()`.
+//! amounts are millionths of the event's own unit (except `records.micros`: of the dimension's), customers are
+//! `Customer::canonical()`, tags are `TagSet::canonical()`. Text keys are compared by their bytes (`COLLATE "C"`).
 //!
 //! - `ledger`: one row. `closed` is the latest hour that is closed for all usage; `version` grows with every change of
 //!   where usage counts (a closed hour, a flush, an identity, a license that ended). Who changes it holds the exclusive
@@ -13,14 +14,25 @@
 //! - `lease`: one row, `sender`: which replica seals and sends.
 //! - `keys`: idempotency keys. `hash` is 16 bytes, `content` 8, as in SQLite's ledger. `hour` is when it was claimed.
 //! - `sums`: open usage; each writer has rows of its own, and adds to no other's. `tags_key` is [`tags_key`] of `tags`:
-//!   tags may be longer than an index takes. `amount` are events, `additive` what was carried or replayed into it.
-//! - `accepted`: all usage ever acknowledged, also by writer.
-//! - `outcome`: all usage ever billed and discarded.
-//! - `records`: sealed hours without a final answer: sealed, dead, and billed without AWS's confirmation.
+//!   tags may be longer than an index takes. `amount` is the sum of the events, `additive` what was carried or replayed
+//!   into it. `peak` is the largest event by a rule of `max`, whose `amount` is 0: the slot's maximum is that of its
+//!   writers' peaks, and is added to `accepted` when the slot is sealed or carried.
+//! - `rules`: the rule (`Rule`'s text) with which the hour's usage of a dimension began, in open hours and a little
+//!   longer. Written before the first event of the hour is counted, whatever the rule: replicas that are configured
+//!   differently count by one.
+//! - `remainders`: what stays of sealed hours for the next one, of a customer, a dimension and a scale (in millionths):
+//!   above 0 a remainder, below 0 a credit (`Sent::kept`). Only the holder of the lease changes it.
+//! - `accepted`: what acknowledged usage ever added to its slots, also by writer; of a slot with a peak only when it is
+//!   sealed or carried.
+//! - `outcome`: all usage ever billed and discarded, and what rounding ever added.
+//! - `records`: sealed hours without a final answer: sealed, dead, and billed without AWS's confirmation. `raw` is the
+//!   quantity in the event's own unit if that is another one, `rounded` what rounding added to it, less credits.
 //! - `settled`: the other records, by day, for 100 days. `daily`: what they add up to, for 400 days.
 //! - `forms`, `identities`: as in SQLite's ledger (its `forms`).
-//! - `closed_early`: a flush closed this customer's hour before its end; later usage of it counts in the next hour. Any
-//!   replica writes it, and the one that leads seals the usage. `ledger.flushed` is the `version` up to which it has.
+//! - `closed_early`: a flush closed this customer's hour before the hour was closed for all; later usage of it counts
+//!   in the next hour. Any replica writes it, and the one that leads seals the usage. `ledger.flushed` is the `version`
+//!   up to which it has. `in_time`: the hour's end and `settle` had not passed, so that later usage would still have
+//!   counted to it. It had passed if no replica led at that time.
 //! - `licenses`: the latest event about each license that AWS Marketplace named. `marketplace_events`: the events that
 //!   were processed. Both as in SQLite's ledger.
 //! - `links`: which record's quantity was carried or replayed into which slot, later record (as SQLite's `links`).
@@ -45,7 +57,7 @@ pub(crate) struct Migration {
 }
 
 pub(crate) const MIGRATIONS: [Migration; 1] =
-    [Migration { sql: &[SCHEMA_1, include_str!("take.sql")], min_reader: 1 }];
+    [Migration { sql: &[include_str!("schema_1.sql"), include_str!("take.sql")], min_reader: 1 }];
 
 /// The schema that this program writes.
 pub(crate) const SCHEMA: i32 = MIGRATIONS.len() as i32;
@@ -230,10 +242,19 @@ async fn begin(session: &Session, expected: &Expected) -> Result<(), Fault> {
 
 /// Notes the metered product. Refuses a ledger with unsent usage of another one.
 async fn adopt_product(session: &Session, expected: &Expected) -> Result<(), Fault> {
-    // Under the lock nobody counts usage of the earlier product; whoever does afterwards finds another version.
-    const ADOPT: &str = "UPDATE tollgate.ledger SET product = $1, version = version + 1
-        WHERE product <> $1 AND NOT EXISTS (SELECT 1 FROM tollgate.sums WHERE amount + additive <> 0)
-            AND NOT EXISTS (SELECT 1 FROM tollgate.records WHERE state = 'sealed')";
+    // Under the lock nobody counts usage of the earlier product; whoever does afterwards finds another version. What
+    // stayed of the earlier product's hours is never billed.
+    const ADOPT: &str = "WITH adopted AS (UPDATE tollgate.ledger SET product = $1, version = version + 1
+            WHERE product <> $1
+                AND NOT EXISTS (SELECT 1 FROM tollgate.sums WHERE amount + additive <> 0 OR peak <> 0)
+                AND NOT EXISTS (SELECT 1 FROM tollgate.records WHERE state = 'sealed')
+            RETURNING version),
+        gone AS (DELETE FROM tollgate.remainders WHERE EXISTS (SELECT 1 FROM adopted)
+            RETURNING customer, dimension, amount),
+        discarded AS (INSERT INTO tollgate.outcome AS held (customer, dimension, discarded)
+            SELECT customer, dimension, sum(amount) FROM gone WHERE amount > 0 GROUP BY customer, dimension
+            ON CONFLICT (customer, dimension) DO UPDATE SET discarded = held.discarded + excluded.discarded)
+        SELECT version FROM adopted";
     let held = session.query("SELECT product FROM tollgate.ledger", &[]).await?;
     let held: String = held[0].get(0);
     if held == expected.product {
@@ -244,7 +265,7 @@ async fn adopt_product(session: &Session, expected: &Expected) -> Result<(), Fau
             "BEGIN; SET LOCAL lock_timeout = '5s'; SELECT pg_advisory_xact_lock({LOCKS}, {ALL_HOURS})"
         ))
         .await?;
-    let adopted = session.execute(ADOPT, &[(&expected.product, Type::TEXT)]).await? > 0;
+    let adopted = !session.query(ADOPT, &[(&expected.product, Type::TEXT)]).await?.is_empty();
     session.batch("COMMIT").await?;
     if adopted {
         return Ok(());
@@ -256,85 +277,3 @@ async fn adopt_product(session: &Session, expected: &Expected) -> Result<(), Fau
         expected.product
     )))
 }
-
-const SCHEMA_1: &str = "
-CREATE TABLE tollgate.ledger (
-    one boolean PRIMARY KEY DEFAULT true CHECK (one), schema int NOT NULL, min_reader int NOT NULL,
-    ledger_id text NOT NULL, product text NOT NULL, state text NOT NULL DEFAULT 'ready', started_at bigint NOT NULL,
-    closed bigint NOT NULL, version bigint NOT NULL DEFAULT 0, flushed bigint NOT NULL DEFAULT 0,
-    forgotten bigint, denied boolean NOT NULL DEFAULT false);
-CREATE FUNCTION tollgate.ledger_now() RETURNS bigint LANGUAGE sql VOLATILE AS
-    'SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint';
-CREATE TABLE tollgate.writers (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, session bigint NOT NULL DEFAULT 0,
-    last_group bigint NOT NULL DEFAULT 0, name text NOT NULL, seen_at timestamptz NOT NULL DEFAULT clock_timestamp())
-    WITH (fillfactor = 50);
-CREATE TABLE tollgate.lease (
-    name text PRIMARY KEY, holder bigint, epoch bigint NOT NULL DEFAULT 0,
-    expires_at timestamptz NOT NULL DEFAULT '-infinity') WITH (fillfactor = 50);
-INSERT INTO tollgate.lease (name) VALUES ('sender');
-CREATE TABLE tollgate.keys (hash bytea PRIMARY KEY, content bytea NOT NULL, hour bigint NOT NULL) PARTITION BY HASH (hash);
-CREATE TABLE tollgate.sums (
-    hour bigint NOT NULL, customer text NOT NULL, dimension text NOT NULL, writer bigint NOT NULL,
-    tags_key bytea NOT NULL, tags text NOT NULL, amount numeric(38,0) NOT NULL,
-    additive numeric(38,0) NOT NULL DEFAULT 0, first_at bigint NOT NULL, late_from bigint,
-    PRIMARY KEY (hour, customer, dimension, writer, tags_key)) WITH (fillfactor = 70);
-CREATE TABLE tollgate.accepted (
-    customer text NOT NULL, dimension text NOT NULL, writer bigint NOT NULL, amount numeric(38,0) NOT NULL,
-    PRIMARY KEY (customer, dimension, writer)) WITH (fillfactor = 70);
-CREATE TABLE tollgate.outcome (
-    customer text NOT NULL, dimension text NOT NULL, billed numeric(38,0) NOT NULL DEFAULT 0,
-    discarded numeric(38,0) NOT NULL DEFAULT 0, PRIMARY KEY (customer, dimension)) WITH (fillfactor = 70);
-CREATE TABLE tollgate.records (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer text NOT NULL, dimension text NOT NULL,
-    hour bigint NOT NULL, micros bigint NOT NULL, decimal boolean NOT NULL, allocations text NOT NULL,
-    allocation_count int NOT NULL, timestamp bigint NOT NULL, client_token text NOT NULL, late_from bigint,
-    state text NOT NULL, in_doubt boolean NOT NULL DEFAULT false, attempting boolean NOT NULL DEFAULT false,
-    unconfirmed boolean NOT NULL DEFAULT false, attempts bigint NOT NULL DEFAULT 0, epoch bigint, code text,
-    metering_record_id text, sealed_at bigint NOT NULL, updated_at bigint NOT NULL, due_at bigint NOT NULL DEFAULT 0,
-    region text, raw numeric(38,0), rounded numeric(38,0), UNIQUE (customer, dimension, hour)) WITH (fillfactor = 80);
-CREATE INDEX records_due ON tollgate.records (due_at, id) WHERE state = 'sealed';
-CREATE INDEX records_doubt ON tollgate.records (due_at, id) WHERE state = 'sealed' AND in_doubt;
-CREATE INDEX records_oldest ON tollgate.records (timestamp) WHERE state = 'sealed';
-CREATE INDEX records_state ON tollgate.records (state, hour, id);
-CREATE TABLE tollgate.settled (
-    day int NOT NULL, id bigint NOT NULL, customer text NOT NULL, dimension text NOT NULL, hour bigint NOT NULL,
-    micros bigint NOT NULL, decimal boolean NOT NULL, allocations text NOT NULL, allocation_count int NOT NULL,
-    timestamp bigint NOT NULL, client_token text NOT NULL, late_from bigint, state text NOT NULL,
-    in_doubt boolean NOT NULL, unconfirmed boolean NOT NULL, attempts bigint NOT NULL, epoch bigint, code text,
-    metering_record_id text, sealed_at bigint NOT NULL, updated_at bigint NOT NULL, region text, raw numeric(38,0),
-    rounded numeric(38,0), UNIQUE (customer, dimension, hour, day)) PARTITION BY RANGE (day);
-CREATE INDEX settled_id ON tollgate.settled (id);
-CREATE INDEX settled_hour ON tollgate.settled (hour, id);
-CREATE TABLE tollgate.settled_other PARTITION OF tollgate.settled DEFAULT;
-CREATE TABLE tollgate.daily (
-    day int NOT NULL, customer text NOT NULL, dimension text NOT NULL, billed numeric(38,0) NOT NULL,
-    discarded numeric(38,0) NOT NULL, records bigint NOT NULL, PRIMARY KEY (day, customer, dimension))
-    WITH (fillfactor = 70);
-CREATE TABLE tollgate.forms (hour bigint NOT NULL, account text NOT NULL, form smallint NOT NULL, PRIMARY KEY (hour, account));
-CREATE TABLE tollgate.identities (
-    identifier text PRIMARY KEY, account text NOT NULL, id bigint GENERATED ALWAYS AS IDENTITY);
-CREATE INDEX identities_account ON tollgate.identities (account);
-CREATE TABLE tollgate.closed_early (customer text NOT NULL, hour bigint NOT NULL, PRIMARY KEY (hour, customer));
-CREATE TABLE tollgate.licenses (
-    license text PRIMARY KEY, account text NOT NULL, agreement text, event_at bigint NOT NULL, deprovisioned_at bigint);
-CREATE INDEX licenses_event_at ON tollgate.licenses (event_at);
-CREATE INDEX licenses_deprovisioned_at ON tollgate.licenses (deprovisioned_at) WHERE deprovisioned_at IS NOT NULL;
-CREATE TABLE tollgate.marketplace_events (id text PRIMARY KEY, seen_at bigint NOT NULL);
-CREATE INDEX marketplace_events_seen_at ON tollgate.marketplace_events (seen_at);
-CREATE TABLE tollgate.links (
-    source bigint NOT NULL, hour bigint, customer text, dimension text, target bigint);
-CREATE INDEX links_slot ON tollgate.links (hour, customer, dimension) WHERE target IS NULL;
-CREATE INDEX links_source ON tollgate.links (source);
-CREATE INDEX links_target ON tollgate.links (target);
-CREATE TABLE tollgate.audit (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at bigint NOT NULL, record bigint NOT NULL, action text NOT NULL,
-    note text NOT NULL);
-DO $$
-BEGIN
-    FOR part IN 0..15 LOOP
-        EXECUTE format(
-            'CREATE TABLE tollgate.keys_%s PARTITION OF tollgate.keys FOR VALUES WITH (MODULUS 16, REMAINDER %s)', part, part);
-    END LOOP;
-END $$;
-";

@@ -5,33 +5,32 @@
 //! - Closed slots are sealed in their order, a piece in each transaction, so that no acknowledgement waits long for
 //!   one.
 //! - A slot that cannot be sealed stays, and the others are sealed. It is tried again when the next hour closes.
+//! - A slot is sealed by the rule with which its hour began, together with what stays of the hours before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use crate::carrying::{self, Addition, Columns, IfOtherForm, Slot};
-use crate::connect::Failed;
+use crate::connect::{Failed, Transaction};
 use crate::lease::{Leader, Leading};
+use crate::open_slots::OpenSlot;
+use crate::rules::{self, Changes, Kept, KeptKey};
 use crate::schema::LOCKS;
 use tollgate_clock as clock;
-use tollgate_ledger::{HoursAt, LedgerError, Sealing, TAG_BYTES_MAX, TAGGED_SETS_MAX, lifecycle, stored};
-use tollgate_marketplace::{Customer, Hour, HourUsage, TagSet};
-use tollgate_metering::seal::{self, Sum};
-use tollgate_time::Timestamp;
+use tollgate_ledger::{HoursAt, LedgerError, Sealing, lifecycle, stored};
+use tollgate_marketplace::{Customer, Hour, TagSet};
+use tollgate_metering::aggregation::Change;
+use tollgate_metering::seal;
 
 /// Most slots of a piece. The next piece is smaller if one took too long, or if a slot in it cannot be sealed.
 const SLOTS_MAX: usize = 250;
 
 /// The fewest slots to which a slow piece makes the next one: the transaction itself takes time too.
 const SLOTS_SLOW: usize = 50;
-
-/// Rows that are read for a piece. A slot with more is a piece of its own.
-const ROWS_MAX: i64 = 750;
 
 /// How long a piece may take; requests for the same disk wait as long.
 const PIECE_TIME: Duration = Duration::from_millis(25);
@@ -78,7 +77,7 @@ impl Default for Progress {
 
 /// Which slots are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// Those of closed hours, when another hour was closed.
     Closed,
     /// Those that a flush closed before the end of their hour, when a flush was done.
@@ -89,12 +88,12 @@ enum Kind {
 
 /// One pass over the slots of a kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Run {
-    kind: Kind,
+pub(crate) struct Run {
+    pub(crate) kind: Kind,
     /// What is current: the closed hour, the version, or the hour.
     current: i64,
     /// The slot after which the next piece begins.
-    after: Slot,
+    pub(crate) after: Slot,
 }
 
 impl Progress {
@@ -136,17 +135,52 @@ impl Progress {
     }
 }
 
-/// Open usage with all its shares.
-#[derive(Debug)]
-struct OpenSlot {
-    slot: Slot,
-    sum: Sum,
+/// A slot that is sealed.
+struct SealedSlot<'a> {
+    open: &'a OpenSlot,
+    made: seal::Sealed,
+    /// What rounding added, less the credit that was used.
+    rounded: i128,
+}
+
+/// Usage of a slot that is carried to an hour.
+struct Carried<'a> {
+    open: &'a OpenSlot,
+    hour: Hour,
+    /// In the unit of the slot's rule.
+    shares: &'a BTreeMap<TagSet, i128>,
     late_from: Option<Hour>,
-    /// Where its rows are.
-    rows: Vec<String>,
-    tag_bytes: usize,
-    /// Why it cannot be sealed.
-    fault: Option<String>,
+}
+
+/// Records as columns, without their slots.
+#[derive(Default)]
+struct RecordColumns {
+    micros: Vec<i64>,
+    decimal: Vec<bool>,
+    allocations: Vec<String>,
+    counts: Vec<i32>,
+    timestamps: Vec<i64>,
+    tokens: Vec<String>,
+    late_from: Vec<Option<i64>>,
+    raw: Vec<Option<String>>,
+    rounded: Vec<Option<String>>,
+}
+
+impl RecordColumns {
+    fn push(&mut self, slot: &SealedSlot<'_>) -> Result<(), Failed> {
+        let SealedSlot { open, made: seal::Sealed { usage, sent, .. }, rounded } = slot;
+        let other = |amount: i128, unless: i128| (amount != unless).then(|| amount.to_string());
+        self.micros.push(i64::try_from(usage.quantity.micros()).unwrap_or(i64::MAX));
+        self.decimal.push(usage.decimal);
+        self.allocations.push(stored::text(&usage.allocations));
+        self.counts.push(i32::try_from(usage.allocations.len()).unwrap_or(i32::MAX));
+        self.timestamps.push(usage.timestamp.unix_millis());
+        self.tokens.push(client_token()?);
+        self.late_from.push(open.late_from.map(Hour::number));
+        self.raw.push(other(sent.raw, sent.micros));
+        self.rounded.push(other(*rounded, 0));
+        Ok(())
+    }
 }
 
 /// What a piece did.
@@ -270,6 +304,8 @@ impl Leading<'_> {
         let (mut slots, is_all) = self.open_slots(run, hours, slots_max).await?;
         *tried = slots.last().map(|open| open.slot.clone());
         let last = tried.clone().filter(|_| !is_all);
+        let began = rules::began(&self.transaction, self.rules, slots.iter().map(|open| &open.slot)).await?;
+        slots.iter_mut().for_each(|open| open.began_with(began.with(&open.slot)));
         slots.retain(|open| {
             if let Some(fault) = &open.fault {
                 cannot_seal(&open.slot, fault);
@@ -286,147 +322,79 @@ impl Leading<'_> {
         let (carried, sealed): (Vec<OpenSlot>, Vec<OpenSlot>) =
             slots.into_iter().partition(|_| places.next().is_some_and(|place| taken.contains(&place)));
         self.carry_slots(run.kind, hours, &carried).await?;
-        self.seal_slots(run.kind, hours, &sealed).await?;
-        Ok(Piece { made: sealed.len(), last })
+        Ok(Piece { made: self.seal_slots(run.kind, hours, &sealed).await?, last })
     }
 
-    /// The next slots of a pass, and whether they are the last ones.
-    async fn open_slots(
-        &self,
-        run: &Run,
-        hours: HoursAt,
-        slots_max: usize,
-    ) -> Result<(Vec<OpenSlot>, bool), Failed> {
-        let (sql, bound) = match run.kind {
-            Kind::Closed => (CLOSED_ROWS, hours.closed),
-            Kind::Early => (EARLY_ROWS, hours.closed),
-            Kind::Ahead => (AHEAD_ROWS, hours.farthest(self.latest_early(hours).await?)),
-        };
-        let after = &run.after;
-        let params = [
-            (&after.hour.number() as _, Type::INT8),
-            (&after.customer as _, Type::TEXT),
-            (&after.dimension as _, Type::TEXT),
-            (&bound.number() as _, Type::INT8),
-            (&ROWS_MAX as _, Type::INT8),
-        ];
-        let rows = self.query(sql, &params).await?;
-        let mut slots: Vec<OpenSlot> = Vec::new();
-        for row in &rows {
-            match slots.last_mut().filter(|open| open.slot == slot(row)) {
-                Some(open) => open.add(row),
-                None => slots.push(OpenSlot::of(row)),
-            }
-        }
-        let mut is_all = i64::try_from(rows.len()).is_ok_and(|rows| rows < ROWS_MAX);
-        drop(rows);
-        // The last slot may have more rows.
-        if !is_all && slots.len() > 1 {
-            slots.pop();
-        } else if !is_all && let Some(open) = slots.pop() {
-            slots.push(self.whole(open.slot).await?);
-        }
-        is_all &= slots.len() <= slots_max;
-        slots.truncate(slots_max);
-        Ok((slots, is_all))
-    }
-
-    /// A slot with many rows.
-    async fn whole(&self, slot: Slot) -> Result<OpenSlot, Failed> {
-        const PAGE: &str =
-            "SELECT ctid::text, hour, customer, dimension, tags, (amount + additive)::text, first_at,
-                late_from, writer, tags_key FROM tollgate.sums
-            WHERE hour = $1 AND customer = $2 AND dimension = $3 AND (writer, tags_key) > ($4, $5)
-            ORDER BY writer, tags_key LIMIT $6 FOR UPDATE";
-        let (mut after, mut whole): ((i64, Vec<u8>), Option<OpenSlot>) = ((i64::MIN, Vec::new()), None);
-        loop {
-            let params = [
-                (&slot.hour.number() as _, Type::INT8),
-                (&slot.customer as _, Type::TEXT),
-                (&slot.dimension as _, Type::TEXT),
-                (&after.0 as _, Type::INT8),
-                (&after.1 as _, Type::BYTEA),
-                (&ROWS_MAX as _, Type::INT8),
-            ];
-            let page = self.query(PAGE, &params).await?;
-            for row in &page {
-                match &mut whole {
-                    Some(open) => open.add(row),
-                    None => whole = Some(OpenSlot::of(row)),
-                }
-            }
-            match (page.last(), whole) {
-                (Some(row), some) => {
-                    after = (row.get(8), row.get(9));
-                    whole = some;
-                }
-                (None, Some(open)) => return Ok(open),
-                (None, None) => return Err(odd("a slot's rows are gone")),
-            }
-        }
-    }
-
-    /// The latest hour with slots that were sealed before its end, as far as the clock makes it credible.
-    async fn latest_early(&self, hours: HoursAt) -> Result<Option<Hour>, Failed> {
-        let sql = "SELECT max(hour) FROM tollgate.closed_early WHERE hour <= $1";
-        let rows = self.query(sql, &[(&hours.present.next().number(), Type::INT8)]).await?;
-        Ok(rows.first().and_then(|row| row.get(0)).map(Hour::from_number))
-    }
-
-    /// Makes a record of each slot. What exceeds AWS's maximum counts to the current hour.
-    async fn seal_slots(&self, kind: Kind, hours: HoursAt, slots: &[OpenSlot]) -> Result<(), Failed> {
+    /// Makes a record of each slot; returns how many. None is made if all of a slot's usage stays for the next hour,
+    /// unless another record's quantity is in it, whose link needs one. What exceeds AWS's maximum counts to the
+    /// current hour.
+    async fn seal_slots(&self, kind: Kind, hours: HoursAt, slots: &[OpenSlot]) -> Result<usize, Failed> {
         if slots.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
-        let sealed: Vec<seal::Sealed> =
-            slots.iter().map(|open| seal::seal(open.slot.hour, &open.sum, self.now)).collect();
         let columns: Columns<'_> = slots.iter().map(|open| &open.slot).collect();
-        let usages: Vec<&HourUsage> = sealed.iter().map(|sealed| &sealed.usage).collect();
-        let late_from: Vec<Option<i64>> = slots.iter().map(|open| open.late_from.map(Hour::number)).collect();
+        let keys = slots.iter().map(|open| KeptKey::of(&open.slot, &open.rule));
+        let (early, kept) = tokio::join!(biased;
+            carrying::flushed_in_time(&self.transaction, &columns),
+            Kept::read(&self.transaction, keys));
+        let (early, mut kept, mut changes) = (early?, kept?, Changes::default());
+        let mut sealed = Vec::with_capacity(slots.len());
+        for (place, open) in slots.iter().enumerate() {
+            let key = KeptKey::of(&open.slot, &open.rule);
+            let before = kept.get(&key);
+            let made = seal::seal(open.slot.hour, &open.sum, &open.rule, before, self.now);
+            kept.set(key, made.sent.kept(early.contains(&place)));
+            let rounded = Change::of(before, &made.sent).rounded_up;
+            changes.accept(&open.slot, open.peak.unwrap_or_default());
+            changes.round_up(&open.slot, rounded);
+            sealed.push(SealedSlot { open, made, rounded });
+        }
         let due_at = if kind == Kind::Early { lifecycle::FIRST } else { 0 };
+        let (needless, mut reported): (Vec<&SealedSlot<'_>>, Vec<&SealedSlot<'_>>) =
+            sealed.iter().partition(|slot| slot.made.is_needless);
+        let columns: Columns<'_> = needless.iter().map(|slot| &slot.open.slot).collect();
+        let led_to = led_to(&self.transaction, &columns).await?;
+        reported.extend(led_to.iter().filter_map(|place| needless.get(*place)));
+        let columns: Columns<'_> = reported.iter().map(|slot| &slot.open.slot).collect();
         let (removed, made, linked) = tokio::join!(biased;
             self.remove(slots),
-            self.insert(&columns, &usages, &late_from, due_at),
+            self.insert(&columns, &reported, due_at),
             self.link_sealed(&columns));
         removed?;
         made?;
         linked?;
-        let (mut rests, mut targets) = (Vec::new(), Vec::new());
-        for (open, sealed) in slots.iter().zip(&sealed).filter(|(_, sealed)| !sealed.rest.is_empty()) {
-            targets.push(Slot { hour: hours.current, ..open.slot.clone() });
-            rests.push((open.slot.hour, &sealed.rest));
-        }
-        let placed = carrying::place(&self.transaction, targets.clone(), IfOtherForm::GoOn).await?;
-        let additions =
-            targets.into_iter().zip(placed).zip(rests).filter_map(|((target, hour), (from, rest))| {
-                let slot = Slot { hour: hour?, ..target };
-                Some(Addition { slot, parts: parts(rest), first_at: self.now, late_from: Some(from) })
-            });
-        carrying::add(&self.transaction, additions.collect()).await
+        let rests: Vec<&SealedSlot<'_>> = sealed.iter().filter(|slot| !slot.made.rest.is_empty()).collect();
+        let targets =
+            rests.iter().map(|slot| Slot { hour: hours.current, ..slot.open.slot.clone() }).collect();
+        let placed = carrying::place(&self.transaction, targets, IfOtherForm::GoOn).await?;
+        let carried = rests.into_iter().zip(placed).filter_map(|(slot, hour)| {
+            let SealedSlot { open, made, .. } = slot;
+            let late_from = Some(open.slot.hour);
+            Some(Carried { open, hour: hour?, shares: &made.rest, late_from })
+        });
+        self.add_carried(carried.collect(), &mut changes).await?;
+        changes.write(&self.transaction).await?;
+        kept.write(&self.transaction).await?;
+        Ok(reported.len())
     }
 
     async fn insert(
         &self,
         slots: &Columns<'_>,
-        usages: &[&HourUsage],
-        late_from: &[Option<i64>],
+        sealed: &[&SealedSlot<'_>],
         due_at: i64,
     ) -> Result<(), Failed> {
         const INSERT: &str = "INSERT INTO tollgate.records (hour, customer, dimension, micros, decimal, allocations,
-                allocation_count, timestamp, client_token, late_from, state, sealed_at, updated_at, due_at)
+                allocation_count, timestamp, client_token, late_from, raw, rounded, state, sealed_at, updated_at, due_at)
             SELECT hour, customer, dimension, micros, decimal, allocations, allocation_count, timestamp, client_token,
-                late_from, 'sealed', $11, $11, $12
+                late_from, raw::numeric, rounded::numeric, 'sealed', $13, $13, $14
             FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::text[], $7::int[],
-                $8::bigint[], $9::text[], $10::bigint[]) AS sealed (hour, customer, dimension, micros, decimal, allocations,
-                allocation_count, timestamp, client_token, late_from)";
-        let micros: Vec<i64> =
-            usages.iter().map(|usage| i64::try_from(usage.quantity.micros()).unwrap_or(i64::MAX)).collect();
-        let decimal: Vec<bool> = usages.iter().map(|usage| usage.decimal).collect();
-        let allocations: Vec<String> = usages.iter().map(|usage| stored::text(&usage.allocations)).collect();
-        let counts: Vec<i32> =
-            usages.iter().map(|usage| i32::try_from(usage.allocations.len()).unwrap_or(i32::MAX)).collect();
-        let timestamps: Vec<i64> = usages.iter().map(|usage| usage.timestamp.unix_millis()).collect();
-        let tokens: Vec<String> = usages.iter().map(|_| client_token()).collect::<Result<_, _>>()?;
+                $8::bigint[], $9::text[], $10::bigint[], $11::text[], $12::text[]) AS sealed (hour, customer, dimension,
+                micros, decimal, allocations, allocation_count, timestamp, client_token, late_from, raw, rounded)";
+        let mut rows = RecordColumns::default();
+        for slot in sealed {
+            rows.push(slot)?;
+        }
         let made = self
             .execute(
                 INSERT,
@@ -434,19 +402,38 @@ impl Leading<'_> {
                     (&slots.hours, Type::INT8_ARRAY),
                     (&slots.customers, Type::TEXT_ARRAY),
                     (&slots.dimensions, Type::TEXT_ARRAY),
-                    (&micros, Type::INT8_ARRAY),
-                    (&decimal, Type::BOOL_ARRAY),
-                    (&allocations, Type::TEXT_ARRAY),
-                    (&counts, Type::INT4_ARRAY),
-                    (&timestamps, Type::INT8_ARRAY),
-                    (&tokens, Type::TEXT_ARRAY),
-                    (&late_from, Type::INT8_ARRAY),
+                    (&rows.micros, Type::INT8_ARRAY),
+                    (&rows.decimal, Type::BOOL_ARRAY),
+                    (&rows.allocations, Type::TEXT_ARRAY),
+                    (&rows.counts, Type::INT4_ARRAY),
+                    (&rows.timestamps, Type::INT8_ARRAY),
+                    (&rows.tokens, Type::TEXT_ARRAY),
+                    (&rows.late_from, Type::INT8_ARRAY),
+                    (&rows.raw, Type::TEXT_ARRAY),
+                    (&rows.rounded, Type::TEXT_ARRAY),
                     (&self.now.unix_millis(), Type::INT8),
                     (&due_at, Type::INT8),
                 ],
             )
             .await?;
-        same(made, usages.len())
+        same(made, sealed.len())
+    }
+
+    /// Adds usage to later hours, in the units of their rules.
+    async fn add_carried(&self, carried: Vec<Carried<'_>>, changes: &mut Changes) -> Result<(), Failed> {
+        if carried.is_empty() {
+            return Ok(());
+        }
+        let targets: Vec<Slot> =
+            carried.iter().map(|one| Slot { hour: one.hour, ..one.open.slot.clone() }).collect();
+        let began = rules::begin(&self.transaction, self.rules, &targets).await?;
+        let mut additions = Vec::with_capacity(carried.len());
+        for (Carried { open, shares, late_from, .. }, slot) in carried.into_iter().zip(targets) {
+            let (parts, change) = carrying::converted(&open.rule, &began.require(&slot)?, shares);
+            changes.accept(&slot, change);
+            additions.push(Addition { slot, parts, first_at: self.now, late_from });
+        }
+        carrying::add(&self.transaction, additions).await
     }
 
     /// Notes into which records the slots were sealed whose usage came from other records.
@@ -499,17 +486,19 @@ impl Leading<'_> {
             ],
         )
         .await?;
-        let addition = |(open, hour): &(&OpenSlot, Hour)| {
+        let mut changes = Changes::default();
+        let moved = |(open, hour): (_, Hour)| {
+            let open: &OpenSlot = open;
+            // What counts in the other hour is no maximum any more.
+            changes.accept(&open.slot, open.peak.unwrap_or_default());
             // If the slot's hour is later, a clock that was ahead put the usage there: it did not come from that hour.
-            let earlier = (open.slot.hour < *hour).then_some(open.slot.hour);
-            Addition {
-                slot: Slot { hour: *hour, ..open.slot.clone() },
-                parts: parts(&open.sum.shares),
-                first_at: self.now,
-                late_from: [earlier, open.late_from].into_iter().flatten().min(),
-            }
+            let earlier = (open.slot.hour < hour).then_some(open.slot.hour);
+            let late_from = [earlier, open.late_from].into_iter().flatten().min();
+            Carried { open, hour, shares: &open.sum.shares, late_from }
         };
-        carrying::add(&self.transaction, carried.iter().map(addition).collect()).await
+        let carried = carried.into_iter().map(moved).collect();
+        self.add_carried(carried, &mut changes).await?;
+        changes.write(&self.transaction).await
     }
 
     /// Deletes exactly the rows that were read. They are locked, so they did not move.
@@ -521,90 +510,29 @@ impl Leading<'_> {
     }
 }
 
-impl OpenSlot {
-    /// Begins with a slot's first row.
-    fn of(row: &Row) -> Self {
-        let slot = slot(row);
-        let known = Customer::from_canonical(&slot.customer);
-        let mut open = Self {
-            fault: known.is_none().then(|| "its customer cannot be read".to_owned()),
-            slot,
-            sum: Sum { shares: BTreeMap::new(), first_at: Timestamp::from_unix_millis(row.get(6)) },
-            late_from: None,
-            rows: Vec::new(),
-            tag_bytes: 0,
-        };
-        open.add(row);
-        open
+/// The places of those slots to which a record's quantity was added.
+pub(crate) async fn led_to(
+    transaction: &Transaction<'_>,
+    slots: &Columns<'_>,
+) -> Result<BTreeSet<usize>, Failed> {
+    const LED_TO: &str = "SELECT slot.place
+        FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS slot (hour, customer, dimension, place)
+            JOIN tollgate.links USING (hour, customer, dimension) WHERE links.target IS NULL";
+    if slots.hours.is_empty() {
+        return Ok(BTreeSet::new());
     }
-
-    /// Adds another row of the slot. Several replicas may have counted more sets of tags than AWS takes: usage of the
-    /// others counts as untagged.
-    fn add(&mut self, row: &Row) {
-        self.rows.push(row.get(0));
-        let (tags, amount): (&str, &str) = (row.get(4), row.get(5));
-        let (Ok(tags), Ok(amount)) = (serde_json::from_str::<TagSet>(tags), amount.parse::<i128>()) else {
-            self.fault = Some("its tags or its amount cannot be read".to_owned());
-            return;
-        };
-        let first_at = Timestamp::from_unix_millis(row.get(6));
-        let late_from: Option<i64> = row.get(7);
-        self.sum.first_at = self.sum.first_at.min(first_at);
-        self.late_from = [self.late_from, late_from.map(Hour::from_number)].into_iter().flatten().min();
-        let tags = self.room_for(tags);
-        *self.sum.shares.entry(tags).or_default() += amount;
-    }
-
-    /// The tags if there is room for them, else none.
-    fn room_for(&mut self, tags: TagSet) -> TagSet {
-        let untagged = TagSet::default();
-        if tags == untagged || self.sum.shares.contains_key(&tags) {
-            return tags;
-        }
-        let sets = self.sum.shares.len() - usize::from(self.sum.shares.contains_key(&untagged));
-        let bytes = self.tag_bytes + tags.request_bytes();
-        if sets >= TAGGED_SETS_MAX || bytes > TAG_BYTES_MAX {
-            return untagged;
-        }
-        self.tag_bytes = bytes;
-        tags
-    }
+    let params = [
+        (&slots.hours as _, Type::INT8_ARRAY),
+        (&slots.customers as _, Type::TEXT_ARRAY),
+        (&slots.dimensions as _, Type::TEXT_ARRAY),
+    ];
+    let rows = transaction.query(LED_TO, &params).await?;
+    Ok(rows.iter().filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok()).collect())
 }
 
 /// The usage that flushes had closed up to this version is sealed. Afterwards the transaction takes no other lock: a
 /// flush holds an hour's lock while it changes the row.
 const FLUSHED: &str = "UPDATE tollgate.ledger SET flushed = $1 WHERE flushed < $1";
-
-/// The rows of slots after a slot, up to an hour. Rows of one slot are together.
-const CLOSED_ROWS: &str =
-    "SELECT ctid::text, hour, customer, dimension, tags, (amount + additive)::text, first_at,
-        late_from FROM tollgate.sums
-    WHERE (hour, customer, dimension) > ($1, $2, $3) AND hour <= $4
-    ORDER BY hour, customer, dimension, writer, tags_key LIMIT $5 FOR UPDATE";
-
-/// The same after an hour.
-const AHEAD_ROWS: &str =
-    "SELECT ctid::text, hour, customer, dimension, tags, (amount + additive)::text, first_at,
-        late_from FROM tollgate.sums
-    WHERE (hour, customer, dimension) > ($1, $2, $3) AND hour > $4
-    ORDER BY hour, customer, dimension, writer, tags_key LIMIT $5 FOR UPDATE";
-
-/// The same for customers whose hours were closed before their end.
-const EARLY_ROWS: &str = "SELECT open.ctid::text, open.hour, open.customer, open.dimension, open.tags,
-        (open.amount + open.additive)::text, open.first_at, open.late_from
-    FROM tollgate.closed_early AS early,
-        LATERAL (SELECT ctid, * FROM tollgate.sums
-                 WHERE sums.hour = early.hour AND sums.customer = early.customer FOR UPDATE) AS open
-    WHERE (open.hour, open.customer, open.dimension) > ($1, $2, $3) AND early.hour > $4
-    ORDER BY open.hour, open.customer, open.dimension, open.writer, open.tags_key LIMIT $5";
-
-fn slot(row: &Row) -> Slot {
-    Slot { hour: Hour::from_number(row.get(1)), customer: row.get(2), dimension: row.get(3) }
-}
-
-fn parts(shares: &BTreeMap<TagSet, i128>) -> Vec<(String, i128)> {
-    shares.iter().map(|(tags, amount)| (tags.canonical(), *amount)).collect()
-}
 
 /// 128 random bits, so that AWS deduplicates the record's attempts.
 fn client_token() -> Result<String, Failed> {
@@ -631,6 +559,6 @@ fn same(changed: u64, expected: usize) -> Result<(), Failed> {
     Err(odd("rows that this replica holds were changed by another program"))
 }
 
-fn odd(text: &str) -> Failed {
+pub(crate) fn odd(text: &str) -> Failed {
     Failed { text: text.to_owned(), code: None, broken: false }
 }

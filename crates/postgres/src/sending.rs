@@ -9,12 +9,13 @@ use std::collections::BTreeSet;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use crate::carrying::{self, Addition, Columns, IfOtherForm, Slot};
+use crate::carrying::{self, Addition, IfOtherForm, Slot};
 use crate::connect::{Failed, Param};
 use crate::lease::{Leader, Leading};
 use crate::rows::{self, BEHIND, COLUMNS};
+use crate::rules::{self, Changes};
 use tollgate_ledger::{DUE_AHEAD_MAX, HoursAt, LedgerError, OTHER_FORM, is_denial, stored};
-use tollgate_marketplace::{Hour, Region, TagSet};
+use tollgate_marketplace::{Allocation, Hour, Quantity, Region};
 use tollgate_metering::batch;
 use tollgate_metering::record::{Answered, Due, Noted, RecordState, Whole};
 use tollgate_time::Timestamp;
@@ -393,7 +394,7 @@ impl Answers<'_> {
 
     async fn carry_some(&self, carried: Vec<(i64, String)>, changed: &mut Changed) -> Result<(), Failed> {
         let read = format!(
-            "SELECT id, customer, dimension, coalesce(late_from, hour), coalesce(raw, micros)::text, allocations
+            "SELECT id, customer, dimension, coalesce(late_from, hour), coalesce(raw, micros)::text, allocations, micros
              FROM unnest($1::bigint[]) WITH ORDINALITY AS noted (id, place) JOIN tollgate.records USING (id)
              WHERE {IS_SEALED} AND NOT in_doubt ORDER BY place"
         );
@@ -402,27 +403,24 @@ impl Answers<'_> {
         for row in self.leading.query(&read, &[(&ids, Type::INT8_ARRAY)]).await? {
             let slot = Slot { hour: self.hours.current, customer: row.get(1), dimension: row.get(2) };
             let late_from = Some(Hour::from_number(row.get(3)));
-            let parts = parts(&row)?;
+            let record = Refused::read(&row)?;
             // Nothing is added for a report of 0.
-            found.extend(Some((row.get(0), slot, late_from, parts)).filter(|(.., parts)| !parts.is_empty()));
+            found.extend(
+                Some((slot, late_from, record)).filter(|(.., record)| record.quantity != Quantity::ZERO),
+            );
         }
-        let slots = found.iter().map(|(_, slot, ..)| slot.clone()).collect();
+        let slots = found.iter().map(|(slot, ..)| slot.clone()).collect();
         let placed = carrying::place(&self.leading.transaction, slots, IfOtherForm::Stop).await?;
-        let (mut sources, mut additions, mut other_form) = (Vec::new(), Vec::new(), BTreeSet::new());
-        for ((id, slot, late_from, parts), hour) in found.into_iter().zip(placed) {
+        let (mut targets, mut refused, mut other_form) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for ((slot, late_from, record), hour) in found.into_iter().zip(placed) {
             let Some(hour) = hour else {
-                other_form.insert(id);
+                other_form.insert(record.id);
                 continue;
             };
-            sources.push(id);
-            additions.push(Addition { slot: Slot { hour, ..slot }, parts, first_at: self.now, late_from });
+            targets.push(Slot { hour, ..slot });
+            refused.push((late_from, record));
         }
-        let targets: Vec<Slot> = additions.iter().map(|addition| addition.slot.clone()).collect();
-        carrying::add(&self.leading.transaction, additions).await?;
-        if !sources.is_empty() {
-            let targets: Columns<'_> = targets.iter().collect();
-            carrying::link(&self.leading.transaction, &sources, &targets).await?;
-        }
+        self.add_refused(&targets, refused).await?;
         let mut settled = Settled::default();
         for (id, code) in carried {
             if other_form.contains(&id) {
@@ -434,6 +432,59 @@ impl Answers<'_> {
             settled.record_ids.push(None);
         }
         self.settle(&settled, "carried", "NOT in_doubt").await
+    }
+
+    /// Adds the quantities of refused records to slots, in the units of their rules.
+    async fn add_refused(
+        &self,
+        targets: &[Slot],
+        refused: Vec<(Option<Hour>, Refused)>,
+    ) -> Result<(), Failed> {
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let Leading { transaction, rules, .. } = self.leading;
+        let began = rules::begin(transaction, rules, targets).await?;
+        let (mut sources, mut additions, mut changes) = (Vec::new(), Vec::new(), Changes::default());
+        for (slot, (late_from, record)) in targets.iter().zip(refused) {
+            let (parts, sum) =
+                carrying::unsealed(&began.require(slot)?, record.quantity, &record.allocations);
+            changes.accept(slot, sum - record.raw);
+            sources.push(record.id);
+            additions.push(Addition { slot: slot.clone(), parts, first_at: self.now, late_from });
+        }
+        carrying::add(transaction, additions).await?;
+        carrying::link(transaction, &sources, &targets.iter().collect()).await?;
+        changes.write(transaction).await
+    }
+}
+
+/// A record whose quantity is carried.
+struct Refused {
+    id: i64,
+    quantity: Quantity,
+    /// In the event's own unit, by the rule of its hour.
+    raw: i128,
+    allocations: Vec<Allocation>,
+}
+
+impl Refused {
+    fn read(row: &Row) -> Result<Self, Failed> {
+        let id: i64 = row.get(0);
+        let odd = || Failed {
+            text: format!("record {id} cannot be read: it was changed by another program"),
+            code: None,
+            broken: false,
+        };
+        Ok(Self {
+            id,
+            quantity: u64::try_from(row.get::<_, i64>(6))
+                .ok()
+                .and_then(Quantity::from_micros)
+                .ok_or_else(odd)?,
+            raw: row.get::<_, &str>(4).parse().map_err(|_| odd())?,
+            allocations: stored::allocations(row.get(5)).map_err(|_| odd())?,
+        })
     }
 }
 
@@ -447,21 +498,3 @@ const ADD_BILLED: &str = ", customers AS (
     GROUP BY day, customer, dimension ORDER BY day, customer, dimension
     ON CONFLICT (day, customer, dimension) DO UPDATE SET
         billed = held.billed + excluded.billed, records = held.records + excluded.records";
-
-/// A record's amounts by the canonical text of their tags; none if its quantity is 0.
-fn parts(row: &Row) -> Result<Vec<(String, i128)>, Failed> {
-    let odd = || Failed {
-        text: format!("record {} cannot be read: it was changed by another program", row.get::<_, i64>(0)),
-        code: None,
-        broken: false,
-    };
-    let amount: i128 = row.get::<_, &str>(4).parse().map_err(|_| odd())?;
-    let split = stored::allocations(row.get(5)).map_err(|_| odd())?;
-    if amount == 0 {
-        return Ok(Vec::new());
-    }
-    if split.is_empty() {
-        return Ok(vec![(TagSet::default().canonical(), amount)]);
-    }
-    Ok(split.iter().map(|part| (part.tags.canonical(), i128::from(part.quantity.micros()))).collect())
-}

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::repair::{Entry, Repair, Repaired};
 use tollgate_ledger::store::{Guard, Lifecycle, Store, StoreFuture, View};
-use tollgate_ledger::view::{From, Looked, OpenUsage, Piece};
+use tollgate_ledger::view::{From, Looked, OpenSlot, Piece};
 use tollgate_ledger::writer::Observer;
 use tollgate_ledger::{Flushed, LedgerError, Links, Sealing, Summary, Taken, Totals};
 use tollgate_marketplace::lifecycle::{Effect, LicenseState, LifecycleEvent, NamedLicense};
@@ -55,6 +55,7 @@ impl PostgresStore {
             name: settings.name.clone(),
             product: settings.ledger.product.clone(),
             settle: settings.ledger.settle,
+            rules: settings.ledger.rules.clone(),
         };
         let shared = Shared {
             writer: Writer::start(connector, writer, clock.clone(), observer),
@@ -116,13 +117,8 @@ impl View for PostgresStore {
         self.step(false, self.shared.ledger.audit(before, limit))
     }
 
-    fn open_usage(
-        &self,
-        looked: Looked,
-        from: From,
-        limit: usize,
-    ) -> StoreFuture<'_, Piece<OpenUsage, From>> {
-        self.step(false, self.shared.ledger.open_usage(looked, from, limit))
+    fn open_slots(&self, looked: Looked, from: From, limit: usize) -> StoreFuture<'_, Piece<OpenSlot, From>> {
+        self.step(false, self.shared.ledger.open_slots(looked, from, limit))
     }
 
     fn repair(&self, id: i64, repair: Repair, now: Timestamp) -> StoreFuture<'_, Repaired> {

@@ -25,7 +25,7 @@ pub(crate) const SETTLED_DAYS: i32 = 100;
 /// How many days the sums of each day are kept.
 pub(crate) const DAILY_DAYS: i32 = 400;
 
-/// For how many hours after an hour closed its forms and flushes are remembered: a clock may go back a little.
+/// For how many hours after an hour closed its forms, rules and flushes are remembered: a clock may go back a little.
 const HOURS_KEPT: i64 = 2;
 
 /// Days around today for which `settled` has a partition. Records are settled within a day or so, and the next days'
@@ -78,6 +78,7 @@ pub(crate) struct Upkeep {
 enum Job {
     MakeDays,
     Forms,
+    Rules,
     ClosedEarly,
     Keys,
     Accepted,
@@ -89,7 +90,7 @@ enum Job {
 }
 
 /// In the reverse order.
-const JOBS: [Job; 10] = [
+const JOBS: [Job; 11] = [
     Job::Links,
     Job::OtherDays,
     Job::DropDays,
@@ -98,6 +99,7 @@ const JOBS: [Job; 10] = [
     Job::Accepted,
     Job::Keys,
     Job::ClosedEarly,
+    Job::Rules,
     Job::Forms,
     Job::MakeDays,
 ];
@@ -210,6 +212,7 @@ impl Leading<'_> {
         match job {
             Job::MakeDays => self.make_day(at, ages.today).await,
             Job::Forms => self.delete("tollgate.forms", "hour", kept).await,
+            Job::Rules => self.forget_rules(kept).await,
             Job::ClosedEarly => self.delete("tollgate.closed_early", "hour", kept).await,
             Job::Keys => self.keys(upkeep, ages.keys_before).await,
             Job::Accepted => self.merge_accepted(at, upkeep.pages).await,
@@ -230,6 +233,14 @@ impl Leading<'_> {
         );
         let gone = self.execute(&sql, &[(&before, Type::INT8), (&STEP_ROWS, Type::INT8)]).await?;
         Ok(i64::try_from(gone).is_ok_and(|gone| gone == STEP_ROWS).then(Position::default))
+    }
+
+    /// Deletes the rules of old hours whose usage is sealed.
+    async fn forget_rules(&self, before: i64) -> Result<Option<Position>, Failed> {
+        let sql = "DELETE FROM tollgate.rules WHERE hour < $1
+            AND NOT EXISTS (SELECT 1 FROM tollgate.sums WHERE sums.hour = rules.hour)";
+        self.execute(sql, &[(&before, Type::INT8)]).await?;
+        Ok(None)
     }
 
     /// Deletes old keys of some pages. They have no index by age: it would cost each event as much as the key itself.

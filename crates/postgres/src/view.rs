@@ -6,15 +6,14 @@ use std::fmt::Write as _;
 use tokio_postgres::types::Type;
 
 use crate::PostgresLedger;
-use crate::columns::{amount, column, unreadable};
+use crate::columns::column;
 use crate::connect::Param;
 use crate::rows::{self, COLUMNS};
-use crate::schema::UNTAGGED;
 use tollgate_ledger::repair::{Entry, Repair, Repaired};
 use tollgate_ledger::store::{StoreFuture, View};
-use tollgate_ledger::view::{From, KeyPart, Looked, OpenUsage, Piece, ShownState};
+use tollgate_ledger::view::{From, Looked, OpenSlot, Piece, ShownState};
 use tollgate_ledger::{LedgerError, Links, SHOWN_LINKS_MAX, Summary, Totals};
-use tollgate_marketplace::{Hour, TagSet};
+use tollgate_marketplace::Hour;
 use tollgate_metering::record::{Record, Whole};
 use tollgate_time::Timestamp;
 
@@ -23,7 +22,7 @@ const LOOKED_AT_MAX: usize = 10_000;
 
 /// The customers that the second parameter means: the whole text, or the account, license or identifier in it. Every
 /// customer with usage has a row in `accepted`, and there are fewer of these than records.
-const CUSTOMERS: &str = "ARRAY(SELECT DISTINCT customer FROM tollgate.accepted
+pub(crate) const CUSTOMERS: &str = "ARRAY(SELECT DISTINCT customer FROM tollgate.accepted
     WHERE rtrim(customer) = $2 OR right(customer, 1 + length($2)) = ' ' || $2
         OR starts_with(customer, 'account ' || $2 || ' '))";
 
@@ -42,6 +41,11 @@ fn sql(limit: usize) -> i64 {
 /// The columns of a settled record that [`rows::record`] reads: no call is under way for it.
 fn settled_columns() -> String {
     COLUMNS.replace("in_doubt OR attempting", "in_doubt")
+}
+
+/// Their names, without how they are read.
+fn names() -> String {
+    settled_columns().replace("::text", "")
 }
 
 /// Whether a record in this state is in `records`; otherwise it is in `settled`.
@@ -65,13 +69,13 @@ fn page_sql(looked: &Looked) -> String {
     }
     // Only the partition of its day is looked at.
     let day = if looked.hour.is_some() { " AND day = $4 / 24" } else { "" };
-    let (names, newest) = (settled_columns(), "ORDER BY id DESC LIMIT $6");
+    let (names, settled, newest) = (names(), settled_columns(), "ORDER BY id DESC LIMIT $6");
     let mut parts = Vec::new();
     if looked.state.is_none_or(is_unsettled) {
         parts.push(format!("(SELECT {COLUMNS} FROM tollgate.records WHERE {bounds} {newest})"));
     }
     if looked.state.is_none_or(|state| !is_unsettled(state)) {
-        parts.push(format!("(SELECT {names} FROM tollgate.settled WHERE {bounds}{day} {newest})"));
+        parts.push(format!("(SELECT {settled} FROM tollgate.settled WHERE {bounds}{day} {newest})"));
     }
     let mut wanted = looked.state.map_or("true", ShownState::condition).to_owned();
     if looked.dimension.is_some() {
@@ -87,55 +91,6 @@ fn page_sql(looked: &Looked) -> String {
          ORDER BY wanted.id DESC",
         parts.join(" UNION ALL ")
     )
-}
-
-/// The statement of a piece of open usage. Its parameters: the four columns of the key behind which it begins; then the
-/// customer, the dimension, the hour and the limit.
-fn open_sql(looked: &Looked) -> String {
-    let mut wanted = String::new();
-    if looked.customer.is_some() {
-        let _ = write!(wanted, " AND customer = ANY({})", CUSTOMERS.replace("$2", "$5"));
-    }
-    if looked.dimension.is_some() {
-        wanted.push_str(" AND dimension = $6");
-    }
-    if looked.hour.is_some() {
-        wanted.push_str(" AND hour = $7");
-    }
-    // The untagged share of tagged usage is left out if it is nothing.
-    format!(
-        "SELECT hour, customer, dimension, tags_key, min(tags) AS tags, sum(amount + additive)::text AS amount,
-             min(late_from) AS late_from
-         FROM tollgate.sums
-         WHERE (hour, customer, dimension) >= ($1, $2, $3)
-             AND (hour, customer, dimension, tags_key) > ($1, $2, $3, $4){wanted}
-         GROUP BY hour, customer, dimension, tags_key
-         HAVING sum(amount + additive) <> 0 OR tags_key <> '' OR NOT EXISTS (
-             SELECT 1 FROM tollgate.sums AS tagged
-             WHERE tagged.hour = sums.hour AND tagged.customer = sums.customer AND tagged.dimension = sums.dimension
-                 AND tagged.tags_key <> '')
-         ORDER BY hour, customer, dimension, tags_key LIMIT $8"
-    )
-}
-
-/// The key behind which a piece of open usage begins.
-fn key(from: &From) -> (i64, String, String, Vec<u8>) {
-    let read = |from: &From| {
-        let From::Key(parts) = from else { return None };
-        let [
-            KeyPart::Number(hour),
-            KeyPart::Bytes(customer),
-            KeyPart::Bytes(dimension),
-            KeyPart::Bytes(tags),
-        ] = parts.as_slice()
-        else {
-            return None;
-        };
-        let text = |bytes: &Vec<u8>| String::from_utf8(bytes.clone()).ok();
-        Some((*hour, text(customer)?, text(dimension)?, tags.clone()))
-    };
-    // Another engine's place, from before a move, means nothing here.
-    read(from).unwrap_or((i64::MIN, String::new(), String::new(), Vec::new()))
 }
 
 impl View for PostgresLedger {
@@ -159,13 +114,8 @@ impl View for PostgresLedger {
         Box::pin(self.read_audit(before, limit))
     }
 
-    fn open_usage(
-        &self,
-        looked: Looked,
-        from: From,
-        limit: usize,
-    ) -> StoreFuture<'_, Piece<OpenUsage, From>> {
-        Box::pin(async move { self.read_open_usage(&looked, &from, limit).await })
+    fn open_slots(&self, looked: Looked, from: From, limit: usize) -> StoreFuture<'_, Piece<OpenSlot, From>> {
+        Box::pin(async move { self.read_open_slots(&looked, &from, limit).await })
     }
 
     /// The database's time decides the hour.
@@ -240,57 +190,5 @@ impl PostgresLedger {
             })
         };
         lines.iter().map(entry).collect()
-    }
-
-    /// Usage that is not sealed, by hour, customer and dimension.
-    async fn read_open_usage(
-        &self,
-        looked: &Looked,
-        from: &From,
-        limit: usize,
-    ) -> Result<Piece<OpenUsage, From>, LedgerError> {
-        let (hour, customer, dimension, tags) = key(from);
-        let (wanted_hour, limit_rows) = (looked.hour.map(Hour::number), sql(limit));
-        let params: [Param<'_>; 8] = [
-            (&hour, Type::INT8),
-            (&customer, Type::TEXT),
-            (&dimension, Type::TEXT),
-            (&tags, Type::BYTEA),
-            (&looked.customer, Type::TEXT),
-            (&looked.dimension, Type::TEXT),
-            (&wanted_hour, Type::INT8),
-            (&limit_rows, Type::INT8),
-        ];
-        let found = self.views.query(&open_sql(looked), &params).await?;
-        let mut usage = Vec::with_capacity(found.len());
-        for row in &found {
-            let tags: String = column(row, "tags")?;
-            let tags = if tags == UNTAGGED {
-                TagSet::default()
-            } else {
-                serde_json::from_str(&tags).map_err(|_| unreadable("tags"))?
-            };
-            usage.push(OpenUsage {
-                hour: Hour::from_number(column(row, "hour")?),
-                customer: column(row, "customer")?,
-                dimension: column(row, "dimension")?,
-                tags,
-                micros: amount(row, "amount")?,
-                late_from: column::<Option<i64>>(row, "late_from")?.map(Hour::from_number),
-            });
-        }
-        let next = match found.last() {
-            Some(row) if found.len() >= limit => {
-                let bytes = |name| column::<String>(row, name).map(|text| KeyPart::Bytes(text.into_bytes()));
-                Some(From::Key(vec![
-                    KeyPart::Number(column(row, "hour")?),
-                    bytes("customer")?,
-                    bytes("dimension")?,
-                    KeyPart::Bytes(column(row, "tags_key")?),
-                ]))
-            }
-            _ => None,
-        };
-        Ok(Piece { rows: usage, next })
     }
 }

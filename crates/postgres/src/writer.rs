@@ -274,7 +274,9 @@ impl Task {
         let took = clock::monotonic().duration_since(began);
         match counted {
             Ok(()) => {
-                self.committed(took);
+                if work.is_committed() {
+                    self.committed(took);
+                }
                 self.tell(group, Ok(work.results()));
             }
             Err(error) => {
@@ -303,7 +305,9 @@ impl Task {
         };
         match counted {
             Ok(()) => {
-                self.committed(clock::monotonic().duration_since(began));
+                if work.is_committed() {
+                    self.committed(clock::monotonic().duration_since(began));
+                }
                 self.tell(group, Ok(work.results()));
             }
             Err(error) => {

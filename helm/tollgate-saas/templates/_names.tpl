@@ -27,6 +27,19 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end -}}
 
+{{/* A dict as one TOML inline table, as the library chart writes it. */}}
+{{- define "tollgate-saas.inlineTable" -}}
+{{- $members := list -}}
+{{- range $key, $value := . -}}
+  {{- if kindIs "map" $value -}}
+    {{- $members = append $members (printf "%s = %s" (toJson $key) (include "tollgate-saas.inlineTable" $value)) -}}
+  {{- else if not (kindIs "invalid" $value) -}}
+    {{- $members = append $members (printf "%s = %s" (toJson $key) (toJson $value)) -}}
+  {{- end -}}
+{{- end -}}
+{{- printf "{ %s }" (join ", " $members) -}}
+{{- end -}}
+
 {{/* Values that cannot run; each sentence says what to set. */}}
 {{- define "tollgate-saas.check" -}}
 {{- if not .Values.appToken.existingSecret -}}

@@ -14,6 +14,7 @@ renew_every: { least: 1m, most: 12h }
 license_end_grace: { least: 0s, most: 366d }
 license_region: { pattern: "^([a-z]+(-[a-z]+)+-[0-9]{1,2})?$", write: "a region, such as us-east-1" }
 license_token_file: { pattern: "^/", write: an absolute path }
+dimension: { table: true, pattern: "^[{].*[}]$", write: "a dict of dicts, or one TOML inline table in braces" }
 key_fingerprint: { pattern: "^aws.*:issuer-fingerprint$", write: "an issuer's fingerprint, which begins with aws:" }
 docs_url: { pattern: "^https?://.", write: "an address that begins with https://" }
 allow_emulated: { words: ["true", "false", "on", "off"] }
@@ -44,7 +45,20 @@ log_filter: { pattern: {{ printf "^%s(,%s)*$" $level $level | quote }}, write: "
 clock: { pattern: "^(system|https?://.+)$", write: system or an address }
 {{- end -}}
 
-{{/* Checks the settings of one product, and turns lists into texts, in place. */}}
+{{/* A dict as one TOML inline table. Texts are written as JSON, which TOML reads as the same texts. */}}
+{{- define "tollgate.inlineTable" -}}
+{{- $members := list -}}
+{{- range $key, $value := . -}}
+  {{- if kindIs "map" $value -}}
+    {{- $members = append $members (printf "%s = %s" (toJson $key) (include "tollgate.inlineTable" $value)) -}}
+  {{- else if not (kindIs "invalid" $value) -}}
+    {{- $members = append $members (printf "%s = %s" (toJson $key) (toJson $value)) -}}
+  {{- end -}}
+{{- end -}}
+{{- printf "{ %s }" (join ", " $members) -}}
+{{- end -}}
+
+{{/* Checks the settings of one product, and turns lists and dicts into texts, in place. */}}
 {{- define "tollgate.settings" -}}
 {{- $settings := . -}}
 {{- $forms := include "tollgate.settingForms" . | fromYaml -}}
@@ -55,8 +69,17 @@ clock: { pattern: "^(system|https?://.+)$", write: system or an address }
     {{- fail (printf "tollgate: settings.%s is no setting that the chart passes on: %s" $name $remedy) -}}
   {{- end -}}
   {{- $form := get $forms $name -}}
-  {{- if or (kindIs "map" $value) (and (kindIs "slice" $value) (not $form.list)) -}}
+  {{- if or (and (kindIs "map" $value) (not $form.table)) (and (kindIs "slice" $value) (not $form.list)) -}}
     {{- fail (printf "tollgate: settings.%s takes one value, and not a list or a dict" $name) -}}
+  {{- end -}}
+  {{- if kindIs "map" $value -}}
+    {{- range $dimension, $members := $value -}}
+      {{- if not (kindIs "map" $members) -}}
+        {{- fail (printf "tollgate: settings.%s.%s is no dict: name the dimension, and below it its members, such as heartbeat: 1" $name $dimension) -}}
+      {{- end -}}
+    {{- end -}}
+    {{- $value = include "tollgate.inlineTable" $value -}}
+    {{- $_ := set $settings $name $value -}}
   {{- end -}}
   {{- if kindIs "slice" $value -}}
     {{- range $value -}}

@@ -158,6 +158,12 @@ fn seller_file(args: &InitArgs) -> String {
         text.push_str(SELLERS_UNSENT);
     }
     text.push_str(if mode.asks_license_manager() { SELLERS_CONTRACT } else { SELLERS_GRACE });
+    if args.mode.has_ledger() {
+        text.push_str(SELLERS_RULES);
+    }
+    if args.mode.meters_own_pod() {
+        text.push_str(SELLERS_HEARTBEAT);
+    }
     text
 }
 
@@ -184,6 +190,27 @@ public_keys = \"keys\"
 const SELLERS_DIMENSIONS: &str = "
 # The usage dimensions of the product, by their API names; usage of another dimension is rejected.
 dimensions = []
+";
+
+/// At the end of the file, because in TOML each key below a table belongs to it.
+const SELLERS_RULES: &str = "
+# How the events of a dimension become the quantity that AWS bills; without such a table they are added. These tables
+# stay at the end of this file: in TOML each key below [dimension.NAME] belongs to it.
+# By the largest value that was reported in an hour:
+# [dimension.seats]
+# aggregation = \"max\"
+# per_pod = true
+# By the gigabyte, where events count bytes:
+# [dimension.storage]
+# scale = \"bytes:GB\"
+# rounding = { mode = \"none\" }
+";
+
+const SELLERS_HEARTBEAT: &str = "\
+# By the hour in which the gate of a pod is open, without events:
+# [dimension.node_hours]
+# heartbeat = 1
+# rounding = { mode = \"up\", digits = 0 }
 ";
 
 const SELLERS_ENTITLEMENT: &str = "
@@ -267,7 +294,10 @@ fn next_steps(args: &InitArgs) -> String {
         steps.push("decide license_model and entitlements in seller.toml".to_owned());
     }
     if args.mode.has_ledger() {
-        steps.push("name the product's dimensions in seller.toml".to_owned());
+        steps.push(
+            "name the product's dimensions in seller.toml, and decide how each is billed ([dimension.NAME])"
+                .to_owned(),
+        );
     }
     if args.mode.meters_own_pod() {
         steps.push(
@@ -390,6 +420,24 @@ mod tests {
             }
             let loaded = load();
             assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+            // Every table that a seller may uncomment is valid.
+            let text = fs::read_to_string(&installed.seller_file).unwrap();
+            let dimensions = ["\"seats\", \"storage\"", "\"seats\", \"storage\", \"node_hours\""];
+            let dimensions = dimensions[usize::from(mode == "metered")];
+            let members = ["[dimension", "aggregation", "per_pod", "scale", "rounding", "heartbeat"];
+            let lines = text.lines().map(|line| match line.strip_prefix("# ") {
+                Some(rest) if members.iter().any(|member| rest.starts_with(member)) => rest,
+                _ => line,
+            });
+            let text: String = lines.map(|line| format!("{line}\n")).collect();
+            fs::write(&installed.seller_file, text.replace("\"requests\"", dimensions)).unwrap();
+            let names: Vec<String> = load().config.usage.metered.into_iter().map(|one| one.name).collect();
+            let expected = if mode == "metered" {
+                &["node_hours", "seats", "storage"][..]
+            } else {
+                &["seats", "storage"]
+            };
+            assert_eq!(names, expected);
             let entitled = loaded.config.product.entitlement_dimension.as_deref();
             assert_eq!(entitled, (mode == "metered").then_some("entitled"));
             assert!(!fs::read_to_string(dir.path().join("Dockerfile")).unwrap().contains("keys"));

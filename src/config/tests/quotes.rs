@@ -55,6 +55,7 @@ fn value_of(setting: Setting) -> &'static str {
         Setting::EndpointUrl => "http://127.0.0.1:4566",
         Setting::AppTokenFile | Setting::LicenseTokenFile | Setting::LedgerUrlFile => "/token",
         Setting::Dimensions | Setting::EntitlementDimension => "requests",
+        Setting::Dimension => "{ requests = { scale = 1000 } }",
         Setting::OnDenied => "hold",
         Setting::LedgerRepair => "true",
         Setting::DocsUrl => "https://seller.example/",

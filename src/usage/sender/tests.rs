@@ -75,7 +75,7 @@ impl Bench {
         let event = Event {
             id: None,
             dimension: dimension.into(),
-            quantity: Quantity::from_micros(micros).unwrap(),
+            quantity: Quantity::from_micros(micros).unwrap().into(),
             at: self.clock.now(),
             tags: TagSet::default(),
             customer,
@@ -375,7 +375,7 @@ async fn more_records_that_wait_than_are_looked_at_at_once_hide_no_other() {
     let event = |account: &str, at| Event {
         id: None,
         dimension: "requests".into(),
-        quantity: Quantity::from_micros(1).unwrap(),
+        quantity: Quantity::from_micros(1).unwrap().into(),
         at,
         tags: TagSet::default(),
         customer: Customer::Account { account_id: account.into(), license_arn: None },

@@ -109,7 +109,7 @@ impl Bench {
         let event = Event {
             id: None,
             dimension: "requests".into(),
-            quantity: Quantity::from_micros(5_000_000).unwrap(),
+            quantity: Quantity::from_micros(5_000_000).unwrap().into(),
             at: self.clock.now(),
             tags: TagSet::default(),
             customer: Customer::Own,

@@ -26,7 +26,7 @@ pub fn event(id: String) -> Event {
     Event {
         id: Some(id),
         dimension: "requests".to_owned(),
-        quantity: Quantity::from_micros(500_000).expect("below AWS's maximum"),
+        quantity: Quantity::from_micros(500_000).expect("below AWS's maximum").into(),
         at: START,
         tags: TagSet::default(),
         customer: Customer::Own,

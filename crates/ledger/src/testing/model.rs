@@ -2,12 +2,17 @@
 //! everything in memory.
 //!
 //! After each step:
-//! - Each dimension's balance is the model's, to the millionth, and so is each customer's.
+//! - Each dimension's balance is the model's, to the millionth, and so is each customer's. Where a dimension is metered
+//!   by another rule than the default, what was rounded up and what stays for the next hour is the ledger's own affair,
+//!   as long as the balance holds; and of a maximum, by how much each event changed its hour.
+//! - A record is the same quantity in both units, and its allocations add up to it.
 //! - A sealed record never changes, and AWS gets one value for a customer, dimension and hour.
 //! - After a flush of a customer, its usage is sealed, and usage of a license that has ended is not counted.
+//! - Each record that a closed hour leaves has the quantity and the split that were foreseen while the hour was open.
 //! - A carried quantity is linked to the record or the hour that contains it.
 //!
-//! At the end all usage is sent: what is billed then is all that was acknowledged and neither dead nor discarded.
+//! At the end all usage is sent: what is billed then is all that was acknowledged and neither dead nor discarded, but
+//! for remainders that are too small to be sent.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -24,11 +29,12 @@ use crate::{LedgerError, Taken, Totals};
 use tollgate_marketplace::lifecycle::{Effect, LicenseState, LifecycleEvent, NamedLicense, News, license_id};
 use tollgate_marketplace::service::BoxFuture;
 use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
+use tollgate_metering::aggregation::{Aggregation, Rounding, Rules};
 use tollgate_metering::event::Event;
 use tollgate_metering::record::{Answered, Due, Noted, Record, RecordState};
 use tollgate_time::Timestamp;
 
-use super::{SETTLE, START};
+use super::{SETTLE, START, foreseen};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -39,7 +45,14 @@ const LASTS_MAX: Duration = Duration::from_secs(40 * 3600);
 /// More than any test has.
 const ALL: usize = 1000;
 
-const DIMENSIONS: [&str; 2] = ["requests", "gigabytes"];
+const DIMENSIONS: [&str; 4] = ["requests", "gigabytes", "hours", "seats"];
+
+/// Rules of all kinds, for the engines' settings: [`Engine::rules`].
+#[must_use]
+pub fn rules() -> Rules {
+    let rules = [("gigabytes", "sum 1000 none"), ("hours", "sum 3 up:0"), ("seats", "max 1 up:0")];
+    rules.into_iter().map(|(name, rule)| (name.to_owned(), rule.parse().expect("it is one"))).collect()
+}
 
 /// A ledger under test, and the processes that use it.
 pub trait Engine {
@@ -48,6 +61,11 @@ pub trait Engine {
 
     /// Whose usage it takes.
     fn customers(&self) -> Vec<Customer>;
+
+    /// How it meters the dimensions: [`rules`], or the default for all.
+    fn rules(&self) -> Rules {
+        Rules::default()
+    }
 
     /// A process is killed and started again. If it was leading, another one may lead at once.
     fn restart(&mut self, process: usize) -> BoxFuture<'_, ()>;
@@ -125,7 +143,7 @@ enum Step {
 }
 
 fn used() -> impl Strategy<Value = Used> {
-    (prop::option::weighted(0.8, 0..40u8), 1..5_000_000u64, 0..180u16, 0..3u8, 0..2u8, 0..3u8).prop_map(
+    (prop::option::weighted(0.8, 0..40u8), 1..5_000_000u64, 0..180u16, 0..3u8, 0..4u8, 0..3u8).prop_map(
         |(key, micros, age_minutes, customer, dimension, tag)| Used {
             key,
             micros,
@@ -168,6 +186,7 @@ struct Model {
     totals: BTreeMap<Place, Totals>,
     sealed: HashMap<i64, (Quantity, Timestamp, String, Hour)>,
     licenses: HashMap<String, LicenseState>,
+    rules: Rules,
     /// Events of AWS Marketplace so far.
     news: usize,
 }
@@ -193,14 +212,24 @@ impl Model {
         self.licenses.get(license_id(arn)).is_some_and(|state| !state.takes(event.at, now))
     }
 
+    /// Whether the model knows by how much events change their hour.
+    fn knows(&self, dimension: &str) -> bool {
+        self.rules.of(dimension).aggregation == Aggregation::Sum
+    }
+
+    /// An amount that a dimension was acknowledged, or that was moved from it, is pending.
+    fn acknowledge(&mut self, customer: &Customer, dimension: &str, amount: i128) {
+        let totals = self.totals.entry((customer.clone(), dimension.to_owned())).or_default();
+        totals.accepted += amount;
+        totals.pending += amount;
+    }
+
     /// An event counts.
     fn count(&mut self, event: &Event) {
         if let Some(key) = event.id.as_ref().and_then(|id| id.parse().ok()) {
             self.keys.insert(key, event.content);
         }
-        let totals = self.totals.entry((event.customer.clone(), event.dimension.clone())).or_default();
-        totals.accepted += i128::from(event.quantity.micros());
-        totals.pending += i128::from(event.quantity.micros());
+        self.acknowledge(&event.customer, &event.dimension, event.quantity.signed());
     }
 }
 
@@ -216,7 +245,8 @@ struct Run<'a> {
 pub async fn drive(engine: &mut dyn Engine, steps: Steps) -> Result<(), TestCaseError> {
     let now = START.plus(4 * HOUR);
     engine.set_time(now).await;
-    let mut run = Run { engine, model: Model::default(), now, leading: 0 };
+    let model = Model { rules: engine.rules(), ..Model::default() };
+    let mut run = Run { engine, model, now, leading: 0 };
     run.lead(0).await?;
     for step in steps.0 {
         run.step(step).await?;
@@ -268,12 +298,13 @@ impl Run<'_> {
         let mut hash = [0; 32];
         hash[..8].copy_from_slice(&content.to_be_bytes());
         let tags = BTreeMap::from([("team".to_owned(), format!("team-{}", used.tag))]);
+        let untagged = used.tag == 0 || !self.model.knows(DIMENSIONS[dimension]);
         Event {
             id: used.key.map(|key| key.to_string()),
             dimension: DIMENSIONS[dimension].to_owned(),
-            quantity: Quantity::from_micros(used.micros).expect("below AWS's maximum"),
+            quantity: Quantity::from_micros(used.micros).expect("below AWS's maximum").into(),
             at: self.now.minus(MINUTE * u32::from(used.age_minutes)),
-            tags: if used.tag == 0 { TagSet::default() } else { tags.try_into().expect("a valid tag") },
+            tags: if untagged { TagSet::default() } else { tags.try_into().expect("a valid tag") },
             customer: customers[customer].clone(),
             content: hash,
         }
@@ -394,7 +425,7 @@ impl Run<'_> {
         // With one process, usage beside a record of its hour stays until the hour's end.
         if store.is_shared() {
             let looked = Looked { customer: Some(customer.canonical()), ..Looked::default() };
-            let open = store.open_usage(looked, From::default(), ALL).await;
+            let open = store.open_slots(looked, From::default(), ALL).await;
             for open in open.map_err(|error| failed(&error))?.rows {
                 prop_assert!(open.hour > Hour::of(self.now), "it was flushed: {:?}", open);
             }
@@ -436,9 +467,7 @@ impl Run<'_> {
     }
 
     async fn seal(&mut self, early: bool) -> Result<(), TestCaseError> {
-        let leader = self.leader();
-        while leader.seal(early, self.now).await.map_err(|error| failed(&error))?.more {}
-        Ok(())
+        foreseen::seal(&*self.leader(), early, self.now).await
     }
 
     async fn unsent(&self) -> Result<Vec<Due>, TestCaseError> {
@@ -449,7 +478,7 @@ impl Run<'_> {
     /// Sends a record and takes the answer.
     async fn answer(&mut self, record: &Record, reply: Reply) -> Result<(), TestCaseError> {
         let leader = self.leader();
-        let amount = i128::from(record.quantity.micros());
+        let amount = record.raw;
         // A decision is made without a call.
         let sent = !matches!(reply, Reply::Carry | Reply::Dead);
         if sent {
@@ -524,7 +553,8 @@ impl Run<'_> {
         let Some(index) = usize::from(index).checked_rem(letters.len()) else { return Ok(()) };
         let record = letters.swap_remove(index);
         let note = || Note::new("ticket 7").expect("it is valid");
-        let to = DIMENSIONS[usize::from(record.dimension == DIMENSIONS[0])];
+        let own = DIMENSIONS.iter().position(|name| *name == record.dimension).unwrap_or_default();
+        let to = DIMENSIONS[(own + 1) % DIMENSIONS.len()];
         let replay = |to_dimension| Repair::Replay { accept_double_billing: true, to_dimension, note: None };
         let order = match kind {
             0 => replay(None),
@@ -534,7 +564,7 @@ impl Run<'_> {
         };
         let repaired = self.store(process).repair(record.id, order, self.now).await;
         let repaired = repaired.map_err(|error| failed(&error))?;
-        let amount = i128::from(record.quantity.micros());
+        let amount = record.raw;
         let unconfirmed = ShownState::of(&record) == ShownState::Unconfirmed;
         if unconfirmed && kind == 2 {
             prop_assert_eq!(repaired, Repaired::NotFound);
@@ -549,9 +579,9 @@ impl Run<'_> {
             2 => totals.discarded += amount,
             _ => {
                 totals.accepted -= amount;
-                let target = self.model.totals.entry((record.customer.clone(), to.to_owned())).or_default();
-                target.accepted += amount;
-                target.pending += amount;
+                // The quantity stays; its amount in the event's own unit is the other dimension's.
+                let amount = self.model.rules.of(to).raw(record.quantity.micros().into());
+                self.model.acknowledge(&record.customer, to, amount);
             }
         }
         Ok(())
@@ -583,8 +613,19 @@ impl Run<'_> {
             add(expected.entry(dimension.clone()).or_default(), totals);
         }
         let totals = store.totals().await.map_err(|error| failed(&error))?;
-        expected.retain(|_, totals| *totals != Totals::default());
-        prop_assert_eq!(&totals, &expected);
+        for dimension in DIMENSIONS {
+            let (held, expected) = (total(&totals, dimension), total(&expected, dimension));
+            prop_assert!(held.balances(), "{}: {:?}", dimension, held);
+            prop_assert!(held.remainder >= 0 && held.rounded_up >= 0, "{}: {:?}", dimension, held);
+            if self.model.rules.of(dimension).is_default() {
+                prop_assert_eq!(held, expected);
+            }
+            if self.model.knows(dimension) {
+                prop_assert_eq!(held.accepted, expected.accepted, "{}", dimension);
+            }
+            let settled = |totals: Totals| (totals.billed, totals.dead, totals.discarded);
+            prop_assert_eq!(settled(held), settled(expected), "{}", dimension);
+        }
         let records = self.page(None).await?;
         let ids: Vec<i64> = records.iter().map(|record| record.id).collect();
         prop_assert!(ids.windows(2).all(|pair| pair[0] > pair[1]), "newest first, each once: {:?}", ids);
@@ -592,12 +633,15 @@ impl Run<'_> {
         let mut places = HashSet::new();
         for record in &records {
             let fixed = (record.quantity, record.timestamp, record.client_token.clone(), record.hour);
+            if !self.model.sealed.contains_key(&record.id) {
+                self.is_exact(record).await?;
+            }
             let known = self.model.sealed.entry(record.id).or_insert_with(|| fixed.clone());
             prop_assert_eq!(&*known, &fixed);
             prop_assert_eq!(Hour::of(record.timestamp), record.hour);
             let place = (&record.pod, &record.customer, &record.dimension, record.hour);
             prop_assert!(places.insert(place), "AWS takes one value for an hour: {:?}", record);
-            let amount = i128::from(record.quantity.micros());
+            let amount = record.raw;
             let totals = held.entry((record.customer.clone(), record.dimension.clone())).or_default();
             match record.state {
                 RecordState::Sealed { .. } => totals.pending += amount,
@@ -607,15 +651,28 @@ impl Run<'_> {
                 RecordState::Carried { .. } | RecordState::Claimed => {}
             }
         }
-        for record in records.iter().filter(|record| matches!(record.state, RecordState::Carried { .. })) {
+        // A record of 0 counts nowhere.
+        let carried = |record: &&Record| {
+            matches!(record.state, RecordState::Carried { .. }) && record.quantity != Quantity::ZERO
+        };
+        for record in records.iter().filter(carried) {
             let found = store.record(record.id).await.map_err(|error| failed(&error))?;
             let linked = found.is_some_and(|(_, links)| links.counts_in.is_some());
             prop_assert!(linked, "where does it count? {:?}", record);
         }
         self.add_open(&mut held).await?;
+        for dimension in DIMENSIONS {
+            let places = held.iter().filter(|((_, name), _)| name == dimension);
+            let pending: i128 = places.map(|(_, totals)| totals.pending).sum();
+            prop_assert_eq!(pending, total(&totals, dimension).pending, "{}", dimension);
+        }
         for (place, totals) in &self.model.totals {
             let held = held.remove(place).unwrap_or_default();
-            prop_assert_eq!(Totals { accepted: totals.accepted, ..held }, *totals, "{:?}", place);
+            let mut expected = *totals;
+            if !self.model.rules.of(&place.1).is_default() {
+                expected.pending = held.pending;
+            }
+            prop_assert_eq!(Totals { accepted: totals.accepted, ..held }, expected, "{:?}", place);
         }
         held.retain(|_, totals| *totals != Totals::default());
         prop_assert!(held.is_empty(), "usage of nobody: {:?}", held);
@@ -628,16 +685,31 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Whether a record is the same quantity in both units, and the sum of its allocations.
+    async fn is_exact(&self, record: &Record) -> Result<(), TestCaseError> {
+        let rule = self.model.rules.of(&record.dimension);
+        prop_assert_eq!(record.raw, rule.raw(record.quantity.micros().into()), "{:?}", record);
+        if let Rounding::Up { digits: 0 } = rule.rounding {
+            prop_assert!(record.quantity.is_whole(), "{:?}", record);
+        }
+        let found = self.leader().record(record.id).await.map_err(|error| failed(&error))?;
+        let (whole, _) = found.ok_or_else(|| TestCaseError::fail(format!("no record {}", record.id)))?;
+        let split: u64 = whole.allocations.iter().map(|part| part.quantity.micros()).sum();
+        prop_assert!(whole.allocations.is_empty() || split == record.quantity.micros(), "{:?}", whole);
+        Ok(())
+    }
+
     /// Adds the usage of open hours.
     async fn add_open(&self, held: &mut BTreeMap<Place, Totals>) -> Result<(), TestCaseError> {
         let store = self.leader();
         let mut from = Some(From::default());
         while let Some(at) = from {
-            let piece = store.open_usage(Looked::default(), at, 5).await.map_err(|error| failed(&error))?;
+            let piece = store.open_slots(Looked::default(), at, 5).await.map_err(|error| failed(&error))?;
             for open in piece.rows {
                 let customer = Customer::from_canonical(&open.customer);
                 let customer = customer.ok_or_else(|| TestCaseError::fail(format!("whose? {open:?}")))?;
-                held.entry((customer, open.dimension)).or_default().pending += open.micros;
+                let amount = open.quantity();
+                held.entry((customer, open.dimension)).or_default().pending += amount;
             }
             from = piece.next;
         }
@@ -653,14 +725,33 @@ impl Run<'_> {
             for due in self.unsent().await? {
                 self.answer(&due.record, Reply::Accepted).await?;
             }
-            if self.model.totals.values().all(|totals| totals.pending == 0) {
+            if self.pending().await? == 0 {
                 break;
             }
         }
-        let pending: i128 = self.model.totals.values().map(|totals| totals.pending).sum();
-        prop_assert_eq!(pending, 0);
-        self.compare().await
+        prop_assert_eq!(self.pending().await?, 0);
+        self.compare().await?;
+        let totals = self.leader().totals().await.map_err(|error| failed(&error))?;
+        for dimension in DIMENSIONS {
+            let (rule, held) = (self.model.rules.of(dimension), total(&totals, dimension));
+            // What cannot be sent in six digits, of each customer.
+            let most = match rule.rounding {
+                Rounding::None => (rule.raw(1) - 1) * self.engine.customers().len() as i128,
+                Rounding::Up { .. } => 0,
+            };
+            prop_assert!(held.remainder <= most, "{}: {:?}", dimension, held);
+        }
+        Ok(())
     }
+
+    async fn pending(&self) -> Result<i128, TestCaseError> {
+        let totals = self.leader().totals().await.map_err(|error| failed(&error))?;
+        Ok(totals.values().map(|totals| totals.pending).sum())
+    }
+}
+
+fn total(totals: &BTreeMap<String, Totals>, dimension: &str) -> Totals {
+    totals.get(dimension).copied().unwrap_or_default()
 }
 
 const fn add(sum: &mut Totals, part: &Totals) {

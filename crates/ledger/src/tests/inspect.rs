@@ -22,7 +22,7 @@ fn look(folder: &Path) -> Result<BTreeMap<String, Totals>, LedgerError> {
     let before = snapshot(folder);
     let looked = Database::inspect(folder).and_then(|ledger| {
         ledger.check()?;
-        ledger.open_usage(&view::Looked::default(), &view::From::default(), 100)?;
+        ledger.read_open(None, &view::Looked::default(), &view::From::default(), 100)?;
         ledger.page(&view::Looked::default(), 100)?;
         ledger.audit(None, 100)?;
         ledger.links(1)?;

@@ -6,7 +6,7 @@ use tokio::runtime::Builder;
 
 use super::*;
 use crate::store::Store;
-use crate::testing::model::{Engine, Steps, drive, steps};
+use crate::testing::model::{self, Engine, Steps, drive, steps};
 use crate::writer::Writer;
 use tollgate_clock::WallClock;
 use tollgate_marketplace::service::BoxFuture;
@@ -32,7 +32,8 @@ impl Process {
     fn open(&mut self) {
         let pods = ["pod-1", "pod-2"];
         let pod = if self.by_seller { "" } else { pods[self.restarts % pods.len()] };
-        let ledger = Ledger::open(self.folder.path(), settings(pod)).unwrap();
+        let settings = LedgerSettings { rules: model::rules(), ..settings(pod) };
+        let ledger = Ledger::open(self.folder.path(), settings).unwrap();
         self.writer = Some(Writer::inline(ledger, self.clock.clone()));
     }
 
@@ -60,6 +61,10 @@ impl Engine for Process {
             account("444455556666", Some(license)),
             Customer::Identifier("id-7".to_owned()),
         ]
+    }
+
+    fn rules(&self) -> Rules {
+        model::rules()
     }
 
     fn restart(&mut self, _: usize) -> BoxFuture<'_, ()> {

@@ -3,10 +3,11 @@
 use super::*;
 
 /// A ledger of each schema, from the first on. A new migration needs the ledger that it starts from here.
-const RELEASED: [&str; 3] = [
+const RELEASED: [&str; 4] = [
     include_str!("../testdata/schema-1.sql"),
     include_str!("../testdata/schema-2.sql"),
     include_str!("../testdata/schema-3.sql"),
+    include_str!("../testdata/schema-4.sql"),
 ];
 
 pub(super) fn released(sql: &str) -> tempfile::TempDir {
@@ -36,17 +37,38 @@ fn every_schema_has_its_frozen_ledger_and_the_newest_is_what_this_program_makes(
     assert_eq!(made, frozen, "a schema that was released never changes: add a migration");
 }
 
-/// 0.2.0 runs on a ledger of this program: nothing of schema 2 changed.
+/// 0.2.0 runs on a ledger of this program whose dimensions are metered by the default: nothing of schema 2 changed.
 #[test]
-fn schema_3_only_adds_to_schema_2() {
+fn later_schemas_only_add_to_schema_2() {
     let of = |sql: &str| {
         let folder = released(sql);
         let connection = Connection::open(folder.path().join(FILE_NAME)).unwrap();
         (tables(&connection), meta(&connection, "min_reader").unwrap())
     };
-    let ((before, _), (after, min_reader)) = (of(RELEASED[1]), of(RELEASED[2]));
-    assert!(before.iter().all(|table| after.contains(table)));
-    assert_eq!((after.len() - before.len(), min_reader.as_deref()), (6, Some("2")));
+    let ((first, _), (second, min_reader), (third, _)) = (of(RELEASED[1]), of(RELEASED[2]), of(RELEASED[3]));
+    assert!(
+        first.iter().all(|table| second.contains(table)) && second.iter().all(|table| third.contains(table))
+    );
+    assert_eq!((second.len() - first.len(), third.len() - second.len()), (6, 1));
+    assert_eq!(min_reader.as_deref(), Some("2"));
+}
+
+#[test]
+fn the_version_before_is_refused_from_the_first_rule_on() {
+    let min_reader = |bench: &Bench| {
+        let connection = &bench.ledger.as_ref().unwrap().connection;
+        meta(connection, "min_reader").unwrap()
+    };
+    let mut bench = Bench::new();
+    assert_eq!(min_reader(&bench).as_deref(), Some("2"), "every dimension has the default");
+    bench.restart_with(rules(&[("storage", "sum 1000 none")]));
+    assert_eq!(
+        min_reader(&bench).as_deref(),
+        Some("4"),
+        "a program of schema 3 would send bytes as gigabytes"
+    );
+    bench.restart_with(rules(&[]));
+    assert_eq!(min_reader(&bench).as_deref(), Some("4"), "remainders may be left");
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub(super) use crate::writer::Writer;
 pub(super) use tollgate_ledger::Taken;
 pub(super) use tollgate_ledger::testing::Unobserved;
 pub(super) use tollgate_marketplace::{Customer, TagSet};
+pub(super) use tollgate_metering::aggregation::Rules;
 pub(super) use tollgate_metering::event::Event;
 
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
@@ -25,7 +26,11 @@ impl Bench {
     }
 
     pub(super) async fn on(server: Server) -> Self {
-        let bench = Self { database: server.database().await };
+        Self::of(server.database().await).await
+    }
+
+    pub(super) async fn of(database: Database) -> Self {
+        let bench = Self { database };
         connector(&bench.database).connect().await.unwrap();
         bench.at(START).await;
         let closed = Hour::of(START).number() - 2;
@@ -62,9 +67,7 @@ impl Bench {
     }
 
     pub(super) fn replica_with(&self, name: &str, connector: Arc<Connector>) -> Writer {
-        let settings =
-            WriterSettings { name: name.to_owned(), product: "demometered".to_owned(), settle: SETTLE };
-        Writer::start(connector, settings, WallClock::fixed(START), Box::new(Unobserved))
+        Writer::start(connector, writer(name), WallClock::fixed(START), Box::new(Unobserved))
     }
 
     /// What is acknowledged, and what is open by hour and dimension.
@@ -83,13 +86,23 @@ impl Bench {
     }
 }
 
+/// A replica that meters every dimension by the default.
+pub(super) fn writer(name: &str) -> WriterSettings {
+    WriterSettings {
+        name: name.to_owned(),
+        product: "demometered".to_owned(),
+        settle: SETTLE,
+        rules: Rules::default(),
+    }
+}
+
 pub(super) fn event(id: Option<&str>, micros: u64, at: Timestamp) -> Event {
     let mut content = [0; 32];
     content[..8].copy_from_slice(&micros.to_be_bytes());
     Event {
         id: id.map(str::to_owned),
         dimension: "requests".to_owned(),
-        quantity: Quantity::from_micros(micros).unwrap(),
+        quantity: Quantity::from_micros(micros).unwrap().into(),
         at,
         tags: TagSet::default(),
         customer: Customer::Account { account_id: "111122223333".to_owned(), license_arn: None },

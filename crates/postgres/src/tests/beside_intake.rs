@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::bench::{Unobserved, Writer, WriterSettings, event, one};
+use super::bench::{Unobserved, Writer, event, one, writer};
 use super::steps::*;
 use super::*;
 use tollgate_clock as clock;
@@ -33,8 +33,7 @@ async fn an_hour_is_sealed_and_sent_beside_intake() {
     let now = at(EIGHT.next(), 3);
     ledger.set_clock(now).await;
     let leader = ledger.leader().await;
-    let settings =
-        WriterSettings { name: "replica".to_owned(), product: "demometered".to_owned(), settle: SETTLE };
+    let settings = writer("replica");
     let writer = Writer::start(connector(&ledger), settings, WallClock::fixed(now), Box::new(Unobserved));
     let writer = Arc::new(writer);
     one(&writer, event(None, 1, now)).await;

@@ -9,7 +9,7 @@ use crate::connect::Fault;
 async fn refused(database: &Database) -> Fault {
     let connector = connector(database);
     let fault = connector.connect().await.expect_err("it is refused");
-    let settings = WriterSettings { name: "a".to_owned(), product: "demometered".to_owned(), settle: SETTLE };
+    let settings = writer("a");
     let replica = Writer::start(connector, settings, WallClock::system(), Box::new(Unobserved));
     let error = replica.take(vec![event(None, 1, START)], Box::new(())).await.unwrap_err();
     assert!(error.to_string().contains(fault.text()), "{error} is not {fault:?}");

@@ -260,7 +260,7 @@ async fn a_replica_that_was_paused_writes_nothing_after_another_one_leads() {
     let steps = [
         (Step::Begin, 6),
         (Step::Answer, 6),
-        (Step::Carry, 14),
+        (Step::Carry, 18),
         (Step::Seal, 9),
         (Step::Defer, 5),
         (Step::Release, 5),
@@ -334,7 +334,9 @@ async fn paused_at(step: Step, writes: usize) -> bool {
 /// Everything that the holder writes.
 async fn state(ledger: &Ledger) -> Vec<Vec<String>> {
     let mut all = Vec::new();
-    for table in ["ledger", "records", "settled", "sums", "outcome", "daily", "links", "forms", "lease"] {
+    let usage = ["ledger", "sums", "rules", "remainders", "accepted"];
+    let records = ["records", "settled", "outcome", "daily", "links", "forms", "lease"];
+    for table in usage.into_iter().chain(records) {
         let expires = if table == "lease" { "- 'expires_at'" } else { "" };
         let rows = format!(
             "SELECT '{table}', to_jsonb(held) {expires} AS row FROM tollgate.{table} AS held ORDER BY row"

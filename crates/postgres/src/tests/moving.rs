@@ -15,7 +15,7 @@ use tollgate_ledger::moving::{Moving, Stage};
 use tollgate_ledger::repair::{Entry, Note, Repair, Repaired};
 use tollgate_ledger::store::View;
 use tollgate_ledger::testing::{START, folder, settings};
-use tollgate_ledger::view::{From, Looked, OpenUsage, ShownState};
+use tollgate_ledger::view::{From, Looked, OpenSlot, ShownState};
 use tollgate_ledger::{Database as File, Ledger, LedgerError, Links, Summary, Totals};
 use tollgate_marketplace::lifecycle::{LifecycleEvent, NamedLicense, News};
 use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
@@ -48,7 +48,7 @@ pub(super) fn event(id: &str, micros: u64, customer: &Customer, team: &str, at: 
     Event {
         id: Some(id.to_owned()),
         dimension: if micros.is_multiple_of(2) { "requests" } else { "gigabytes" }.to_owned(),
-        quantity: Quantity::from_micros(micros).unwrap(),
+        quantity: Quantity::from_micros(micros).unwrap().into(),
         at,
         tags,
         customer: customer.clone(),
@@ -130,7 +130,7 @@ pub(super) struct Shown {
     summary: Summary,
     records: Vec<(Whole, Links)>,
     found: Vec<(Looked, Vec<Record>)>,
-    open: Vec<OpenUsage>,
+    open: Vec<OpenSlot>,
     open_found: Vec<(Looked, usize)>,
     audit: Vec<Entry>,
 }
@@ -173,18 +173,16 @@ async fn records(view: &dyn View, looked: &Looked, limit: usize) -> Vec<Record> 
     }
 }
 
-async fn open(view: &dyn View, looked: &Looked, limit: usize) -> Vec<OpenUsage> {
+async fn open(view: &dyn View, looked: &Looked, limit: usize) -> Vec<OpenSlot> {
     let (mut rows, mut from) = (Vec::new(), Some(From::default()));
     while let Some(at) = from {
         // As a page's answer carries it.
         let at = From::parse(&at.to_string()).unwrap();
-        let piece = view.open_usage(looked.clone(), at, limit).await.unwrap();
+        let piece = view.open_slots(looked.clone(), at, limit).await.unwrap();
         rows.extend(piece.rows);
         from = piece.next;
     }
-    rows.sort_by_key(|open| {
-        (open.hour, open.customer.clone(), open.dimension.clone(), open.tags.canonical())
-    });
+    rows.sort_by_key(|open| (open.hour, open.customer.clone(), open.dimension.clone()));
     rows
 }
 

@@ -219,7 +219,8 @@ async fn an_hour_closes_after_the_groups_that_count_to_it() {
     assert!(sealing.more && sealing.made == 0, "it is tried again");
     assert_eq!(ledger.one("SELECT closed FROM tollgate.ledger").await, (EIGHT.number() - 1).to_string());
     let count = format!(
-        "INSERT INTO tollgate.sums VALUES ({}, '{}', 'd', 9, '', '{{}}', 5, 0, 0, NULL); COMMIT",
+        "INSERT INTO tollgate.sums (hour, customer, dimension, writer, tags_key, tags, amount, first_at)
+         VALUES ({}, '{}', 'd', 9, '', '{{}}', 5, 0); COMMIT",
         EIGHT.number(),
         customer(1)
     );

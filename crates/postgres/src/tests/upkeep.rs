@@ -160,3 +160,33 @@ async fn a_replica_without_the_lease_forgets_nothing() {
     let replica = ledger.replica(QUICK);
     assert!(matches!(replica.tend_once().await, Err(LedgerError::NotLeading)));
 }
+
+/// A slot that cannot be sealed is tried again after each hour, by the rule of its own.
+#[tokio::test]
+async fn the_rule_of_an_hour_is_kept_while_the_hour_holds_usage() {
+    let ledger = Ledger::make().await;
+    let leader = ledger.leader().await;
+    let (eight, rules) = (
+        EIGHT.number(),
+        "SELECT hour - (SELECT closed FROM tollgate.ledger) FROM tollgate.rules ORDER BY hour",
+    );
+    ledger
+        .run(&format!(
+            "INSERT INTO tollgate.rules SELECT {eight} + i, '{DIMENSION}', 'sum 1000 up:0' FROM generate_series(0, 9) i"
+        ))
+        .await;
+    ledger.count(EIGHT, 1, 1, "{}", 1_500_000_000).await;
+    ledger.run("UPDATE tollgate.sums SET tags = 'odd'").await;
+    for hours in 0..6 {
+        pass(&ledger, &leader, Hour::from_number(eight + hours)).await;
+    }
+    assert_eq!(ledger.run(rules).await, [["-5"], ["-2"], ["-1"], ["0"], ["1"], ["2"], ["3"], ["4"]]);
+    ledger.run("UPDATE tollgate.sums SET tags = '{}'").await;
+    pass(&ledger, &leader, Hour::from_number(eight + 6)).await;
+    assert_eq!(
+        ledger.run("SELECT micros, raw, rounded FROM tollgate.records").await,
+        [["2000000", "2000000000", "500000000"]]
+    );
+    ledger.check_balance().await;
+    assert_eq!(ledger.run(rules).await, [["-2"], ["-1"], ["0"], ["1"], ["2"], ["3"]]);
+}

@@ -502,7 +502,7 @@ impl Bench {
 
     async fn take(&mut self, event: Event) {
         let slot = (event.customer.canonical(), event.dimension.clone());
-        let micros = event.quantity.micros();
+        let micros = u64::try_from(event.quantity.micros()).unwrap();
         let expected = match event.id.as_ref().map(|id| (id, self.keys.get(id))) {
             Some((_, Some(known))) if *known == event.content => Taken::Duplicate,
             Some((_, Some(_))) => Taken::Conflict,
@@ -538,7 +538,7 @@ impl Bench {
         Some(Event {
             id: key.map(|key| format!("{day}-{}-{key}", self.wrong / 3)),
             dimension,
-            quantity: Quantity::from_micros(*micros).unwrap(),
+            quantity: Quantity::from_micros(*micros).unwrap().into(),
             at: Timestamp::from_unix_millis(self.clock.now().unix_millis() - age),
             tags: TagSet::try_from(tags).unwrap(),
             customer: if saas { customers()[usize::from(*customer)].clone() } else { Customer::Own },

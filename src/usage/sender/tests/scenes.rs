@@ -31,7 +31,7 @@ impl Stage {
         let event = |(account, dimension): (String, String)| Event {
             id: None,
             dimension,
-            quantity: Quantity::from_micros(1_000_000).unwrap(),
+            quantity: Quantity::from_micros(1_000_000).unwrap().into(),
             at,
             tags: TagSet::default(),
             customer: match account.as_str() {
