@@ -17,7 +17,7 @@ _list:
 check: fmt-check clippy fuzz-check tidy test
 
 # Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
-ci: fmt-check clippy doc site crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (kill-campaign "12" "contract") (replica-campaign "12") (chaos "short") memory packaging kubernetes release-test test
+ci: fmt-check clippy doc site crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (kill-campaign "12" "contract") (replica-campaign "12") (meters-campaign "1") (chaos "short") memory packaging kubernetes release-test test
 
 # Formats the sources.
 fmt:
@@ -91,6 +91,14 @@ replica-campaign faults="100" seed="" *kinds:
     cp target/debug/tollgate-saas target/tollgate-saas-replicas
     python3 tests/campaign/rig.py
     python3 tests/campaign/replicas.py target/tollgate-replicas target/tollgate-saas-replicas {{ faults }} "{{ seed }}" {{ kinds }}
+
+# Simulates random days of metering by rules (`[dimension.NAME]`), with restarts, kills and jumps of the clock, and compares the bill with that of a model.
+meters-campaign days="7" seed="":
+    cargo build --locked --package tollgate
+    cp target/debug/tollgate target/tollgate-meters
+    python3 tests/campaign/meter_tables.py
+    python3 tests/campaign/meters.py target/tollgate-meters metered {{ days }} {{ seed }}
+    python3 tests/campaign/meters.py target/tollgate-meters saas {{ days }} {{ seed }}
 
 # Simulates days of metering with restarts and a bad neighbour: memory and files must not grow, and the bill must be exact.
 soak days="8":
