@@ -38,6 +38,10 @@ while :; do sleep 86400 & wait $!; done
 GATES = {
     "your-gate": 'mode = "hourly"\nproduct_code = "demohourly"\npublic_keys = "keys"\n',
     "your-metered-gate": 'mode = "metered"\nproduct_code = "demometered"\ndimensions = "requests,gigabytes"\non_unsent = "keep"\n',
+    "your-node-hours-gate": (
+        'mode = "metered"\nproduct_code = "demometered"\ndimensions = ["node_hours"]\non_unsent = "keep"\n'
+        '[dimension.node_hours]\nheartbeat = 1\nrounding = { mode = "up", digits = 0 }\n'
+    ),
     "your-contract-gate": 'mode = "contract"\nproduct_id = "prod-democontract"\nlicense_model = "floating"\nentitlements = "users"\n',
     "your-saas-gate": 'mode = "saas"\nproduct_code = "demosaas"\ndimensions = "requests,gigabytes"\n',
 }

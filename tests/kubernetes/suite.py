@@ -18,6 +18,7 @@ import cluster as clusters
 import identity  # noqa: F401
 import images
 import lock  # noqa: F401
+import node_hours  # noqa: F401
 import rehearsals  # noqa: F401
 import saas  # noqa: F401
 import seats  # noqa: F401

@@ -150,7 +150,7 @@ def upgrade(stand, name, helm):
         # carried or counted.
         wait("the bill", lambda: billed(space) == 23)
         stopped(space)
-        assert billed(space) == 23 and schema(ledger) == "3", space.aws.admin("ledger")
+        assert billed(space) == 23 and schema(ledger) == "4", space.aws.admin("ledger")
         assert balance(space) == {"accepted": "23", "billed": "17", "pending": "0", "dead": "6"}
 
         # The way back: 0.1.0 does not touch the new ledger, and starts one of its own after that is

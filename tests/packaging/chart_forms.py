@@ -6,6 +6,7 @@ Usage: chart_forms.py HELM3 [TEST…]
 import json
 import re
 import sys
+import tomllib
 import unittest
 
 import yaml
@@ -346,6 +347,27 @@ class Settings(ChartCase):
         (deployment,), error = self.of(simple(), include=include, values={"tollgate": {**METERED, "settings": {}}})
         self.assertEqual(environment(pod_spec(deployment)["initContainers"][0])["TOLLGATE_DIMENSIONS"], "a,b", error)
         self.told('"dimensions" (dict "a" "b")', "dimensions takes one value, and not a list or a dict")
+        self.told('"dimension" (list "a")', "dimension takes one value, and not a list or a dict")
+        self.told('"dimension" (dict "heartbeat" 1)', "dimension.heartbeat is no dict: name the dimension")
+        self.told('"dimension" "heartbeat = 1"', "dimension is heartbeat = 1; write a dict of dicts")
+
+    def test_the_rules_of_dimensions_become_one_inline_table(self):
+        rules = {"node hours": {"heartbeat": 0.5, "rounding": {"mode": "up", "digits": 0}, "scale": None}, "a<b": {"per_pod": True, "scale": 1000000}}
+        priced = {**METERED, "settings": {"dimensions": ["node hours", "a<b"], "dimension": rules}}
+        for documents in (self.documents({"tollgate": priced}), self.documents4({"tollgate": priced})):
+            (deployment,) = [document for document in documents if document["kind"] == "Deployment"]
+            text = environment(pod_spec(deployment)["initContainers"][0])["TOLLGATE_DIMENSION"]
+            rules["node hours"].pop("scale", None)
+            self.assertEqual(tomllib.loads(f"rules = {text}")["rules"], rules)
+        given = {**METERED, "settings": {"dimensions": "a", "dimension": "{ a = { heartbeat = 1 } }"}}
+        sidecar = pod_spec(self.workload({"tollgate": given}))["initContainers"][0]
+        self.assertEqual(environment(sidecar)["TOLLGATE_DIMENSION"], "{ a = { heartbeat = 1 } }")
+        for wrong in (
+            {"heartbeat": 0}, {"scale": "bytes:GX"}, {"scale": 0}, {"scale": "0.0000001"}, {"aggregation": "avg"}, {"per_pod": "yes"}, {"price": 1},
+            {"rounding": "up"}, {"rounding": {"digits": 0}}, {"rounding": {"mode": "up", "digits": 7}}, {"rounding": {"mode": "down", "digits": 0}},
+        ):
+            with self.subTest(wrong):
+                self.refused({"tollgate": {**METERED, "settings": {"dimensions": "a", "dimension": {"a": wrong}}}}, "dimension")
         self.told('"on_lapse" (list "keep")', "on_lapse takes one value")
         self.told('"dimensions" (list "a" " ")', 'dimensions holds " ", which is no name')
         self.told('"dimensions" (list "a" 1)', "dimensions holds 1, which is no name")

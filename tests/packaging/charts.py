@@ -293,7 +293,7 @@ class Charts(ChartCase):
 
     def test_renderings_are_the_reviewed_ones(self):
         examples = {path.stem.removeprefix("values-"): yaml.safe_load(path.read_text()) for path in (ROOT / "helm/example").glob("values-*.yaml")}
-        self.assertEqual(set(examples), {"readiness", "exec", "job", "cronjob", "contract", "rehearsal"})
+        self.assertEqual(set(examples), {"readiness", "exec", "job", "cronjob", "contract", "node-hours", "rehearsal"})
         everything = {**CASES["surroundings"], **CASES["account"], "gate": "native"}
         cases = {
             "native": {}, **examples,
