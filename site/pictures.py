@@ -180,7 +180,7 @@ def hour():
     picture.line([(525, 290), (525, 350)])
     picture.line([(775, 290), (775, 350)])
     picture.word(650, 326, "the window is over", "small label")
-    picture.box(60, 350, 240, 60, ["the balance", "accepted = billed + pending", "+ dead + discarded"], "box")
+    picture.box(40, 350, 280, 60, ["the balance", "accepted + rounded up = billed", "+ pending + dead + discarded + remainder"], "box")
     return picture
 
 
