@@ -103,6 +103,9 @@ class Passage(http.server.BaseHTTPRequestHandler):
         answer = sidecar.getresponse()
         said = answer.read()
         sidecar.close()
+        # Before the client has its answer: it may end at once, and what has passed is looked at then.
+        status = answer.status if answer.status != 202 else json.loads(said)["results"][0]["status"]
+        self.server.answers.put((came, json.loads(event)["id"], status))
         fate = self.server.fates.pop(0) if self.server.fates else "arrives"
         if fate == "lost":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -112,8 +115,6 @@ class Passage(http.server.BaseHTTPRequestHandler):
             whole = "\r\n".join([*head, "", ""]).encode() + said
             self.wfile.write(whole[: -len(said) // 2] if fate == "cut" else whole)
             self.close_connection |= fate == "cut"
-        status = answer.status if answer.status != 202 else json.loads(said)["results"][0]["status"]
-        self.server.answers.put((came, json.loads(event)["id"], status))
 
     def log_message(self, *_):
         pass
