@@ -120,8 +120,8 @@ fn parse_switch(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), answer.trim().to_owned()))
 }
 
-/// Largest world file: enough for thousands of customers.
-const WORLD_BYTES_MAX: usize = 4 << 20;
+/// Largest world file: enough for 100,000 customers with a license each, which is the most that a world has.
+const WORLD_BYTES_MAX: usize = 32 << 20;
 
 fn read_world(path: &Path) -> Result<String, String> {
     let read = read_regular(path, WORLD_BYTES_MAX, Links::Follow);
@@ -130,7 +130,7 @@ fn read_world(path: &Path) -> Result<String, String> {
         Ok(Err(_)) => "is no UTF-8 text".to_owned(),
         Err(error) => describe(&error),
     };
-    Err(format!("cannot read the world file {}: {seen}; name a TOML file of at most 4 MiB", path.display()))
+    Err(format!("cannot read the world file {}: {seen}; name a TOML file of at most 32 MiB", path.display()))
 }
 
 /// Serves until a signal.

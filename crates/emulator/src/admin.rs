@@ -479,8 +479,8 @@ fn world_json(engine: &Engine) -> Value {
     let state = engine.state();
     let world = &state.service.world;
     let products: Vec<Value> = world.products.keys().map(|code| product_json(engine, world, code)).collect();
-    let customers: Vec<Value> =
-        world.customers.keys().map(|account_id| customer_json(world, account_id)).collect();
+    let accounts = world.customers.iter().map(|(account_id, _)| account_id).take(CUSTOMERS_SHOWN);
+    let customers: Vec<Value> = accounts.map(|account_id| customer_json(world, account_id)).collect();
     let bill = &state.service.bill;
     let called = bill.pods().map(|(name, _)| name);
     let mut names: BTreeSet<&str> = called.chain(world.assumed.keys().map(String::as_str)).collect();
@@ -499,12 +499,16 @@ fn world_json(engine: &Engine) -> Value {
         "web_identity_verified": engine.verifies_tokens(),
         "products": products,
         "customers": customers,
+        "customers_declared": world.customers.len(),
         "pods": pods,
         "pods_seen": pods_seen,
         "switches": world.switches.json(),
     })
 }
 
+/// Most customers listed with the world, which the page asks for again and again; `customers_declared` has their
+/// number.
+const CUSTOMERS_SHOWN: usize = 10_000;
 /// Most pods listed with the world; `pods_seen` has their number.
 const PODS_SHOWN: usize = 1000;
 

@@ -5,6 +5,7 @@
 //! - Everything that a caller can name is bounded, so that no order can fill the memory.
 
 pub(super) mod contract;
+mod customers;
 pub(super) mod document;
 pub(super) mod switches;
 
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use self::contract::{Contract, Contracts};
+use self::customers::Customers;
 use self::switches::{Switch, Switches};
 use super::operation::{Api, Operation};
 use tollgate_time::Timestamp;
@@ -274,7 +276,7 @@ pub(super) struct World {
     pub(super) platform: Platform,
     pub(super) seller_account_id: String,
     pub(super) products: BTreeMap<String, Product>,
-    pub(super) customers: BTreeMap<String, Customer>,
+    pub(super) customers: Customers,
     pub(super) pods: BTreeMap<String, Pod>,
     /// The licenses in License Manager.
     #[serde(default)]
@@ -305,7 +307,7 @@ impl World {
             platform: Platform::Eks,
             seller_account_id: "777788889999".to_owned(),
             products: BTreeMap::new(),
-            customers: BTreeMap::new(),
+            customers: Customers::default(),
             pods: BTreeMap::new(),
             contracts: BTreeMap::new(),
             assumed: BTreeMap::new(),
@@ -348,25 +350,20 @@ impl World {
         self.licenses(account_id, product_code).iter().any(|license| license.subscribed)
     }
 
-    /// The customer with this legacy identifier.
-    pub(super) fn account_of_identifier(&self, identifier: &str) -> Option<&str> {
-        let mut customers = self.customers.iter();
-        customers.find(|(_, customer)| customer.identifier == identifier).map(|(account, _)| account.as_str())
-    }
-
     /// The license with this ARN, and its account.
     pub(super) fn license(&self, arn: &str) -> Option<(&str, License)> {
-        let declared = self.customers.iter().find_map(|(account_id, customer)| {
-            let license = customer.licenses.iter().find(|license| license.arn == arn)?;
-            self.products.contains_key(&license.product_code).then(|| (account_id.as_str(), license.clone()))
-        });
+        let declared = self
+            .customers
+            .licenses(arn)
+            .find(|(_, license)| self.products.contains_key(&license.product_code));
+        let declared = declared.map(|(account_id, license)| (account_id, license.clone()));
         declared.or_else(|| {
             let named = arn.strip_prefix(STANDARD_LICENSE)?;
             let (account_id, product_code) = named.split_once(STANDARD_RESOURCE)?;
             let (account_id, customer) = self.customers.get_key_value(account_id)?;
             let replaced = customer.licenses.iter().any(|license| license.product_code == product_code);
             let there = self.products.contains_key(product_code) && !replaced;
-            there.then(|| (account_id.as_str(), customer.standard_license(account_id, product_code)))
+            there.then(|| (account_id, customer.standard_license(account_id, product_code)))
         })
     }
 

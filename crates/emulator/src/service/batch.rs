@@ -205,7 +205,7 @@ fn customer_of(
 ) -> Result<Option<Found>, ServiceError> {
     let world = &service.world;
     let account_id = match (&record.customer_identifier, &record.customer_aws_account_id) {
-        (Some(identifier), _) => world.account_of_identifier(identifier).map(str::to_owned),
+        (Some(identifier), _) => world.customers.account_of_identifier(identifier).map(str::to_owned),
         (None, Some(account_id)) => {
             world.customers.contains_key(account_id.as_ref()).then(|| account_id.clone().into_owned())
         }

@@ -145,9 +145,10 @@ impl Bench {
     }
 
     fn subscribe(&mut self, account_id: &str, subscribed: bool) {
-        let customer = self.service.world.customers.get_mut(account_id).unwrap();
+        let mut customer = self.service.world.customers.get(account_id).unwrap().clone();
         customer.subscribed = subscribed;
         customer.licenses.iter_mut().for_each(|license| license.subscribed = subscribed);
+        self.service.world.customers.insert(account_id.to_owned(), customer);
     }
 
     fn quantities(&self) -> Vec<String> {

@@ -2,7 +2,7 @@
 //! member names.
 //!
 //! - An order contains only the members that change; new things get defaults for the others.
-//! - All faults of an order are reported at once, each with its place, and in a file with its line.
+//! - The faults of an order are reported together, each with its place, and in a file with its line.
 //! - An order with a fault changes nothing.
 
 mod contract;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub(crate) use self::contract::ContractDocument;
-use self::place::Place;
+use self::place::{Lines, Place};
 use super::contract::Contract;
 use super::{
     Agreements, Customer, Entitlement, EntitlementValue, KeyVersion, License, Platform, Pod, Pricing,
@@ -130,8 +130,13 @@ pub(crate) struct PodDocument {
 const DIMENSIONS_MAX: usize = 200;
 /// Most key versions of one product: each needs a private key in memory, and no product of AWS's is known to have two.
 const KEY_VERSIONS_MAX: usize = 16;
-/// Most products, customers, licenses and pods that can be declared: more than any test needs, and some megabytes.
+/// Most products, licenses and pods that can be declared: more than any test needs, and some megabytes.
 pub(crate) const DECLARED_MAX: usize = 10_000;
+/// Most customers that can be declared: a seller's whole list, for a test of its service at full size. With a license
+/// each they take 240 MiB, because `reset` needs the world of the start, too.
+const CUSTOMERS_MAX: usize = 100_000;
+/// Most faults of one order that are told: enough to mend it, and no flood where one mistake is in every line.
+const FAULTS_SHOWN_MAX: usize = 100;
 /// Most licenses of one customer.
 const LICENSES_MAX: usize = 100;
 /// Longest name of a kind that the model does not limit: of pods, identifiers, regions.
@@ -144,7 +149,7 @@ impl World {
     /// Parses a world file. Each fault names its line.
     pub(crate) fn of_toml(text: &str) -> Result<Self, OrderError> {
         let document: WorldDocument = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| place::line(text, span.start));
+            let line = error.span().map_or(1, |span| Lines::of_byte(text, span.start));
             // A value that the message quotes may contain line ends.
             let message = error.message().replace(['\n', '\r'], " ");
             OrderError(vec![format!("line {line}: {message}")])
@@ -154,15 +159,8 @@ impl World {
         if faults.list.is_empty() {
             return Ok(world);
         }
-        let told = faults.list.iter().map(|(place, message)| {
-            let line = place.line(text);
-            if place.is_root() {
-                format!("line {line}: {message}")
-            } else {
-                format!("line {line}: {place}: {message}")
-            }
-        });
-        Err(OrderError(told.collect()))
+        let lines = Lines::of(text);
+        Err(faults.told(|place| format!("line {}: ", lines.of_place(place))))
     }
 
     /// The default world.
@@ -244,10 +242,17 @@ impl Faults {
         if faults.list.is_empty() {
             return Ok(checked);
         }
-        let told = faults.list.iter().map(|(place, message)| {
-            if place.is_root() { message.clone() } else { format!("{place}: {message}") }
+        Err(faults.told(|_| String::new()))
+    }
+
+    /// What the order's author reads; `before` begins the fault of a place.
+    fn told(&self, before: impl Fn(&Place) -> String) -> OrderError {
+        let shown = self.list.iter().take(FAULTS_SHOWN_MAX).map(|(place, message)| {
+            let before = before(place);
+            if place.is_root() { format!("{before}{message}") } else { format!("{before}{place}: {message}") }
         });
-        Err(OrderError(told.collect()))
+        let more = self.list.len().saturating_sub(FAULTS_SHOWN_MAX);
+        OrderError(shown.chain((more > 0).then(|| format!("and {more} more faults"))).collect())
     }
 
     fn add(&mut self, place: Place, message: impl Into<String>) {
@@ -490,7 +495,7 @@ impl CustomerDocument {
     fn customer(self, world: &World, at: &Place, faults: &mut Faults) -> (String, Customer) {
         faults.account(at.member("account_id"), &self.account_id);
         let known = world.customers.get(&self.account_id);
-        faults.full(at, world.customers.len() + usize::from(known.is_none()), DECLARED_MAX, "customers");
+        faults.full(at, world.customers.len() + usize::from(known.is_none()), CUSTOMERS_MAX, "customers");
         let fresh = || Customer {
             identifier: format!("customer-{}", self.account_id),
             // A new customer is subscribed to everything unless the order says otherwise or names products.
@@ -502,7 +507,8 @@ impl CustomerDocument {
         if let Some(identifier) = self.identifier {
             let place = at.member("identifier");
             faults.name(place.clone(), &identifier);
-            let other = world.account_of_identifier(&identifier).filter(|other| *other != self.account_id);
+            let other =
+                world.customers.account_of_identifier(&identifier).filter(|other| *other != self.account_id);
             if let Some(other) = other {
                 faults.add(place, format!("customer {other} has this identifier"));
             }

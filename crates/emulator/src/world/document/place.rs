@@ -37,13 +37,25 @@ impl Place {
         segments.push(segment);
         Self(segments)
     }
+}
+
+/// The lines of a file's places; it is parsed once for all of them.
+pub(super) struct Lines<'a> {
+    text: &'a str,
+    document: Option<Spanned<DeTable<'a>>>,
+}
+
+impl<'a> Lines<'a> {
+    pub(super) fn of(text: &'a str) -> Self {
+        Self { text, document: DeTable::parse(text).ok() }
+    }
 
     /// The line of the member, or, if it is absent, of the table that should contain it.
-    pub(super) fn line(&self, text: &str) -> usize {
-        let Ok(table) = DeTable::parse(text) else { return 1 };
+    pub(super) fn of_place(&self, place: &Place) -> usize {
+        let Some(table) = &self.document else { return 1 };
         let mut start = 0;
         let mut value: Option<&DeValue<'_>> = None;
-        for segment in &self.0 {
+        for segment in &place.0 {
             let found = match (segment, value) {
                 (PathSegment::Member(name), None) => entry(table.get_ref(), name),
                 (PathSegment::Member(name), Some(DeValue::Table(table))) => entry(table, name),
@@ -55,7 +67,12 @@ impl Place {
             let Some((at, next)) = found else { break };
             (start, value) = (at, Some(next));
         }
-        line(text, start)
+        Self::of_byte(self.text, start)
+    }
+
+    /// The line of a byte, from 1.
+    pub(super) fn of_byte(text: &str, byte: usize) -> usize {
+        text.bytes().take(byte).filter(|b| *b == b'\n').count() + 1
     }
 }
 
@@ -63,11 +80,6 @@ impl Place {
 fn entry<'a, 'i>(table: &'a DeTable<'i>, name: &str) -> Option<(usize, &'a DeValue<'i>)> {
     let (key, value): (_, &Spanned<DeValue<'i>>) = table.iter().find(|(key, _)| key.get_ref() == name)?;
     Some((key.span().start, value.get_ref()))
-}
-
-/// The line of a byte, from 1.
-pub(super) fn line(text: &str, byte: usize) -> usize {
-    text.bytes().take(byte).filter(|b| *b == b'\n').count() + 1
 }
 
 impl fmt::Display for Place {

@@ -1,6 +1,7 @@
 //! World files: what is read, and the error for each mistake.
 
 use super::*;
+use tollgate_clock::monotonic;
 
 fn faults(text: &str) -> Vec<String> {
     World::of_toml(text).unwrap_err().0
@@ -77,6 +78,59 @@ platform = "toaster"
         );
     }
     assert_eq!(told.len(), 10, "{told:#?}");
+}
+
+/// A world file whose customers have an identifier and a license of their own, and, with `fault`, one fault each.
+fn crowd(customers: usize, fault: bool) -> String {
+    let mut text = "[[products]]\nproduct_code = \"p\"\npricing = \"saas\"\n".to_owned();
+    for number in 0..customers {
+        let account = 100_000_000_000_u64 + number as u64;
+        let product = if fault { "q" } else { "p" };
+        text.push_str(&format!(
+            "[[customers]]\naccount_id = \"{account}\"\nidentifier = \"buyer-{number}\"\n\
+             licenses = [{{ product_code = \"{product}\", license_arn = \"arn:aws:license-manager::1:license:l-{number}\" }}]\n"
+        ));
+    }
+    text
+}
+
+#[test]
+fn the_time_for_a_world_grows_as_its_customers() {
+    // The least of several measurements, so that a busy machine changes little. Twenty times the customers take twenty
+    // times the time; when each was compared with all, they took two hundred times.
+    let measured = |customers: usize| {
+        let text = crowd(customers, false);
+        let once = || {
+            let began = monotonic();
+            assert_eq!(World::of_toml(&text).unwrap().customers.len(), customers);
+            monotonic() - began
+        };
+        (0..3).map(|_| once()).min().unwrap()
+    };
+    let (few, many) = (measured(500), measured(10_000));
+    assert!(many < few * 80, "500 customers took {few:?}, 10,000 took {many:?}");
+}
+
+#[test]
+fn one_mistake_in_every_line_is_told_a_hundred_times_and_counted() {
+    let told = faults(&crowd(2_000, true));
+    assert_eq!(told.len(), 101);
+    assert!(
+        told[0].starts_with("line 7: customers[0].licenses[0].product_code: there is no product"),
+        "{}",
+        told[0]
+    );
+    assert_eq!(told[100], "and 1900 more faults");
+}
+
+#[test]
+fn a_world_has_at_most_a_hundred_thousand_customers() {
+    let text = crowd(CUSTOMERS_MAX, false);
+    assert_eq!(World::of_toml(&text).unwrap().customers.len(), CUSTOMERS_MAX);
+    let more = format!("{text}[[customers]]\naccount_id = \"999999999999\"\n");
+    let told = faults(&more);
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains("there are 100001 customers, at most 100000 are possible"), "{told:?}");
 }
 
 #[test]
