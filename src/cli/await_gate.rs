@@ -11,7 +11,8 @@ use clap::Args;
 use self::waiting::{WaitAction, Waiting, pause};
 use crate::cli::probe::gate_is_open;
 use crate::cli::{complain, end, exec, probe};
-use crate::config::{self, Flags, Installation, ProcessEnvironment};
+use crate::config::setting::Setting;
+use crate::config::{self, Environment as _, Flags, Installation, ProcessEnvironment};
 use crate::exit::Exit;
 use crate::shutdown::Signals;
 use tollgate_clock as clock;
@@ -63,7 +64,14 @@ pub fn run(args: &AwaitArgs) -> Exit {
     let exit = runtime.block_on(wait(&gate, args));
     runtime.shutdown_background();
     match exec::program(&args.command) {
-        Some(program) if exit == Exit::Done => exec::become_command(program),
+        Some(mut program) if exit == Exit::Done => {
+            // Among tollgate's own variables the application needs this one: where it reports its usage.
+            let address = Setting::AppAddr.spec().env;
+            if let Some(value) = ProcessEnvironment.get(address) {
+                program.env(address, value);
+            }
+            exec::become_command(program)
+        }
         _ => exit,
     }
 }

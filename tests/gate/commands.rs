@@ -165,6 +165,11 @@ fn await_waits_for_the_gate_and_becomes_the_command() {
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "started\n"));
     let output = command(&["await", "--probe-addr", &addr]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
+    // Of tollgate's variables the application gets the address to which it reports.
+    let script = r#"echo "$TOLLGATE_APP_ADDR ${TOLLGATE_LOG_FILTER:-gone}""#;
+    let mut told = command(&["await", "--probe-addr", &addr, "--", "/bin/sh", "-c", script]);
+    told.env("TOLLGATE_APP_ADDR", "unix:/run/tollgate/app.sock").env("TOLLGATE_LOG_FILTER", "debug");
+    assert_eq!(stdout(&told.output().unwrap()), "unix:/run/tollgate/app.sock gone\n");
 }
 
 /// An earlier version found the fault only when the gate opened, which may be hours later.
