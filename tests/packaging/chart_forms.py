@@ -171,6 +171,56 @@ class Beside(ChartCase):
         self.refused({"tollgate": {"gate": "exec", "container": "absent"}}, "no container named absent to gate")
 
 
+class Socket(ChartCase):
+    metered = {**METERED, "appSocket": True}
+    address = "unix:/run/tollgate/app.sock"
+
+    def test_one_value_gives_sidecar_and_main_containers_the_socket(self):
+        two = simple().replace("{ name: a, image: b }", "{ name: a, image: b }, { name: c, image: d, env: null, volumeMounts: null }")
+        for gate in ("native", "readiness", "exec"):
+            (deployment,), error = self.of(two, {**self.metered, "gate": gate, "command": ["/x"]})
+            containers = {container["name"]: container for container in pod_rules.everyone(deployment)}
+            folder = {"name": "tollgate-socket", "mountPath": "/run/tollgate"}
+            self.assertIn(folder, containers["tollgate"]["volumeMounts"], error)
+            self.assertEqual(environment(containers["tollgate"])["TOLLGATE_APP_ADDR"], self.address)
+            for name in "ac":
+                self.assertIn({**folder, "readOnly": True}, containers[name]["volumeMounts"])
+                self.assertEqual(environment(containers[name]), {"TOLLGATE_APP_ADDR": self.address})
+            for name in {"tollgate-await", "tollgate-install"} & set(containers):
+                self.assertNotIn("tollgate-socket", [mount["name"] for mount in containers[name].get("volumeMounts", [])])
+            pod = pod_spec(deployment)
+            self.assertIn({"name": "tollgate-socket", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}, pod["volumes"])
+            # The autoscaler minds volumes on the node's disk only. The socket's mode needs no common group.
+            annotations = deployment["spec"]["template"]["metadata"]["annotations"]
+            self.assertEqual(annotations["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"], "tollgate-state")
+            self.assertNotIn("securityContext", pod)
+        self.assertEqual(self.documents({"tollgate": {**METERED, "appSocket": None}}), self.documents({"tollgate": METERED}))
+
+    def test_what_the_vendor_says_stays(self):
+        own = simple().replace("image: b", "image: b, env: [{ name: TOLLGATE_APP_ADDR, value: mine }]")
+        (deployment,), _ = self.of(own, self.metered)
+        self.assertEqual(environment(pod_spec(deployment)["containers"][0]), {"TOLLGATE_APP_ADDR": "mine"})
+        taken = simple().replace("image: b", "image: b, volumeMounts: [{ name: v, mountPath: /run/tollgate }]")
+        _, error = self.of(taken, {**self.metered, "extraVolumes": [{"name": "v", "emptyDir": {}}]})
+        self.assertIn("container a of Deployment x has two volumes at /run/tollgate", error)
+        self.refused({"tollgate": {**self.metered, "settings": {"dimensions": "a", "aws_door": True}}}, "an AWS SDK calls no Unix socket")
+
+    def test_two_products_have_two_sockets_and_no_address_that_names_one(self):
+        pod = pod_spec(self.workload({"tollgate": {**self.metered, "productCode": "", "products": named("one", "two")}}))
+        self.assertEqual([mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]], ["/run/one", "/run/two"])
+        self.assertNotIn("env", pod["containers"][0])
+        told = [environment(container)["TOLLGATE_APP_ADDR"] for container in pod["initContainers"] if container["args"] == ["run"]]
+        self.assertEqual(told, ["unix:/run/one/app.sock", "unix:/run/two/app.sock"])
+
+    def test_the_port_is_free_for_the_application(self):
+        theirs = simple(pod="hostNetwork: true,").replace("image: b", "image: b, ports: [{ containerPort: 19181 }]")
+        _, error = self.of(theirs, METERED)
+        self.assertIn("port 19181 is also that of container a", error)
+        (deployment,), error = self.of(theirs, self.metered)
+        ports = [port["containerPort"] for port in pod_spec(deployment)["containers"][0]["ports"]]
+        self.assertEqual(ports, [19181, 19180], error)
+
+
 class Writers(ChartCase):
     def test_a_claim_is_for_one_pod_at_a_time(self):
         self.assertEqual(self.workload({"tollgate": CLAIM})["spec"]["strategy"], {"type": "Recreate"})

@@ -225,6 +225,20 @@ class Properties(ChartCase):
                 broken = copy.deepcopy(floating)
                 mutate(broken)
                 self.assertNotEqual(pod_rules.set_violations(broken), [])
+        socket = self.documents4({"tollgate": {**METERED, "appSocket": True}})
+        self.assertEqual(pod_rules.set_violations(socket), [])
+        mutations = {
+            "no folder": lambda d: pod(d)["initContainers"][0]["volumeMounts"].pop(),
+            "not mounted": lambda d: pod(d)["containers"][0].pop("volumeMounts"),
+            "replaceable": lambda d: pod(d)["containers"][0]["volumeMounts"][0].pop("readOnly"),
+            "no address": lambda d: pod(d)["containers"][0].pop("env"),
+            "the door": lambda d: pod(d)["initContainers"][0]["env"].append({"name": "TOLLGATE_AWS_DOOR", "value": "on"}),
+        }
+        for name, mutate in mutations.items():
+            with self.subTest(name):
+                broken = copy.deepcopy(socket)
+                mutate(broken)
+                self.assertNotEqual(pod_rules.set_violations(broken), [])
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ def product(draw):
         "productCode": (0.4, ["demo", "demo-1/x"], [""]),
         "region": (0.2, ["eu-central-1"], [""]),
         "ports": (0.12, [{"probe": 20000, "app": 20001}, {"app": 30000}], [{"probe": 19181}, {"probe": 65530, "app": 65531}]),
+        "appSocket": (0.25, [True], [False]),
         "shutdownGrace": (0.15, ["25s", "2m", "1m30s"], ["2s"]),
         "resources": (0.25, RESOURCES, TIGHT),
         "image": (0.2, [{"digest": "sha256:" + "a" * 64}, {"pullPolicy": "Always"}, {"registry": ""}], [{"tag": ""}]),
@@ -178,7 +179,7 @@ PLACES = [
     ("image",), ("image", "registry"), ("image", "repository"), ("image", "tag"), ("image", "digest"), ("image", "pullPolicy"), ("gate",),
     ("position",), ("refused",), ("container",), ("command",), ("mode",), ("productCode",), ("productId",), ("licenseModel",), ("region",), ("settings",), ("products",),
     ("serviceAccount",), ("serviceAccount", "create"), ("serviceAccount", "name"), ("state",), ("state", "type"), ("state", "sizeLimit"),
-    ("ports",), ("ports", "probe"), ("ports", "app"), ("probes",), ("probes", "sidecarReadiness"), ("resources",), ("resources", "requests"),
+    ("ports",), ("ports", "probe"), ("ports", "app"), ("appSocket",), ("probes",), ("probes", "sidecarReadiness"), ("resources",), ("resources", "requests"),
     ("resources", "limits"), ("resources", "limits", "memory"), ("shutdownGrace",), ("terminationGraceExtraSeconds",),
     ("applicationStopSeconds",), ("extraEnv",), ("extraVolumes",), ("extraVolumeMounts",), ("caConfigMap",), ("licenseSecret",), ("proxy",), ("proxy", "https"),
     ("mesh",), ("networkPolicy",), ("networkPolicy", "enabled"), ("networkPolicy", "egress"), ("podMonitor",), ("prometheusRule",),
@@ -239,7 +240,7 @@ def container(draw, name, before=False):
     if draw.random() < 0.3:
         made["ports"] = [{"containerPort": pick(draw, [8080], [19180])}]
     if draw.random() < 0.2:
-        made["volumeMounts"] = [{"name": "own", "mountPath": pick(draw, ["/own"], ["/opt/tollgate"])}]
+        made["volumeMounts"] = [{"name": "own", "mountPath": pick(draw, ["/own"], ["/opt/tollgate", "/run/tollgate"])}]
     if draw.random() < 0.2:
         made["env"] = None
     return made

@@ -53,6 +53,7 @@ CASES = {
         "image": {"digest": "sha256:" + "a" * 64},
     },
     "linkerd": {"mesh": "linkerd", "shutdownGrace": "2m", "applicationStopSeconds": 60, "networkPolicy": {"enabled": True}},
+    "socket": {**METERED, "appSocket": True},
     "two-products": {"products": [{"productCode": "one", "settings": {"public_keys": "/keys"}}, {"productCode": "two", **METERED, "name": "second"}]},
 }
 
@@ -293,7 +294,7 @@ class Charts(ChartCase):
 
     def test_renderings_are_the_reviewed_ones(self):
         examples = {path.stem.removeprefix("values-"): yaml.safe_load(path.read_text()) for path in (ROOT / "helm/example").glob("values-*.yaml")}
-        self.assertEqual(set(examples), {"readiness", "exec", "job", "cronjob", "contract", "node-hours", "rehearsal"})
+        self.assertEqual(set(examples), {"readiness", "exec", "job", "cronjob", "contract", "node-hours", "rehearsal", "socket"})
         everything = {**CASES["surroundings"], **CASES["account"], "gate": "native"}
         cases = {
             "native": {}, **examples,

@@ -169,6 +169,25 @@ class Manifests(unittest.TestCase):
         }
         self.assertIn({"name": "TOLLGATE_DRAIN_QUIET", "value": "0s"}, containers["metered.yaml"]["env"])
 
+    def test_the_socket_is_in_a_folder_that_sidecar_and_application_share(self):
+        path = ROOT / "deploy/kubernetes/metered.yaml"
+        deployment, more = yaml.safe_load(path.read_text()), commented(path)
+        pod = deployment["spec"]["template"]["spec"]
+        pod["volumes"] += more["volumes"]
+        mounts = {}
+        for kind in ("initContainers", "containers"):
+            [given] = more[kind]
+            container = next(container for container in pod[kind] if container["name"] == given["name"])
+            for name in ("volumeMounts", "env"):
+                container[name] = container.get(name, []) + given[name]
+            mounts[kind] = given["volumeMounts"][0]
+            folder = given["env"][0]["value"].removeprefix("unix:").rpartition("/")[0]
+            self.assertEqual((given["env"][0]["name"], folder), ("TOLLGATE_APP_ADDR", mounts[kind]["mountPath"]))
+        self.validate(deployment)
+        # The application can connect, but not replace the socket.
+        self.assertEqual(mounts["containers"], {**mounts["initContainers"], "readOnly": True})
+        self.assertEqual(more["volumes"][0]["name"], mounts["containers"]["name"])
+
     def test_a_floating_deployment_updates_without_surplus_pods(self):
         path = ROOT / "deploy/kubernetes/contract.yaml"
         self.assertEqual(yaml.safe_load(path.read_text())["spec"]["strategy"]["rollingUpdate"]["maxSurge"], 0)

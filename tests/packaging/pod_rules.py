@@ -147,7 +147,8 @@ def workload_violations(document):
     if pod.get("hostNetwork"):
         declared = [port["containerPort"] for container in mains for port in container.get("ports") or []]
         needed = [sidecar["ports"][0]["containerPort"] for sidecar in sidecars]
-        needed += [int(values_of(sidecar).get("TOLLGATE_APP_ADDR", ":19181").rpartition(":")[2]) for sidecar in sidecars]
+        addresses = [values_of(sidecar).get("TOLLGATE_APP_ADDR", ":19181") for sidecar in sidecars]
+        needed += [int(address.rpartition(":")[2]) for address in addresses if not address.startswith("unix:")]
         must(all(declared.count(port) == 1 for port in needed), "hostNetwork: each port of tollgate must be declared once")
     for container in sidecars + locks:
         must(not repeated(entry["name"] for entry in container["env"]), "a variable that is set twice")
@@ -160,6 +161,18 @@ def workload_violations(document):
         values = values_of(sidecar)
         door = values.get("TOLLGATE_AWS_DOOR") in ("true", "on")
         must(not (door and values.get("TOLLGATE_APP_TOKEN_FILE")), "the AWS door with a token")
+        address = values.get("TOLLGATE_APP_ADDR", "")
+        if address.startswith("unix:"):
+            must(not door, "the AWS door on a Unix socket")
+            folder = address.removeprefix("unix:").rpartition("/")[0]
+            places = [mount for mount in sidecar.get("volumeMounts") or [] if mount["mountPath"] == folder]
+            must(len(places) == 1 and not places[0].get("readOnly"), "a socket in a folder that the sidecar cannot write to")
+            for container in mains:
+                if role(container) is None and places:
+                    shared = {"name": places[0]["name"], "mountPath": folder, "readOnly": True}
+                    must(shared in (container.get("volumeMounts") or []), f"{container['name']} cannot reach the socket")
+                    known = values_of(container).get("TOLLGATE_APP_ADDR")
+                    must(known or len(sidecars) > 1, f"{container['name']} is not told the socket's address")
     graces = [values_of(sidecar).get("TOLLGATE_SHUTDOWN_GRACE", "25s") for sidecar in sidecars]
     stops = [seconds(grace) for grace in graces]
     must(min(stops, default=5) >= 5, "no time to send the last usage")
@@ -170,7 +183,7 @@ def workload_violations(document):
 
 def values_of(container):
     """A container's plain environment."""
-    return {entry["name"]: entry.get("value") for entry in container["env"]}
+    return {entry["name"]: entry.get("value") for entry in container.get("env") or []}
 
 
 def seconds(text):

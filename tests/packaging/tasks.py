@@ -97,7 +97,16 @@ class Tasks(unittest.TestCase):
                 for mount in container.get("mountPoints", []):
                     # At other paths the volume belongs to root, and user 65532 cannot write.
                     self.assertIn(mount["containerPath"], volumes, where)
-                    self.assertIn({"name": "TOLLGATE_STATE_DIR", "value": mount["containerPath"]}, container["environment"], where)
+                    told = {entry["name"]: entry["value"] for entry in container["environment"]}
+                    if mount.get("readOnly"):
+                        # The application, which connects to the socket in it.
+                        self.assertEqual(told["TOLLGATE_APP_ADDR"], f"unix:{mount['containerPath']}/app.sock", where)
+                        self.assertIn({"name": "TOLLGATE_APP_ADDR", "value": told["TOLLGATE_APP_ADDR"]}, containers["tollgate"]["environment"], where)
+                    else:
+                        self.assertEqual(told["TOLLGATE_STATE_DIR"], mount["containerPath"], where)
+            # In a bridge network one container does not reach another's loopback.
+            reached = [mount for mount in containers["app"].get("mountPoints", []) if mount.get("readOnly")]
+            self.assertEqual(len(reached), task["networkMode"] == "bridge", name)
             self.gate(name, task["networkMode"], containers)
 
     def gate(self, name, network, containers):

@@ -51,7 +51,7 @@
     {{- fail (printf "tollgate: %s has two sidecars for one product (%s), and AWS counts a product once in a pod: leave one out, or give it the image, the productCode or the productId of another" $title $which) -}}
   {{- end -}}
   {{- $_ := set $sold $which true -}}
-  {{- range $port := list .ports.probe .ports.app -}}
+  {{- range $port := ternary (list .ports.probe) (list .ports.probe .ports.app) .appSocket -}}
     {{- with get $taken (toString $port) -}}
       {{- fail (printf "tollgate: port %v is also that of %s: set tollgate.ports, or products[].ports, to free ones" $port .) -}}
     {{- end -}}
@@ -60,10 +60,12 @@
     {{- end -}}
   {{- end -}}
   {{- $_ := set $taken (toString .ports.probe) (printf "product %s" .name) -}}
-  {{- if has (toString .ports.app) (keys $taken) -}}
-    {{- fail (printf "tollgate: probe server and application server of product %s have the same port: set ports.app to another" .name) -}}
+  {{- if not .appSocket -}}
+    {{- if has (toString .ports.app) (keys $taken) -}}
+      {{- fail (printf "tollgate: probe server and application server of product %s have the same port: set ports.app to another" .name) -}}
+    {{- end -}}
+    {{- $_ := set $taken (toString .ports.app) (printf "product %s" .name) -}}
   {{- end -}}
-  {{- $_ := set $taken (toString .ports.app) (printf "product %s" .name) -}}
   {{- range $port := splitList " " (include "tollgate.egress" .) -}}
     {{- if gt (int $port) 65535 -}}
       {{- fail (printf "tollgate: %s is no port: correct it in tollgate.proxy or settings.endpoint_url" $port) -}}
@@ -181,6 +183,9 @@
 {{- end -}}
 {{- if and $settings.app_token_file (has (toString $settings.aws_door) (list "true" "on")) -}}
   {{- fail "tollgate: settings.aws_door cannot be used with app_token_file, for an AWS SDK sends its own Authorization: leave one out" -}}
+{{- end -}}
+{{- if and .appSocket (has (toString $settings.aws_door) (list "true" "on")) -}}
+  {{- fail "tollgate: settings.aws_door cannot be used with appSocket, for an AWS SDK calls no Unix socket: leave one out" -}}
 {{- end -}}
 {{- if and (or $ledger $settings.ledger_bytes_max) (has .state.type (list "emptyDir" "volumeClaimTemplate")) -}}
   {{- $ledger := $settings.ledger_bytes_max | default "1GiB" -}}

@@ -75,7 +75,8 @@
     {{- /* On the host's network loopback is the node's: only the scheduler can separate two such pods, and before 1.34 it ignores ports of init containers. */ -}}
     {{- $native := eq .gate "native" -}}
     {{- $name := .name -}}
-    {{- $ports := ternary (list .ports.probe .ports.app) (list .ports.app) $native -}}
+    {{- $ports := ternary (list) (list .ports.app) .appSocket -}}
+    {{- $ports = ternary (prepend $ports .ports.probe) $ports $native -}}
     {{- range $index, $container := $pod.containers -}}
       {{- if or (and $native (eq $index 0)) (eq $container.name $name) -}}
         {{- range $port := $ports -}}

@@ -11,6 +11,10 @@
     fieldRef: { fieldPath: metadata.uid }
 {{- end -}}
 
+{{/* The folder of the socket by which the application reports, the same in all containers; and the socket's address. */}}
+{{- define "tollgate.socketFolder" -}}/run/{{ .name }}{{- end -}}
+{{- define "tollgate.socket" -}}unix:{{ include "tollgate.socketFolder" . }}/app.sock{{- end -}}
+
 {{/*
 The settings of one product, as environment variables. A value that equals tollgate's default is left out, because a key that
 the seller's file in the image sets must not be set elsewhere.
@@ -21,7 +25,10 @@ the seller's file in the image sets must not be set elsewhere.
 - name: TOLLGATE_PROBE_ADDR
   value: {{ printf "[::]:%v" .ports.probe | quote }}
 {{- end }}
-{{- if ne (toString .ports.app) "19181" }}
+{{- if .appSocket }}
+- name: TOLLGATE_APP_ADDR
+  value: {{ include "tollgate.socket" . | quote }}
+{{- else if ne (toString .ports.app) "19181" }}
 - name: TOLLGATE_APP_ADDR
   value: {{ printf "127.0.0.1:%v" .ports.app | quote }}
 {{- end }}
@@ -130,6 +137,10 @@ securityContext:
   mountPath: /var/run/secrets/product-license
   readOnly: true
 {{- end }}
+{{- if .appSocket }}
+- name: {{ .name }}-socket
+  mountPath: {{ include "tollgate.socketFolder" . }}
+{{- end }}
 {{- with .extraVolumeMounts }}
 {{ toYaml . }}
 {{- end }}
@@ -208,6 +219,11 @@ env:
   secret:
     secretName: {{ . | quote }}
     items: [{ key: license_token, path: license_token }]
+{{- end }}
+{{- /* In memory: a socket has no content, and the cluster autoscaler would not remove a node for a volume on its disk. */}}
+{{- if .appSocket }}
+- name: {{ .name }}-socket
+  emptyDir: { medium: Memory, sizeLimit: 1Mi }
 {{- end }}
 {{- with .extraVolumes }}
 {{ toYaml . }}

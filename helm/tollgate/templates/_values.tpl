@@ -19,6 +19,7 @@ products: []
 serviceAccount: { create: false, name: "", roleArn: "", automountToken: true, onlyTollgate: false }
 state: { type: "", claimName: "", storageClassName: "", sizeLimit: "" }
 ports: { probe: 19180, app: 19181 }
+appSocket: false
 probes: { sidecarReadiness: false }
 resources:
   requests: { cpu: 10m, memory: 16Mi }

@@ -59,7 +59,8 @@ dependency's alias:
 {{- include "tollgate.check" (dict "workload" $workload "values" $values "products" .products) -}}
 {{- $first := list -}}
 {{- $last := list -}}
-{{- range .products -}}
+{{- $sold := .products -}}
+{{- range $sold -}}
   {{- if eq .gate "native" -}}
     {{- $again := has $manifest.kind (list "Deployment" "StatefulSet" "DaemonSet") -}}
     {{- $lock := include "tollgate.lock" (dict "product" . "again" $again) | fromYaml -}}
@@ -73,6 +74,7 @@ dependency's alias:
     {{- include "tollgate.beside" (dict "product" . "pod" $pod) -}}
   {{- end -}}
   {{- include "tollgate.addVolumes" (dict "product" . "workload" $workload) -}}
+  {{- include "tollgate.addSocket" (dict "product" . "products" $sold "pod" $pod) -}}
   {{- if eq .refused "fail" -}}
     {{- $policy := $job.podFailurePolicy | default dict -}}
     {{- $codes := dict "containerName" .await "operator" "In" "values" (list 76 77 78) -}}
@@ -154,6 +156,34 @@ shared volume; the buyer can replace it, unlike one that is built into the produ
 {{- end -}}
 {{- $await := list $binary "await" "--probe-addr" (printf "127.0.0.1:%v" $product.ports.probe) "--" -}}
 {{- $_ := set $main "command" (concat $await $command) -}}
+{{- end -}}
+
+{{/*
+Gives the main containers one product's socket: its folder, in which they can connect but change nothing, and its address, unless
+they have one or the pod reports to several products.
+*/}}
+{{- define "tollgate.addSocket" -}}
+{{- $product := .product -}}
+{{- $sidecars := list -}}
+{{- range .products -}}
+  {{- $sidecars = append $sidecars .name -}}
+{{- end -}}
+{{- if $product.appSocket -}}
+  {{- $mount := dict "name" (printf "%s-socket" $product.name) "mountPath" (include "tollgate.socketFolder" $product) "readOnly" true -}}
+  {{- $address := dict "name" "TOLLGATE_APP_ADDR" "value" (include "tollgate.socket" $product) -}}
+  {{- range $container := .pod.containers -}}
+    {{- if not (has $container.name $sidecars) -}}
+      {{- $_ := set $container "volumeMounts" (append ($container.volumeMounts | default list) $mount) -}}
+      {{- $given := ne (len $sidecars) 1 -}}
+      {{- range $container.env -}}
+        {{- $given = or $given (eq .name "TOLLGATE_APP_ADDR") -}}
+      {{- end -}}
+      {{- if not $given -}}
+        {{- $_ := set $container "env" (append ($container.env | default list) $address) -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Adds one product's volumes; a volume that exists already is the same for all products, and is shared. */}}
