@@ -2,7 +2,7 @@
 
 Usage: suite.py CLUSTER TOLLGATE HELM3 HELM4 [NAME…]   (programs; `just kubernetes` builds them; NAMEs of scenarios, all by default)
 
-Needs root, containerd, runc, CNI plugins, iproute2, iptables, buildah, busybox and openssl. Fails, never skips, when one is missing.
+Needs root, containerd, runc, CNI plugins, iproute2, iptables, buildah, busybox, openssl and gcc. Fails, never skips, when one is missing.
 """
 
 import concurrent.futures

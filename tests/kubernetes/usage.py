@@ -53,6 +53,29 @@ def an_eviction_with_two_seconds_is_billed(stand):
         space.evict(pod, gracePeriodSeconds=2)
 
 
+@scenario()
+def an_application_reports_by_the_socket(stand):
+    """With appSocket an application of another user reports by a Unix socket that it cannot replace, also after the sidecar was killed."""
+    with stand.namespace("socket") as space:
+        space.install(command=["/your-app", "report", "10"], tollgate={**METERED, "appSocket": True})
+        pod = reported(space, 10)
+        inside = ["exec", name_of(pod), "--container", "app", "--"]
+        shown = space.kubectl(*inside, "stat", "-c", "%F %a %u", "/run/tollgate/app.sock").stdout.strip()
+        assert shown == "socket 666 65532", shown
+        users = space.kubectl(*inside, "id", "-u").stdout.strip()
+        assert users == "10001", users
+        said = space.kubectl(*inside, "sh", "-c", "rm -f /run/tollgate/app.sock 2>&1; wget -q -O - http://127.0.0.1:19181/livez 2>&1; true").stdout
+        assert "Read-only file system" in said and "refused" in said, said
+        # A killed process leaves its socket; the next one replaces it.
+        space.kill(pod, "tollgate")
+        space.wait_for_restart(pod, "tollgate")
+        wait("a report to the new sidecar", lambda: "reported 5" in space.kubectl(*inside, "/your-app", "use", "5", check=False).stdout)
+        space.kubectl("delete", "deployment", "app")
+        wait("no pod", lambda: not space.pods(app="app"))
+        assert billed(space) == 15, space.aws.admin("ledger")
+        return "15 of 15 billed"
+
+
 @scenario(pods=2)
 def a_volume_for_each_replica_bills_once(stand):
     """A StatefulSet with a volume for each replica: killed, then rescheduled with unsent usage, each replica's usage is billed once."""
