@@ -9,6 +9,8 @@ static_binary := "target" / target / "release/tollgate"
 size_max_mib := "8"
 saas_binary := static_binary + "-saas"
 saas_size_max_mib := "10"
+# The development images' binaries.
+dev_static := "target/dev-static"
 
 _list:
     @just --list --unsorted
@@ -49,6 +51,7 @@ pictures:
 
 # Takes the documents' screenshots of the emulator's page again, and draws the dashboard again, by the browser tests.
 screenshots:
+    cargo build --locked
     PICTURES="$PWD/docs/images" tests/witness/run target/debug/tollgate page dashboard
 
 # All tests and documentation tests: the README's command.
@@ -74,7 +77,8 @@ alias graph := generate
 kill-campaign kills="200" mode="metered" seed="":
     #!/usr/bin/env bash
     set -euo pipefail
-    cargo build --locked --package tollgate --features fail-points
+    # Both programs, though one is used: as for `replica-campaign`, so that CI compiles them once.
+    cargo build --locked --package tollgate --package tollgate-saas --features fail-points,tollgate-saas/fail-points
     cp target/debug/tollgate target/tollgate-fail-points
     if [ {{ mode }} = contract ]; then
         python3 tests/campaign/seats.py target/tollgate-fail-points {{ kills }} {{ seed }}
@@ -86,7 +90,7 @@ kill-campaign kills="200" mode="metered" seed="":
 replica-campaign faults="100" seed="" *kinds:
     #!/usr/bin/env bash
     set -euo pipefail
-    cargo build --locked --package tollgate --package tollgate-saas --features tollgate-saas/fail-points
+    cargo build --locked --package tollgate --package tollgate-saas --features fail-points,tollgate-saas/fail-points
     cp target/debug/tollgate target/tollgate-replicas
     cp target/debug/tollgate-saas target/tollgate-saas-replicas
     python3 tests/campaign/rig.py
@@ -94,7 +98,7 @@ replica-campaign faults="100" seed="" *kinds:
 
 # Simulates random days of metering by rules (`[dimension.NAME]`), with restarts, kills and jumps of the clock, and compares the bill with that of a model.
 meters-campaign days="7" seed="":
-    cargo build --locked --package tollgate
+    cargo build --locked
     cp target/debug/tollgate target/tollgate-meters
     python3 tests/campaign/meter_tables.py
     python3 tests/campaign/meters.py target/tollgate-meters metered {{ days }} {{ seed }}
@@ -102,19 +106,19 @@ meters-campaign days="7" seed="":
 
 # Simulates days of metering with restarts and a bad neighbour: memory and files must not grow, and the bill must be exact.
 soak days="8":
-    cargo build --locked --package tollgate
+    cargo build --locked
     cp target/debug/tollgate target/tollgate-soak
     python3 tests/campaign/soak.py target/tollgate-soak {{ days }}
 
 # Makes real faults and compares with the documents: network, names, TLS, hostile clients, memory, files, clock. Root, nft; `just chaos short` for CI.
 chaos *rows:
-    cargo build --locked --package tollgate
+    cargo build --locked
     cp target/debug/tollgate target/tollgate-chaos
     python3 tests/chaos/chaos.py target/tollgate-chaos {{ rows }}
 
 # Reports usage that needs much memory, in a cgroup of 32 MiB (root): for CI, with fewer customers than `bench-memory` and a debug build.
 memory *cases:
-    cargo build --locked --package tollgate
+    cargo build --locked
     cp target/debug/tollgate target/tollgate-memory
     python3 benches/memory.py target/tollgate-memory short {{ cases }}
 
@@ -237,8 +241,8 @@ image-context:
     tree arm64 {{ arm64_binary }}
     tree saas-amd64 {{ saas_binary }}
     tree saas-arm64 {{ arm64_binary }}-saas
-    tree dev-amd64 target/{{ target }}/debug/tollgate
-    tree saas-dev-amd64 target/{{ target }}/debug/tollgate-saas
+    tree dev-amd64 {{ dev_static }}/tollgate
+    tree saas-dev-amd64 {{ dev_static }}/tollgate-saas
     # Symbols are more than half of the file.
     for binary in dist/image/dev-amd64/tollgate dist/image/saas-dev-amd64/tollgate-saas; do
         [ ! -x $binary ] || strip $binary
@@ -287,9 +291,14 @@ _archive name tree dockerfile: image-context
     mv "$store/first.tar" "$archive"
     echo "image: the same bytes twice; $archive"
 
-# Builds the development images' binaries: static, with the emulator, unoptimised. In one call, so that dependencies are compiled once.
-dev-binary:
-    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --package tollgate --package tollgate-saas --target {{ target }}
+# Builds the development images' binaries: static, with the emulator, unoptimised. Only the link is static, by a flag for the program alone: in RUSTFLAGS it would
+# compile every crate once more, and what they compile to is the same.
+dev-binary: (_dev-binary "tollgate") (_dev-binary "tollgate-saas")
+
+_dev-binary package:
+    cargo rustc --locked --package {{ package }} --bin {{ package }} -- -C target-feature=+crt-static
+    install -D target/debug/{{ package }} {{ dev_static }}/{{ package }}
+    just hardening {{ dev_static }}/{{ package }}
 
 # Builds 0.1.0, from which the test of an upgrade starts: its charts, and its binary with the emulator. A checkout need not have a history, so
 # the sources are in the tree, made by: git archive ae060240622d Cargo.toml Cargo.lock .cargo src helm benches | gzip -9n
@@ -305,10 +314,8 @@ first-release:
         mv $folder/part $folder/source
     fi
     # In our own target folder: most dependencies are the same, and compiled already.
-    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --manifest-path $folder/source/Cargo.toml --target {{ target }} --target-dir target
-    strip -o $folder/tollgate target/{{ target }}/debug/tollgate
-    # Builds our own program again, which 0.1.0 has replaced. As a dependency `just ci` would run this only once, and before 0.1.0.
-    just dev-binary
+    cargo rustc --locked --manifest-path $folder/source/Cargo.toml --bin tollgate --target-dir target -- -C target-feature=+crt-static
+    strip -o $folder/tollgate target/debug/tollgate
 
 # Builds the development image in docker.
 image-dev: dev-binary image-context
