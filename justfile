@@ -9,6 +9,11 @@ static_binary := "target" / target / "release/tollgate"
 size_max_mib := "8"
 saas_binary := static_binary + "-saas"
 saas_size_max_mib := "10"
+# Of an image unpacked, for each architecture: the binary's budget and half a MiB for CA roots, licences and notices.
+image_max_mib := "8.5"
+saas_image_max_mib := "10.5"
+# Not optimised, so that this only notices when something comes in by mistake.
+dev_image_max_mib := "48"
 # The development images' binaries.
 dev_static := "target/dev-static"
 
@@ -255,18 +260,18 @@ version := `sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1`
 revision := `git rev-parse --short=12 HEAD 2>/dev/null || echo unknown`
 
 # Builds the release image of each architecture whose binary was built, as one manifest and OCI archive in dist/; twice, to compare.
-image: (_archive "tollgate" "" "deploy/Dockerfile")
+image: (_archive "tollgate" "" "deploy/Dockerfile" image_max_mib)
 
 # Builds the image of tollgate-saas in the same way.
-image-saas: (_archive "tollgate-saas" "saas-" "deploy/Dockerfile.saas")
+image-saas: (_archive "tollgate-saas" "saas-" "deploy/Dockerfile.saas" saas_image_max_mib)
 
 # Builds the development image in the same way. Beside `image` in one call, it comes after `dev-binary`.
-image-dev-archive: dev-binary (_archive "tollgate-dev" "dev-" "deploy/Dockerfile.dev")
+image-dev-archive: dev-binary (_archive "tollgate-dev" "dev-" "deploy/Dockerfile.dev" dev_image_max_mib)
 
 # Builds the development image of tollgate-saas in the same way.
-image-saas-dev-archive: dev-binary (_archive "tollgate-saas-dev" "saas-dev-" "deploy/Dockerfile.saas-dev")
+image-saas-dev-archive: dev-binary (_archive "tollgate-saas-dev" "saas-dev-" "deploy/Dockerfile.saas-dev" dev_image_max_mib)
 
-_archive name tree dockerfile: image-context
+_archive name tree dockerfile mib: image-context
     #!/usr/bin/env bash
     set -euo pipefail
     # Each build has a storage of its own: nothing of an earlier build can leak into it.
@@ -282,7 +287,7 @@ _archive name tree dockerfile: image-context
             built+=("$arch=$store/$1/$arch")
         done
         [ ${#built[@]} -gt 0 ] || { echo "image: no binary for {{ name }}; run \`just release-binary release-binary-saas dev-binary\`" >&2; return 1; }
-        python3 deploy/image.py "$store/$1.tar" {{ version }} "${built[@]}"
+        python3 deploy/image.py "$store/$1.tar" {{ version }} {{ mib }} "${built[@]}"
     }
     build first
     build second >/dev/null

@@ -1,6 +1,8 @@
 """Puts what buildah built for each architecture into one OCI archive that is the same whenever it is built.
 
-Usage: image.py ARCHIVE NAME ARCHITECTURE=FOLDER…   (folders as `buildah push IMAGE dir:FOLDER` writes them)
+Usage: image.py ARCHIVE NAME MIB ARCHITECTURE=FOLDER…   (folders as `buildah push IMAGE dir:FOLDER` writes them)
+
+Fails when the files of one architecture's image have more than MIB, unpacked: each pod's node pulls them.
 
 buildah writes the build container's random name into the configuration; that is taken out. skopeo's own conversion to OCI would drop
 the HEALTHCHECK, which Docker and ECS read although OCI does not name it; here it stays.
@@ -46,7 +48,7 @@ class Archive:
 
 
 def image(archive, folder):
-    """Adds one architecture's image; the descriptor of its manifest."""
+    """Adds one architecture's image; the descriptor of its manifest, and the bytes of its files."""
 
     def blob(descriptor):
         return (folder / descriptor["digest"].removeprefix("sha256:")).read_bytes()
@@ -57,29 +59,34 @@ def image(archive, folder):
         config.pop(name, None)
     config["config"]["Hostname"] = ""
     config["config"]["Labels"].pop("io.buildah.version", None)
-    layers = []
+    layers, unpacked = [], 0
     for descriptor in manifest["layers"]:
         content = blob(descriptor)
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
         layers.append(archive.add("layer.v1.tar+gzip", gzip.compress(content, mtime=0)))
-    return archive.add_json("manifest.v1+json", {
+        with tarfile.open(fileobj=io.BytesIO(content)) as layer:
+            unpacked += sum(entry.size for entry in layer)
+    descriptor = archive.add_json("manifest.v1+json", {
         "schemaVersion": 2,
         "mediaType": OCI + "manifest.v1+json",
         "config": archive.add_json("config.v1+json", config),
         "layers": layers,
     })
+    return descriptor, unpacked
 
 
 def main():
-    path, name, *architectures = sys.argv[1:]
+    path, name, mib, *architectures = sys.argv[1:]
     archive = Archive()
     manifests = []
     for part in architectures:
         architecture, _, folder = part.partition("=")
-        descriptor = image(archive, pathlib.Path(folder))
+        descriptor, unpacked = image(archive, pathlib.Path(folder))
         manifests.append({**descriptor, "platform": {"architecture": architecture, "os": "linux"}})
-        print(f"{architecture} {descriptor['digest']}")
+        print(f"{architecture} {descriptor['digest']}, {unpacked / 2**20:.2f} of at most {mib} MiB unpacked")
+        if unpacked > float(mib) * 2**20:
+            sys.exit(f"image: the files for {architecture} have {unpacked} bytes, more than {mib} MiB: deploy/Dockerfile says what they are")
     index = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json", "manifests": manifests}
     whole = archive.add_json("index.v1+json", index)
     archive.name(whole, name)
