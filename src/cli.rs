@@ -15,6 +15,7 @@ mod help;
 pub mod install;
 pub mod ledger;
 pub mod license;
+mod named;
 pub mod probe;
 pub mod run;
 mod screen;
@@ -25,64 +26,79 @@ pub mod verify;
 use std::io::{self, Write as _};
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args, FromArgMatches as _, Subcommand};
 
 use crate::config::{
     self as settings, Config, Flags, Installation, LogFormat, Mode, ProcessEnvironment, Role,
 };
 use crate::exit::Exit;
 use crate::{last_sentence, log, program, supervisor};
-
-/// The entitlement and metering sidecar for container products on AWS Marketplace.
-#[derive(Debug, Parser)]
-#[command(name = program::command(), version = program::version_shown(), about, max_term_width = 110)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
+use named::Named;
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the sidecar: register, verify, open the gate, serve the probes
-    Run(run::RunArgs),
+    Run(Named<run::RunArgs>),
     /// Wait until the gate opens, then run CMD: for a gate inside the product's own image (not in mode saas)
-    Exec(exec::ExecArgs),
+    Exec(Named<exec::ExecArgs>),
     /// Wait until a running sidecar's gate is open, then run CMD in place of this program, or exit 0
-    Await(await_gate::AwaitArgs),
+    Await(Named<await_gate::AwaitArgs>),
     /// Explain a reason code: what it means, who acts, what to do
-    Explain(explain::ExplainArgs),
+    Explain(Named<explain::ExplainArgs>),
     /// Copy this program into a folder, for images that have no cp
-    Install(install::InstallArgs),
+    Install(Named<install::InstallArgs>),
     /// Ask the running sidecar whether its gate is open; as an exec probe it needs no shell
-    Probe(probe::ProbeArgs),
+    Probe(Named<probe::ProbeArgs>),
     /// Verify one RegisterUsage token offline and print its claims
-    Verify(verify::VerifyArgs),
+    Verify(Named<verify::VerifyArgs>),
     /// Run the emulator and the sidecar together, and show how the gate opens and usage is billed
     #[cfg(feature = "emulator")]
-    Demo(demo::DemoArgs),
+    Demo(Named<demo::DemoArgs>),
     /// Emulate AWS Marketplace's metering service and License Manager, for development and tests
     #[cfg(feature = "emulator")]
-    Emulator(emulator::EmulatorArgs),
+    Emulator(Named<emulator::EmulatorArgs>),
     /// Check step by step what the gate needs to open: settings, credentials, network, clock, disk
-    Doctor(doctor::DoctorArgs),
+    Doctor(Named<doctor::DoctorArgs>),
     /// Write one document for the seller's support: settings, checks, states and counters, without secrets
-    SupportBundle(support_bundle::BundleArgs),
+    SupportBundle(Named<support_bundle::BundleArgs>),
     /// Show usage and repair dead letters: hour records, the balance, the audit (modes metered and saas)
-    Ledger(ledger::LedgerArgs),
+    Ledger(Named<ledger::LedgerArgs>),
     /// Show the contract's license: its end, the seats that are sold and taken, and what this pod holds (mode contract)
-    License(license::LicenseArgs),
+    License(Named<license::LicenseArgs>),
     /// Check the configuration, print each value with its origin, or write a seller's first files
-    Config(config::ConfigArgs),
+    Config(Named<config::ConfigArgs>),
     /// Print the script by which bash, zsh or fish completes commands and flags
     #[cfg(feature = "completions")]
     #[command(after_help = "Example:\n  source <(tollgate completions bash)")]
-    Completions(completions::CompletionsArgs),
+    Completions(Named<completions::CompletionsArgs>),
     /// Give the terminal of a command of `exec` that has ended to this process group: for tollgate itself
     #[command(hide = true)]
-    TakeTerminal {
-        /// The process group
-        group: i32,
-    },
+    TakeTerminal(Named<TakeTerminalArgs>),
+}
+
+/// Arguments of `take-terminal`.
+#[derive(Debug, Args)]
+struct TakeTerminalArgs {
+    /// The process group
+    group: i32,
+}
+
+/// The command line whose subcommands get their arguments when they are named; for parsing.
+fn lazy() -> clap::Command {
+    around(Command::augment_subcommands)
+}
+
+/// The command line with the arguments of every subcommand, for help and completions.
+fn whole() -> clap::Command {
+    around(Command::augment_subcommands_for_update)
+}
+
+fn around(subcommands: fn(clap::Command) -> clap::Command) -> clap::Command {
+    let command = clap::Command::new(program::command())
+        .version(program::version_shown())
+        .about("The entitlement and metering sidecar for container products on AWS Marketplace")
+        .max_term_width(110);
+    subcommands(command).subcommand_required(true).arg_required_else_help(true)
 }
 
 /// Parses the process's arguments and runs the subcommand.
@@ -92,20 +108,20 @@ pub fn main() -> Exit {
     let (all, arguments) = help::wants_all(settings::arguments());
     let parse = |command: clap::Command| {
         let matches = command.try_get_matches_from(&arguments)?;
-        Cli::from_arg_matches(&matches)
+        Command::from_arg_matches(&matches)
     };
     // Only the help depends on the mode, which may be set in a file. So the mode is read only for help: a probe, which
     // starts often, then reads the files only once.
-    let parsed = parse(Cli::command()).or_else(|error| match error.kind() {
+    let parsed = parse(lazy()).or_else(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let mode = help::stated_mode(&arguments)
                 .or_else(|| settings::stated_mode(&ProcessEnvironment, &Installation::compiled_in()));
-            parse(help::shaped(Cli::command(), mode.unwrap_or(Mode::Hourly), all))
+            parse(help::shaped(whole(), mode.unwrap_or(Mode::Hourly), all))
         }
         _ => Err(error),
     });
     match parsed {
-        Ok(cli) => dispatch(&cli.command),
+        Ok(command) => dispatch(&command),
         Err(error) => {
             match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -155,8 +171,8 @@ fn dispatch(command: &Command) -> Exit {
         }
         #[cfg(feature = "completions")]
         Command::Completions(args) => completions::run(args),
-        Command::TakeTerminal { group } => {
-            if supervisor::take_terminal(*group) {
+        Command::TakeTerminal(args) => {
+            if supervisor::take_terminal(args.group) {
                 Exit::Done
             } else {
                 Exit::Internal

@@ -52,6 +52,7 @@ pub use self::env::{
 };
 pub use self::fault::{Fault, Faults, Origin};
 pub use self::flags::Flags;
+pub(crate) use self::flags::described;
 pub use self::mode::Mode;
 pub use self::parse::{DURATION_MAX, duration};
 use self::reader::Reader;

@@ -4,12 +4,12 @@
 //! have this command: `just completions` makes their scripts from a build that differs in nothing else.
 
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, Args, Command, CommandFactory as _, ValueEnum};
+use clap::{Arg, Args, Command, ValueEnum};
 use clap_complete::Generator;
 use clap_complete::shells::{Bash, Fish, Zsh};
 
 use crate::cli::screen::print;
-use crate::cli::{Cli, complain, help};
+use crate::cli::{complain, help, whole};
 use crate::config::Mode;
 use crate::config::setting::{Schema, Setting};
 use crate::exit::Exit;
@@ -46,7 +46,7 @@ pub fn run(args: &CompletionsArgs) -> Exit {
 /// The script for all commands with all their settings: a shell does not know the mode, which decides the settings that
 /// count.
 fn script(shell: &impl Generator) -> Result<String, String> {
-    let mut command = visible(&with_words(help::shaped(Cli::command(), Mode::Hourly, true)));
+    let mut command = visible(&with_words(help::shaped(whole(), Mode::Hourly, true)));
     command.set_bin_name(env!("CARGO_PKG_NAME"));
     command.build();
     let mut script = Vec::new();

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 
 use clap::{Arg, Command};
 
-use crate::config::Mode;
 use crate::config::setting::Setting;
+use crate::config::{Mode, described};
 
 /// Given in place of `--help`: lists every setting.
 const ALL: &str = "--help-all";
@@ -73,7 +73,7 @@ pub(super) fn stated_mode(arguments: &[OsString]) -> Option<Mode> {
 
 /// `command` with a help that lists the settings of `mode`, or all settings.
 pub(super) fn shaped(command: Command, mode: Mode, all: bool) -> Command {
-    let command = EXAMPLES.into_iter().fold(command, |command, (path, example)| {
+    let command = EXAMPLES.into_iter().fold(with_texts(command), |command, (path, example)| {
         at(command, path, &|command| command.after_help(format!("Example:\n  {example}")))
     });
     if all {
@@ -107,6 +107,11 @@ pub(super) fn shaped(command: Command, mode: Mode, all: bool) -> Command {
     })
 }
 
+/// `command` with the texts of the settings.
+fn with_texts(command: Command) -> Command {
+    command.mut_args(described).mut_subcommands(with_texts)
+}
+
 /// Applies `change` to the subcommand at `path`.
 fn at(command: Command, path: &[&str], change: &dyn Fn(Command) -> Command) -> Command {
     match path.split_first() {
@@ -128,12 +133,10 @@ fn unhidden(command: Command) -> Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn help(path: &[&str], mode: Mode, all: bool) -> String {
-        let mut command = shaped(crate::cli::Cli::command(), mode, all);
+        let mut command = shaped(crate::cli::whole(), mode, all);
         command.build();
         let command =
             path.iter().fold(&mut command, |command, name| command.find_subcommand_mut(name).unwrap());

@@ -1,6 +1,7 @@
 //! The settings as command-line flags: one optional text for each row of the settings table.
 //!
-//! The flags are built from the table and not derived from a struct, so that a setting is still defined once.
+//! The flags are built from the table and not derived from a struct, so that a setting is still defined once. Their
+//! texts are added for the help only: a probe starts every few seconds, and reads none of them.
 
 use std::path::PathBuf;
 
@@ -65,13 +66,23 @@ fn arg(setting: Setting) -> Arg {
         .long(spec.flag)
         .value_name(spec.value_name)
         .action(ArgAction::Set)
-        .help_heading(if spec.for_usage { USAGE_HEADING } else { HEADING })
-        .help(format!("{} [{}]", spec.meaning.replace('`', ""), default_shown(spec.default_shown())))
         .hide(spec.emulator_only && !cfg!(feature = "emulator"));
     match spec.form {
         Form::Switch => arg.num_args(0..=1).default_missing_value("true"),
         Form::Text | Form::List | Form::Table => arg,
     }
+}
+
+/// The flag of a setting with its text in the help; any other argument unchanged.
+pub(crate) fn described(arg: Arg) -> Arg {
+    // A command may have an argument of its own with the name of a setting, which has its own text.
+    let setting = Setting::by_name(arg.get_id().as_str()).filter(|_| arg.get_help().is_none());
+    let Some(spec) = setting.map(Setting::spec) else { return arg };
+    arg.help_heading(if spec.for_usage { USAGE_HEADING } else { HEADING }).help(format!(
+        "{} [{}]",
+        spec.meaning.replace('`', ""),
+        default_shown(spec.default_shown())
+    ))
 }
 
 /// The default in brackets; a text that begins with "required" is no default.
