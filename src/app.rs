@@ -38,6 +38,7 @@ use identity::Identity;
 use licensing::Contract;
 pub(crate) use licensing::{client_settings, terms};
 pub(crate) use metering::{repairs, shared_ledger};
+use tollgate_aws::ca_bundle::CaBundle;
 use tollgate_aws::{Aws, AwsSettings};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Address, Listener};
@@ -155,6 +156,9 @@ impl App {
             product_id: config.product.product_id.clone(),
             pod: config.probe.pod_uid.clone(),
         });
+        if let Some(bundle) = config.aws.ca_bundle.clone() {
+            parts.spawn_explaining("CA bundle", invalid(bundle, entitlement.clone()));
+        }
         let aws = Arc::new(Aws::new(aws_settings(&config.aws)));
         if !config.product.mode.ends_when_open() {
             let aws = Arc::clone(&aws);
@@ -436,6 +440,16 @@ impl App {
 fn bind(setting: &'static str, addr: &ListenAddr) -> Result<Listener, StartError> {
     let address = address(addr);
     Listener::bind(&address).map_err(|source| StartError::Bind { setting, address, source })
+}
+
+/// Ends, with the exit code and the cause, only if a certificate of the bundle does not parse.
+async fn invalid(bundle: CaBundle, mut entitlement: Watch) -> (Exit, Option<String>) {
+    // The first call parses them too, if it needs them: not twice at once, and not in the way of a call that needs none.
+    let _ = entitlement.changed().await;
+    match tokio::task::spawn_blocking(move || bundle.check()).await {
+        Ok(Err(error)) => (Exit::Config, Some(config::ca_bundle_fault(error))),
+        Ok(Ok(())) | Err(_) => std::future::pending().await,
+    }
 }
 
 /// A configured address as the HTTP shell takes it.

@@ -39,14 +39,8 @@ impl Format {
 }
 
 /// Libraries that log AWS's texts, with account and role, above `debug`: off unless the filter names them.
-const QUIET: [&str; 6] = [
-    "aws_config",
-    "aws_runtime",
-    "aws_smithy_runtime",
-    "aws_smithy_http_client",
-    "aws_sdk_sts",
-    "hyper_util",
-];
+const QUIET: [&str; 6] =
+    ["aws_config", "aws_runtime", "aws_smithy_runtime", "aws_sdk_sts", "hyper_rustls", "hyper_util"];
 
 /// Checks a filter such as `info,tollgate::registration=debug`.
 ///

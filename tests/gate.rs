@@ -30,6 +30,8 @@ mod network;
 mod processes;
 #[path = "gate/restarts.rs"]
 mod restarts;
+#[path = "gate/round_trips.rs"]
+mod round_trips;
 #[path = "gate/stand_in.rs"]
 mod stand_in;
 #[path = "gate/story.rs"]

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::disk::describe;
 use super::env::filled;
-use super::fault::{Fault, Origin, quoted};
+use super::fault::{Fault, Faults, Origin, quoted};
 use super::reader::{QUOTED, Reader, is_quoted};
 use super::setting::Setting;
-use super::{EndpointUrl, credentials};
-use tollgate_aws::ca_bundle::CaBundle;
+use super::{EndpointUrl, Role, credentials};
+use tollgate_aws::ca_bundle::{CaBundle, CaBundleError};
 use tollgate_disk::Links;
 
 /// Where the ECS agent describes the task (AWS: task metadata endpoint version 4).
@@ -114,6 +114,16 @@ pub(super) fn ecs_metadata_uri(reader: &mut Reader<'_>) -> Option<Option<String>
 /// Largest bundle: the whole list of public authorities is a quarter of this size.
 const CA_BUNDLE_BYTES_MAX: usize = 1024 * 1024;
 
+/// What is wrong with a bundle, and what to do.
+fn ca_bundle_problem(error: CaBundleError) -> String {
+    format!("{error}; give a PEM file of CA certificates")
+}
+
+/// The last line of a process whose bundle was found to be invalid after the configuration was loaded.
+pub(crate) fn ca_bundle_fault(error: CaBundleError) -> String {
+    Faults(vec![Fault::of(CA_BUNDLE_VARIABLE, ca_bundle_problem(error))]).summary()
+}
+
 /// The certificate authorities to trust, where they are named.
 pub(super) fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
     let Some(value) = filled(reader.env, CA_BUNDLE_VARIABLE) else { return Some(None) };
@@ -121,9 +131,12 @@ pub(super) fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
         return None;
     }
     let read = reader.installed.disk.read(Path::new(&value), CA_BUNDLE_BYTES_MAX, Links::Follow);
-    let problem = match read.map(|pem| CaBundle::from_pem(&pem)) {
+    // The sidecar checks the certificates when its ports are open: that takes as long as half of its start.
+    let later = matches!(reader.role, Role::Run | Role::Exec);
+    let checked = |bundle: CaBundle| if later { Ok(bundle) } else { bundle.check().map(|()| bundle) };
+    let problem = match read.map(|pem| CaBundle::new(pem).and_then(checked)) {
         Ok(Ok(bundle)) => return Some(Some(bundle)),
-        Ok(Err(error)) => format!("{error}; give a PEM file of CA certificates"),
+        Ok(Err(error)) => ca_bundle_problem(error),
         Err(error) => format!("cannot be read: {}; correct the path or its permissions", describe(&error)),
     };
     reader.faults.push(variable_fault(CA_BUNDLE_VARIABLE, &value, problem));

@@ -6,21 +6,18 @@
 
 use std::error::Error as StdError;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::{Builder as HttpBuilder, Connector, ConnectorBuilder, tls};
 use aws_smithy_runtime_api::client::http::{
-    HttpClient as _, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
-    SharedHttpConnector, http_client_fn,
+    HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use http_body_util::{BodyExt as _, Limited};
 
-use crate::ca_bundle::CaBundle;
+use crate::ca_bundle::CaBundleError;
+use crate::connector::{Pool, Trust, trusting_nobody};
 use crate::licensing;
 use tollgate_marketplace::Place;
 use tollgate_marketplace::fault::{
@@ -34,49 +31,43 @@ pub(super) const METERING_ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Largest answer of anything else (License Manager, STS, the agents, IMDS): a few kilobytes are expected.
 pub(super) const OTHER_ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// Three kinds of HTTP client, each built when first needed.
+/// Three pools of connections, each made when first needed.
 #[derive(Debug)]
 pub(super) struct Routes {
     /// Plain HTTP without a proxy, for local addresses.
-    direct: SharedHttpClient,
+    direct: OnceLock<Pool>,
     /// Plain HTTP, through the proxy if one is set.
-    plain: SharedHttpClient,
-    /// HTTPS, through the proxy if one is set. Building its connector reads the CA roots.
-    tls: SharedHttpClient,
+    plain: OnceLock<Pool>,
+    /// HTTPS, through the proxy if one is set. To make it reads the CA roots.
+    tls: OnceLock<Pool>,
+    trust: Arc<Trust>,
     /// The URL that is used instead of AWS's other services.
     stand_in: Option<String>,
 }
 
 impl Routes {
-    pub(super) fn new(ca_bundle: Option<CaBundle>, stand_in: Option<String>) -> Self {
-        Self {
-            stand_in,
-            direct: HttpBuilder::new().build_with_connector_fn(direct),
-            plain: HttpBuilder::new().build_with_connector_fn(plain),
-            tls: HttpBuilder::new().build_with_connector_fn(move |settings, components| {
-                trusting(ca_bundle.as_ref(), settings, components)
-            }),
-        }
+    pub(super) fn new(trust: Arc<Trust>, stand_in: Option<String>) -> Self {
+        let [direct, plain, tls] = [const { OnceLock::new() }; 3];
+        Self { direct, plain, tls, trust, stand_in }
     }
 
-    fn to(&self, uri: &str) -> &SharedHttpClient {
-        match Way::to(uri) {
-            Way::Direct => &self.direct,
-            Way::Plain => &self.plain,
-            Way::Tls => &self.tls,
-        }
+    /// The pool for requests to `uri`. May block while certificates are read.
+    pub(super) fn to(&self, uri: &str) -> Result<&Pool, CaBundleError> {
+        Ok(match Way::to(uri) {
+            Way::Direct => self.direct.get_or_init(Pool::direct),
+            Way::Plain => self.plain.get_or_init(|| Pool::new(&trusting_nobody())),
+            Way::Tls => {
+                let config = self.trust.config()?;
+                self.tls.get_or_init(|| Pool::new(&config))
+            }
+        })
     }
 
     /// A client whose requests are noted in `trail`.
     pub(super) fn client(self: &Arc<Self>, trail: Trail) -> SharedHttpClient {
         let routes = Arc::clone(self);
-        http_client_fn(move |settings, components| {
-            SharedHttpConnector::new(Route {
-                routes: Arc::clone(&routes),
-                trail: trail.clone(),
-                settings: settings.clone(),
-                components: components.clone(),
-            })
+        http_client_fn(move |_, _| {
+            SharedHttpConnector::new(Route { routes: Arc::clone(&routes), trail: trail.clone() })
         })
     }
 }
@@ -99,48 +90,7 @@ impl Way {
     }
 }
 
-pub(super) fn direct(
-    settings: Option<&HttpConnectorSettings>,
-    components: Option<&RuntimeComponents>,
-) -> Connector {
-    connector(settings, components).build_http()
-}
-
-pub(super) fn plain(
-    settings: Option<&HttpConnectorSettings>,
-    components: Option<&RuntimeComponents>,
-) -> Connector {
-    connector(settings, components).proxy_config(ProxyConfig::from_env()).build_http()
-}
-
-pub(super) fn trusting(
-    ca_bundle: Option<&CaBundle>,
-    settings: Option<&HttpConnectorSettings>,
-    components: Option<&RuntimeComponents>,
-) -> Connector {
-    let mut context = tls::TlsContext::builder();
-    if let Some(bundle) = ca_bundle {
-        context =
-            context.with_trust_store(tls::TrustStore::empty().with_pem_certificate(bundle.pem().to_vec()));
-    }
-    connector(settings, components)
-        .proxy_config(ProxyConfig::from_env())
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-        .tls_context(context.build().expect("every certificate of the bundle was parsed"))
-        .build()
-}
-
-fn connector(
-    settings: Option<&HttpConnectorSettings>,
-    components: Option<&RuntimeComponents>,
-) -> ConnectorBuilder {
-    let mut builder = Connector::builder();
-    builder.set_connector_settings(settings.cloned());
-    builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-    builder
-}
-
-/// The proxy for a request to `url`, as the SDK chooses it.
+/// The proxy for a request to `url`, as a pool chooses it.
 pub(super) fn proxy(url: &str) -> Option<hyper::Uri> {
     if matches!(Way::to(url), Way::Direct) {
         return None;
@@ -297,8 +247,6 @@ const ECS_AGENT: &str = "169.254.170.2";
 struct Route {
     routes: Arc<Routes>,
     trail: Trail,
-    settings: HttpConnectorSettings,
-    components: RuntimeComponents,
 }
 
 impl HttpConnector for Route {
@@ -315,7 +263,10 @@ impl HttpConnector for Route {
         let limit = if metering { METERING_ANSWER_BYTES_MAX } else { OTHER_ANSWER_BYTES_MAX };
         let at = self.trail.begin(&uri, target);
         let trail = self.trail.clone();
-        let call = self.routes.to(&uri).http_connector(&self.settings, &self.components).call(request);
+        let call = match self.routes.to(&uri) {
+            Ok(pool) => pool.call(request),
+            Err(error) => HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
+        };
         HttpConnectorFuture::new(async move {
             match call.await {
                 Ok(response) => {

@@ -29,9 +29,13 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::retry::RetryConfig;
+use aws_types::SdkConfig;
+use aws_types::service_config::ServiceConfigKey;
 use tokio::runtime;
+use tokio::sync::oneshot;
 
-use super::connection::{Exchange, Outcome, PROXY_AUTHENTICATION, Routes, Trail, Way, chain, trusting};
+use super::connection::{Exchange, Outcome, PROXY_AUTHENTICATION, Routes, Trail, Way, chain};
+use super::connector::Trust;
 use super::{AwsSettings, SigningClock, endpoint_of, licensing, timeouts};
 use crate::region;
 use tollgate_disk::{Links, describe, read_regular};
@@ -121,9 +125,9 @@ impl Ready {
     }
 }
 
-fn routes(settings: &AwsSettings) -> Arc<Routes> {
+fn routes(settings: &AwsSettings, trust: &Arc<Trust>) -> Arc<Routes> {
     let stand_in = settings.endpoint_url.clone().filter(|_| settings.stands_for_all);
-    Arc::new(Routes::new(settings.ca_bundle.clone(), stand_in))
+    Arc::new(Routes::new(Arc::clone(trust), stand_in))
 }
 
 /// The fault if the load itself could not run.
@@ -135,6 +139,8 @@ pub(super) fn not_loaded(error: &dyn std::error::Error) -> Fault {
 #[derive(Debug)]
 pub(super) struct Loader {
     pub(super) settings: AwsSettings,
+    /// The certificates and the TLS sessions of all connections.
+    trust: Arc<Trust>,
     /// The connections of the calls.
     routes: Arc<Routes>,
     offset: SigningClock,
@@ -151,8 +157,10 @@ pub(super) struct Loader {
 
 impl Loader {
     pub(super) fn new(settings: AwsSettings, offset: SigningClock) -> Self {
+        let trust = Trust::new(settings.ca_bundle.clone());
         Self {
-            routes: routes(&settings),
+            routes: routes(&settings, &trust),
+            trust,
             settings,
             offset,
             on_instance: AtomicBool::new(false),
@@ -249,19 +257,25 @@ impl Loader {
     }
 
     /// [`Loader::load`] for a thread that may block. It runs to its end even if the caller's runtime is shut down.
-    pub(super) fn load_on_its_own_runtime(&self) -> Result<Ready, Fault> {
+    ///
+    /// `foreseen` gets the URL of the call that follows, while STS is asked for credentials: if it is known which service
+    /// will be called, and that only STS is waited for.
+    pub(super) fn load_on_its_own_runtime(
+        &self,
+        foreseen: Option<oneshot::Sender<String>>,
+    ) -> Result<Ready, Fault> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| not_loaded(&error))?;
-        let ready = runtime.block_on(self.load());
+        let ready = runtime.block_on(self.load(foreseen));
         // A DNS lookup may still hang in its own thread.
         runtime.shutdown_background();
         ready
     }
 
     /// Loads region and credentials, and makes a client that signs with them. Blocks while a file that it reads blocks.
-    async fn load(&self) -> Result<Ready, Fault> {
+    async fn load(&self, foreseen: Option<oneshot::Sender<String>>) -> Result<Ready, Fault> {
         let trail = Trail::default();
         let loading = async {
             let license = self.license.get();
@@ -271,6 +285,12 @@ impl Loader {
                 Some(file) => self.credentials_or_token(region, file, &trail).await?,
                 None => {
                     let region = region?;
+                    if let Some(foreseen) = foreseen
+                        && let Some(url) = self.foresee(&region).await
+                    {
+                        // Without a receiver nobody waits for the call any more.
+                        let _ = foreseen.send(url);
+                    }
                     let credentials = self.credentials(&region, &trail).await?;
                     (region, credentials)
                 }
@@ -283,16 +303,44 @@ impl Loader {
         tokio::time::timeout(LOAD_TIMEOUT, loading).await.unwrap_or_else(|_| Err(took_too_long(&trail)))
     }
 
+    /// The URL of the calls, if STS has to be asked before them and the configuration says that they will go to AWS.
+    async fn foresee(&self, region: &Region) -> Option<String> {
+        let asks_sts = self.settings.web_identity_token_file.is_some() && from_environment().await.is_none();
+        if !asks_sts || self.settings.endpoint_url.is_some() {
+            return None;
+        }
+        if !self.settings.sealed && names_endpoint(&self.sdk_config(region).await) {
+            return None;
+        }
+        let endpoint = match self.license.get() {
+            Some(_) => licensing::endpoint_of(&self.settings, region).await,
+            None => endpoint_of(&self.settings, region).await,
+        };
+        // Read here, on the thread that may block. A list that cannot be used is the fault of the call.
+        self.trust.config().ok()?;
+        endpoint.ok()
+    }
+
+    /// Opens a connection for the next call to `url`.
+    pub(super) async fn connect(&self, url: &str) {
+        if let (Ok(pool), Ok(uri)) = (self.routes.to(url), url.parse()) {
+            pool.connect(uri).await;
+        }
+    }
+
     pub(super) async fn credentials(&self, region: &Region, trail: &Trail) -> Result<Credentials, Fault> {
         #[cfg(test)]
         if let Some(credentials) = &self.fixed_credentials {
             return credentials.clone();
         }
-        // Access keys in the environment take precedence, and with them the SDK reads no file.
-        if EnvironmentVariableCredentialsProvider::new().provide_credentials().await.is_err() {
-            for (variable, file) in self.token_files() {
-                held_up(variable, file)?;
-            }
+        // Access keys in the environment take precedence, as in the SDK's chain: making its other sources would take longer
+        // than all else at the start.
+        if let Some(credentials) = from_environment().await {
+            self.note(CredentialSource::of(&credentials), &credentials, trail);
+            return Ok(credentials);
+        }
+        for (variable, file) in self.token_files() {
+            held_up(variable, file)?;
         }
         let region_name = aws_config::Region::new(region.as_str().to_owned());
         let chain = DefaultCredentialsChain::builder()
@@ -317,28 +365,39 @@ impl Loader {
 
     /// An HTTP client with the loading thread's own connections, for an unsigned request.
     pub(super) fn http_client(&self, trail: &Trail) -> SharedHttpClient {
-        routes(&self.settings).client(trail.clone())
+        self.own_routes().client(trail.clone())
     }
 
-    async fn client(&self, region: &Region, credentials: Credentials) -> Result<sdk::Client, Fault> {
-        let loader = aws_config::defaults(aws_config::BehaviorVersion::v2026_01_12())
+    /// Routes that share no connection with the calls.
+    pub(super) fn own_routes(&self) -> Arc<Routes> {
+        routes(&self.settings, &self.trust)
+    }
+
+    /// What the SDK itself reads, and the settings of every call; without credentials.
+    async fn sdk_config(&self, region: &Region) -> SdkConfig {
+        aws_config::defaults(aws_config::BehaviorVersion::v2026_01_12())
             .region(aws_config::Region::new(region.as_str().to_owned()))
-            .credentials_provider(credentials)
+            .no_credentials()
             .http_client(self.routes.client(Trail::default()))
             .time_source(self.offset.clone())
             // The SDK's own correction would shift the time a second time.
             .disable_clock_skew_correction(true)
             .identity_cache(aws_config::identity::IdentityCache::no_cache())
             .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts());
-        let mut config = sdk::config::Builder::from(&loader.load().await);
+            .timeout_config(timeouts())
+            .load()
+            .await
+    }
+
+    async fn client(&self, region: &Region, credentials: Credentials) -> Result<sdk::Client, Fault> {
+        let config = sdk::config::Builder::from(&self.sdk_config(region).await);
+        let mut config = config.credentials_provider(credentials);
         // These settings override all that the SDK itself reads, now and at the next renewal of the credentials.
         let endpoint = endpoint_of(&self.settings, region).await?;
-        let first = self.endpoint.set(endpoint.clone()).is_ok();
-        if first && self.settings.ca_bundle.is_none() && matches!(Way::to(&endpoint), Way::Tls) {
-            // The HTTP stack reads the system's CA files once, at its first TLS connection; on this thread it may
-            // block.
-            drop(trusting(None, None, None));
+        let _ = self.endpoint.set(endpoint.clone());
+        if matches!(Way::to(&endpoint), Way::Tls) {
+            // Read once, here: this thread may block. A list that cannot be used is the fault of the call.
+            let _ = self.trust.config();
         }
         if self.settings.endpoint_url.is_some() || self.settings.sealed {
             config = config.endpoint_url(endpoint);
@@ -413,6 +472,22 @@ impl Loader {
             (None, _) => Fault::local(FaultClass::Access, "CredentialsInvalid", detail),
         }
     }
+}
+
+/// Access keys in the environment.
+async fn from_environment() -> Option<Credentials> {
+    EnvironmentVariableCredentialsProvider::new().provide_credentials().await.ok()
+}
+
+/// Whether a profile or a variable of the SDK names an endpoint for the metering service.
+fn names_endpoint(config: &SdkConfig) -> bool {
+    let key = ServiceConfigKey::builder()
+        .service_id("Marketplace Metering")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build();
+    let of_service = || config.service_config()?.load_config(key.ok()?);
+    config.endpoint_url().is_some() || of_service().is_some()
 }
 
 /// Less than [`super::READY_TIMEOUT`].

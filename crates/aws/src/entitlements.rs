@@ -12,7 +12,7 @@ use serde_json::{Map, Number, Value, json};
 use super::call::{Asked, Call, Elements, Loose, Raw, body, invalid_answer};
 use super::connection::host_of;
 use super::licensing::Endpoint;
-use super::{Aws, AwsSettings};
+use super::{Aws, AwsSettings, Purpose};
 use tollgate_marketplace::entitlements::{
     self, ENTITLEMENTS_MAX, Entitlement, EntitlementValue, Entitlements, EntitlementsOf, GetEntitlements,
 };
@@ -46,7 +46,7 @@ const TEXT_BYTES_MAX: usize = 2048;
 
 impl Aws {
     async fn get_entitlements_once(&self, request: GetEntitlements) -> Result<Entitlements, Fault> {
-        let ready = self.ready(Signing::default()).await.map_err(Fault::unsent)?;
+        let ready = self.ready(Signing::default(), Purpose::Credentials).await.map_err(Fault::unsent)?;
         let home = entitlements::home(&ready.region).ok_or_else(|| {
             let text = format!("AWS has no entitlement service for {}", ready.region);
             Fault::local(FaultClass::Misconfigured, exceptions::INVALID_REGION, text).unsent()

@@ -12,6 +12,7 @@
 pub mod ca_bundle;
 mod call;
 mod connection;
+mod connector;
 mod credentials;
 mod entitlements;
 mod license_token;
@@ -28,20 +29,21 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_sdk_marketplacemetering as sdk;
 use aws_smithy_async::time::TimeSource;
-use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorSettings};
+use aws_smithy_runtime_api::client::http::HttpConnector as _;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::timeout::TimeoutConfig;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use ca_bundle::CaBundle;
 use call::{Asked, fault_of};
-use connection::{Failure, Trail, Way, direct, host_of, plain, trusting};
+use connection::{Failure, Trail, host_of};
 pub use credentials::{CredentialSource, Found, token_problem};
 use credentials::{Loader, Ready, not_loaded};
 use tollgate_clock as clock;
@@ -113,6 +115,15 @@ pub struct AwsSettings {
     pub role_arn: Option<String>,
 }
 
+/// What credentials are loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A call of the service follows, so its connection is opened while STS answers.
+    Call,
+    /// No call of the service follows at once.
+    Credentials,
+}
+
 /// The metering service of AWS, or of an endpoint that stands in for it.
 #[derive(Debug)]
 pub struct Aws {
@@ -166,9 +177,10 @@ impl Aws {
         &self.loader.settings
     }
 
-    /// The client for a call. If finding it takes too long, the fault says that the call was not sent.
-    async fn ready(&self, signing: Signing) -> Result<Ready, Fault> {
-        tokio::time::timeout(READY_TIMEOUT, self.prepare(signing)).await.unwrap_or_else(|_| {
+    /// The client, with credentials that are valid. If finding it takes too long, the fault says that the call was not
+    /// sent.
+    async fn ready(&self, signing: Signing, purpose: Purpose) -> Result<Ready, Fault> {
+        tokio::time::timeout(READY_TIMEOUT, self.prepare(signing, purpose)).await.unwrap_or_else(|_| {
             let text = "finding region and credentials took too long";
             Err(Fault::local(FaultClass::Transient, "CredentialsUnavailable", text).unsent())
         })
@@ -178,7 +190,7 @@ impl Aws {
         self.ready.lock().expect("held for one copy only, which cannot panic").clone()
     }
 
-    async fn prepare(&self, signing: Signing) -> Result<Ready, Fault> {
+    async fn prepare(&self, signing: Signing, purpose: Purpose) -> Result<Ready, Fault> {
         let before = self.loaded();
         let usable = self.offset.now() + USABLE_FOR;
         match &before {
@@ -193,13 +205,30 @@ impl Aws {
             return Ok(ready);
         }
         let (loader, kept) = (Arc::clone(&self.loader), Arc::clone(&self.ready));
+        let foreseen = match purpose {
+            Purpose::Call => Some(self.connect_when_foreseen()),
+            Purpose::Credentials => None,
+        };
         let loading = tokio::task::spawn_blocking(move || {
-            let ready = loader.load_on_its_own_runtime()?;
+            let ready = loader.load_on_its_own_runtime(foreseen)?;
             *kept.lock().expect("held for one move only, which cannot panic") = Some(ready.clone());
             drop(turn);
             Ok(ready)
         });
         loading.await.unwrap_or_else(|error| Err(not_loaded(&error).unsent()))
+    }
+
+    /// Opens a connection to the URL that is sent, while the load that sends it goes on.
+    fn connect_when_foreseen(&self) -> oneshot::Sender<String> {
+        let (foreseen, url) = oneshot::channel::<String>();
+        let loader = Arc::clone(&self.loader);
+        // On this runtime, which the calls use: the load's own runtime ends with the load.
+        tokio::spawn(async move {
+            if let Ok(url) = url.await {
+                loader.connect(&url).await;
+            }
+        });
+        foreseen
     }
 
     /// Renews the credentials before they expire, as long as this future is polled.
@@ -208,10 +237,14 @@ impl Aws {
             tokio::time::sleep(RENEWAL_LOOK).await;
             let soon = self.offset.now() + RENEWED_BEFORE;
             let ending = self.loaded().and_then(|ready| ready.expires_at).is_some_and(|at| at <= soon);
-            if ending && let Err(fault) = self.ready(Signing { reload_credentials: true }).await {
+            if ending && let Err(fault) = self.renew().await {
                 tracing::debug!(code = %fault.code, detail = fault.detail, "the credentials are not renewed yet");
             }
         }
+    }
+
+    async fn renew(&self) -> Result<Ready, Fault> {
+        self.ready(Signing { reload_credentials: true }, Purpose::Credentials).await
     }
 
     /// The region in which this pod or task runs, and the source that named it; for `doctor`.
@@ -230,7 +263,7 @@ impl Aws {
     /// Where the credentials come from, found as for a call; for `doctor`. The credentials are loaded for this, with a
     /// call of STS if their source needs one.
     pub async fn inspect_credentials(&self) -> Result<Found, Fault> {
-        self.ready(Signing::default()).await?;
+        self.ready(Signing::default(), Purpose::Credentials).await?;
         Ok(self.loader.found())
     }
 
@@ -288,12 +321,8 @@ impl Aws {
     }
 
     async fn reach_by(&self, url: &str, operation: Option<&'static str>) -> Result<Reached, Fault> {
-        let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
-        let connector = match Way::to(url) {
-            Way::Direct => direct(Some(&settings), None),
-            Way::Plain => plain(Some(&settings), None),
-            Way::Tls => trusting(self.settings().ca_bundle.as_ref(), Some(&settings), None),
-        };
+        // Connections of its own: what works now is asked, not what worked before.
+        let routes = self.loader.own_routes();
         let mut request = HttpRequest::empty();
         request
             .set_uri(url)
@@ -308,7 +337,11 @@ impl Aws {
             headers.insert("content-length", "2");
             *request.body_mut() = SdkBody::from("{}");
         }
-        let called = tokio::time::timeout(ATTEMPT_TIMEOUT, connector.call(request)).await;
+        let calling = async {
+            let pool = routes.to(url).map_err(|error| ConnectorError::user(error.into()))?;
+            pool.call(request).await
+        };
+        let called = tokio::time::timeout(ATTEMPT_TIMEOUT, calling).await;
         match called {
             Ok(Ok(response)) => {
                 let headers = response.headers();
@@ -343,7 +376,7 @@ impl Aws {
         request: RegisterUsage,
         signing: Signing,
     ) -> Result<Registered, Fault> {
-        let client = self.ready(signing).await?.client;
+        let client = self.ready(signing, Purpose::Call).await?.client;
         let capture = self.capture();
         let answer = client
             .register_usage()
@@ -392,7 +425,7 @@ impl Register for Aws {
 
     fn identify(&self, signing: Signing) -> ServiceFuture<'_, Identified> {
         Box::pin(self.attempt(async move {
-            self.ready(signing).await?;
+            self.ready(signing, Purpose::Credentials).await?;
             Ok(Identified { emulated: self.is_emulated().await? })
         }))
     }

@@ -26,7 +26,7 @@ pub use super::license_token::{FALLBACK_REGION, TOKEN_BYTES_MAX, token_in};
 use super::call::{Asked, Call, Raw, body, invalid_answer};
 use super::connection::host_of;
 use super::credentials::Ready;
-use super::{Aws, Reached, in_time};
+use super::{Aws, Purpose, Reached, in_time};
 use tollgate_marketplace::exceptions::{self, ExceptionKind};
 use tollgate_marketplace::license::{
     CheckedIn, CheckedOut, CheckoutLicense, ConsumptionToken, Extended, LicenseUsage, ListReceivedLicenses,
@@ -198,7 +198,7 @@ impl LicenseManager {
     /// The bytes of a success, and the region that sent it.
     async fn call(&self, operation: Operation<'_>, signing: Signing) -> Result<(Raw, Region), Fault> {
         // Without credentials nothing was sent, whichever service refused them.
-        let ready = self.aws.ready(signing).await.map_err(Fault::unsent)?;
+        let ready = self.aws.ready(signing, Purpose::Call).await.map_err(Fault::unsent)?;
         let region = operation.region.cloned().or_else(|| self.known_region());
         let region = region.unwrap_or_else(|| ready.region.clone());
         let (raw, fault) = self.send(&ready, &region, &operation).await?;

@@ -322,7 +322,7 @@ fn a_load_runs_to_its_end_after_the_runtime_that_waits_for_it_is_shut_down() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let waiting = Arc::clone(&aws);
     let accepted = runtime.block_on(async move {
-        tokio::spawn(async move { waiting.ready(Signing::default()).await });
+        tokio::spawn(async move { waiting.ready(Signing::default(), Purpose::Credentials).await });
         tokio::task::spawn_blocking(move || metadata.accept()).await
     });
     let (mut asked, _) = accepted.unwrap().unwrap();
@@ -391,7 +391,7 @@ async fn serve_tls_once(body: &'static str) -> SocketAddr {
 #[tokio::test]
 async fn the_ca_bundle_is_what_tls_trusts() {
     let addr = serve_tls_once(r#"{"Signature":"a.b.c"}"#).await;
-    let ca = CaBundle::from_pem(include_bytes!("../../../tests/fixtures/tls/ca.pem")).unwrap();
+    let ca = CaBundle::new(include_bytes!("../../../tests/fixtures/tls/ca.pem").to_vec()).unwrap();
     let registered = register(&client(format!("https://localhost:{}", addr.port()), Some(ca))).await.unwrap();
     assert_eq!(registered.signature, "a.b.c");
 }
@@ -399,7 +399,7 @@ async fn the_ca_bundle_is_what_tls_trusts() {
 #[tokio::test]
 async fn a_certificate_of_nobody_we_trust_is_called_tls() {
     let addr = serve_tls_once("{}").await;
-    let other = CaBundle::from_pem(include_bytes!("../../../tests/fixtures/tls/other-ca.pem")).unwrap();
+    let other = CaBundle::new(include_bytes!("../../../tests/fixtures/tls/other-ca.pem").to_vec()).unwrap();
     let outcome = register(&client(format!("https://localhost:{}", addr.port()), Some(other))).await;
     assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Tls".to_owned()));
 }
@@ -425,7 +425,7 @@ async fn what_breaks_tls_is_told_apart_from_a_certificate() {
             stream.shutdown().await.unwrap();
             let _ = stream.read_to_end(&mut Vec::new()).await;
         });
-        let ca = CaBundle::from_pem(include_bytes!("../../../tests/fixtures/tls/ca.pem")).unwrap();
+        let ca = CaBundle::new(include_bytes!("../../../tests/fixtures/tls/ca.pem").to_vec()).unwrap();
         let outcome = register(&client(format!("https://{addr}"), Some(ca))).await;
         assert!(outcome.as_ref().is_err_and(|fault| fault.never_sent), "{outcome:?}");
         assert_eq!(class_and_code(outcome), (FaultClass::Transient, code.to_owned()));
@@ -515,12 +515,12 @@ fn with_credentials(credentials: Credentials) -> Aws {
 async fn credentials_are_renewed_ten_minutes_before_they_end_and_no_call_waits_for_it() {
     for (minutes, renewed) in [(9, true), (30, false)] {
         let aws = Arc::new(with_credentials(ending_in(Duration::from_secs(60 * minutes))));
-        aws.ready(Signing::default()).await.unwrap();
+        aws.ready(Signing::default(), Purpose::Credentials).await.unwrap();
         let first = aws.loaded().unwrap();
         {
             // As while a load waits for STS.
             let _loading = aws.loading.lock().await;
-            aws.ready(Signing::default()).await.unwrap();
+            aws.ready(Signing::default(), Purpose::Credentials).await.unwrap();
         }
         assert!(aws.loaded().unwrap().is(&first), "they are good enough for a call");
         let keeping = tokio::time::timeout(RENEWAL_LOOK + Duration::from_secs(1), aws.keep_credentials());
@@ -532,9 +532,9 @@ async fn credentials_are_renewed_ten_minutes_before_they_end_and_no_call_waits_f
 #[tokio::test]
 async fn credentials_that_end_within_a_minute_sign_no_call() {
     let aws = with_credentials(ending_in(Duration::from_secs(50)));
-    aws.ready(Signing::default()).await.unwrap();
+    aws.ready(Signing::default(), Purpose::Credentials).await.unwrap();
     let first = aws.loaded().unwrap();
-    aws.ready(Signing::default()).await.unwrap();
+    aws.ready(Signing::default(), Purpose::Credentials).await.unwrap();
     assert!(!aws.loaded().unwrap().is(&first));
 }
 

@@ -8,8 +8,8 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Aws;
 use super::call::{Asked, Call, Elements, Loose, Raw, body, invalid_answer};
+use super::{Aws, Purpose};
 use tollgate_marketplace::{
     Allocation, BatchMeterUsage, BatchMetered, Customer, Fault, FaultClass, Forwarded, HourUsage, MeterUsage,
     Metered, Place, Quantity, RecordStatus, Region, ResolvedCustomer, Signing, UsageRecord, exceptions,
@@ -118,7 +118,7 @@ impl Aws {
         signing: Signing,
         region: Option<&Region>,
     ) -> Result<(Raw, Option<Fault>), Fault> {
-        let client = self.ready(signing).await?.client;
+        let client = self.ready(signing, Purpose::Call).await?.client;
         let settings = self.elsewhere(region).await?;
         let url = self.loader.found_endpoint().unwrap_or_default();
         let asked = Asked { place: Place::Metering, url: &url, secrets: &[] };

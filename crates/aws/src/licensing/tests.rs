@@ -652,7 +652,7 @@ async fn credentials_of_a_license_token_are_renewed_with_the_file_as_it_is_then(
     std::fs::write(file.path(), "refresh-2").unwrap();
     let first = manager.aws.loaded().unwrap();
     assert!(first.expires_at.unwrap() < SigningClock::default().now() + crate::RENEWED_BEFORE);
-    manager.aws.ready(Signing { reload_credentials: true }).await.unwrap();
+    manager.aws.renew().await.unwrap();
     assert!(!manager.aws.loaded().unwrap().is(&first));
     let requests = requests.await.unwrap();
     assert_eq!(body_of(&requests[3]), json!({"Token": "refresh-2"}));
