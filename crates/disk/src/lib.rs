@@ -26,7 +26,9 @@ pub enum Links {
 pub fn read_regular(path: &Path, bytes_max: usize, links: Links) -> io::Result<Vec<u8>> {
     let file = open_regular(path, links, OpenOptions::new().read(true))?;
     let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
-    let mut bytes = Vec::new();
+    // One byte more than there is, so that the end is found without growing.
+    let expected = file.metadata()?.len().min(limit).saturating_add(1);
+    let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() > bytes_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
