@@ -441,7 +441,7 @@ reproducible: release-binary
     cmp {{ static_binary }} target/again/{{ target }}/release/tollgate
     rm -rf target/again
 
-# Runs the benchmarks, as ratios in one run; the results are in docs/PERFORMANCE.md. Needs curl and wrk.
+# Runs the benchmarks, as ratios in one run; the results are in docs/PERFORMANCE.md. Needs curl, wrk and a C compiler.
 bench: release-binary
     cargo bench --locked --bench herd
     cargo build --release --locked --package tollgate
@@ -449,6 +449,7 @@ bench: release-binary
     target/witness/bin/pip install --quiet --disable-pip-version-check -r tests/witness/requirements.txt -c tests/witness/requirements.lock
     target/witness/bin/python benches/measure.py target/release/tollgate {{ static_binary }}
     just bench-emulator
+    just bench-start
     just bench-usage
     just bench-sending
     just bench-memory
@@ -458,6 +459,10 @@ bench: release-binary
 bench-emulator *parts:
     cargo build --release --locked --package tollgate
     python3 benches/emulator.py target/release/tollgate {{ parts }}
+
+# Measures start, round trips and exec probe beside C programs that do the least. Needs a C compiler, libcrypto's headers, openssl, curl.
+bench-start: release-binary
+    python3 benches/start.py {{ static_binary }}
 
 # Measures the emulator's speed and the durable intake, or some of it: `just bench-usage intake`. Needs wrk, openssl, a C compiler.
 bench-usage *parts:
