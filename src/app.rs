@@ -18,7 +18,7 @@ use crate::api::door::Door;
 use crate::api::{self, AppServer};
 use crate::config::setting::Setting;
 use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
-use crate::entitlement::{self, Subject, Watch, refusal_update};
+use crate::entitlement::{self, Entitlement, Subject, Watch, refusal_update};
 use crate::exit::Exit;
 use crate::last_sentence;
 use crate::license;
@@ -444,8 +444,10 @@ fn bind(setting: &'static str, addr: &ListenAddr) -> Result<Listener, StartError
 
 /// Ends, with the exit code and the cause, only if a certificate of the bundle does not parse.
 async fn invalid(bundle: CaBundle, mut entitlement: Watch) -> (Exit, Option<String>) {
-    // The first call parses them too, if it needs them: not twice at once, and not in the way of a call that needs none.
-    let _ = entitlement.changed().await;
+    // The first call parses them too, if it needs them: not twice at once, and not in the way of a call that needs
+    // none.
+    let asked = |fact: &Entitlement| fact.attempts > 0 || fact.standing.reason().is_some();
+    let _ = entitlement.wait_for(|fact| asked(fact)).await;
     match tokio::task::spawn_blocking(move || bundle.check()).await {
         Ok(Err(error)) => (Exit::Config, Some(config::ca_bundle_fault(error))),
         Ok(Ok(())) | Err(_) => std::future::pending().await,

@@ -1,7 +1,7 @@
 //! Arguments of a subcommand, which clap is given when the command line names the subcommand.
 //!
-//! Most subcommands take every setting as a flag. To define the flags of all subcommands took longer than anything else that
-//! `probe` does, and an exec probe starts the program every few seconds.
+//! Most subcommands take every setting as a flag. To define the flags of all subcommands took longer than anything else
+//! that `probe` does, and an exec probe starts the program every few seconds.
 
 use std::ops::Deref;
 

@@ -1,8 +1,8 @@
 //! The HTTP client below the SDK: pools of connections, one list of trusted certificates and one cache of TLS sessions
 //! for the process, and connections that are opened before the call that needs them.
 //!
-//! The SDK's own client parses the certificates again for each client that is built and keeps no TLS session between them,
-//! and it cannot open a connection without sending a request.
+//! The SDK's own client parses the certificates again for each client that is built and keeps no TLS session between
+//! them, and it cannot open a connection without sending a request.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -197,8 +197,8 @@ struct ConnectTimedOut;
 #[error("TLS handshake failed")]
 struct TlsFailed(#[source] rustls::Error);
 
-/// The error, with TLS's own inside where that is the cause: hyper-rustls puts it into two errors of I/O, and the source of such
-/// an error is the source of what is in it.
+/// The error, with TLS's own inside where that is the cause: hyper-rustls puts it into two errors of I/O, and the
+/// source of such an error is the source of what is in it.
 fn named(error: BoxError) -> BoxError {
     let mut inner: &(dyn StdError + 'static) = error.as_ref();
     while let Some(within) = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {

@@ -258,8 +258,8 @@ impl Loader {
 
     /// [`Loader::load`] for a thread that may block. It runs to its end even if the caller's runtime is shut down.
     ///
-    /// `foreseen` gets the URL of the call that follows, while STS is asked for credentials: if it is known which service
-    /// will be called, and that only STS is waited for.
+    /// `foreseen` gets the URL of the call that follows, while STS is asked for credentials: if it is known which
+    /// service will be called, and that only STS is waited for.
     pub(super) fn load_on_its_own_runtime(
         &self,
         foreseen: Option<oneshot::Sender<String>>,
@@ -333,8 +333,8 @@ impl Loader {
         if let Some(credentials) = &self.fixed_credentials {
             return credentials.clone();
         }
-        // Access keys in the environment take precedence, as in the SDK's chain: making its other sources would take longer
-        // than all else at the start.
+        // Access keys in the environment take precedence, as in the SDK's chain: making its other sources would take
+        // longer than all else at the start.
         if let Some(credentials) = from_environment().await {
             self.note(CredentialSource::of(&credentials), &credentials, trail);
             return Ok(credentials);
