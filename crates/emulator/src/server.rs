@@ -409,7 +409,7 @@ fn slow(reply: Reply, over: Duration, breaks: bool) -> Response<Body> {
         waiting: None,
         breaks,
     };
-    let mut response = Response::new(pieces.boxed());
+    let mut response = Response::new(http::streamed(pieces));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

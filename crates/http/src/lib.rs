@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use http_body_util::{BodyExt as _, Either, Full, combinators::BoxBody};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -30,8 +30,8 @@ use connections::Connections;
 /// An error while a body is produced.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The body of an answer.
-pub type Body = BoxBody<Bytes, BodyError>;
+/// The body of an answer: complete, or made while it is sent.
+pub type Body = Either<Full<Bytes>, BoxBody<Bytes, BodyError>>;
 
 /// The connection is closed without an answer.
 #[derive(Debug, thiserror::Error)]
@@ -177,6 +177,9 @@ fn bind_socket(addr: SocketAddr) -> io::Result<TcpListener> {
     }
     // A restarted container must not wait for the old connections' TIME_WAIT.
     socket.set_reuse_address(true)?;
+    // Answers are one small segment; delaying it to join a second one would only delay the probe. Linux gives an
+    // accepted connection the listener's options, which saves a system call for each.
+    socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
@@ -203,27 +206,27 @@ pub async fn serve(listener: Listener, limits: Limits, handler: impl Handler, st
     run(listener, Connections::new(limits, Arc::new(handler)), stop).await;
 }
 
-async fn run(listener: Listener, mut connections: Connections, mut stop: watch::Receiver<bool>) {
-    let connection_stop = stop.clone();
+async fn run(listener: Listener, connections: Connections, mut stop: watch::Receiver<bool>) {
+    let stopped = stopped(&mut stop);
+    tokio::pin!(stopped);
     loop {
         let room = connections.has_room();
         tokio::select! {
             accepted = accept(&listener, &connections.limits), if room => match accepted {
                 Ok(accepted) => {
-                    connections.start(accepted, connection_stop.clone());
+                    connections.start(accepted);
                     // Its request may already be here: let it be served before the next connection can displace it.
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
                     // Out of descriptors or memory: close the oldest and pause, instead of retrying at once.
                     tracing::debug!(%error, "accept failed");
-                    connections.cut_oldest_idle();
+                    connections.close_oldest_idle();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(ended) = connections.tasks.join_next() => connections.forget(ended.ok()),
-            () = connections.idled.notified(), if !room => {}
-            () = stopped(&mut stop) => break,
+            () = connections.table.changed.notified(), if !room => {}
+            () = &mut stopped => break,
         }
     }
     drop(listener);
@@ -252,8 +255,6 @@ async fn accept(listener: &Listener, limits: &Limits) -> io::Result<Accepted> {
     match listener {
         Listener::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
-            // Answers are one small segment; delaying it to join a second one would only delay the probe.
-            let _ = stream.set_nodelay(true);
             let socket = match limits.reset_when_abandoned {
                 true => Some(socket2::SockRef::from(&stream).try_clone()?),
                 false => None,
@@ -331,7 +332,14 @@ impl BodyBudget {
 
 /// A complete body.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+    Either::Left(Full::new(bytes.into()))
+}
+
+/// A body that is made while it is sent.
+pub fn streamed(
+    body: impl hyper::body::Body<Data = Bytes, Error = BodyError> + Send + Sync + 'static,
+) -> Body {
+    Either::Right(body.boxed())
 }
 
 /// An answer of one content type.

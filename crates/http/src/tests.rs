@@ -168,17 +168,76 @@ async fn where_each_connection_serves_a_request_the_next_one_waits() {
     assert_eq!(waiting.await.unwrap().unwrap().status(), StatusCode::OK);
 }
 
+/// A server's table with 3,000 connections that have ended by `end`, 16 at a time.
+async fn after_3000_connections(
+    limits: Limits,
+    end: impl AsyncFn(&mut tokio::io::DuplexStream),
+) -> (usize, usize) {
+    let connections = Connections::new(limits, Arc::new(Echo));
+    for _ in 0..3000 / 16 + 1 {
+        let mut clients = Vec::new();
+        for _ in 0..16 {
+            let (client, server) = tokio::io::duplex(1024);
+            connections.start(Accepted { stream: Box::new(server), socket: None });
+            clients.push(client);
+        }
+        for client in &mut clients {
+            end(client).await;
+        }
+        drop(clients);
+        connections.table.emptied().await;
+    }
+    connections.table.size()
+}
+
 #[tokio::test]
 async fn nothing_is_kept_of_connections_that_have_ended() {
-    let (_stop, stopped) = watch::channel(false);
-    let mut connections = Connections::new(Limits { connections_max: 1000, ..LIMITS }, Arc::new(Echo));
-    for _ in 0..100 {
-        let (client, server) = tokio::io::duplex(64);
-        connections.start(Accepted { stream: Box::new(server), socket: None }, stopped.clone());
-        drop(client);
-    }
-    while let Some(ended) = connections.tasks.join_next().await {
-        connections.forget(ended.ok());
-    }
-    assert_eq!(connections.open.len(), 0);
+    let many = Limits { connections_max: 1000, ..LIMITS };
+    assert_eq!(after_3000_connections(many, async |_| {}).await, (0, 0), "closed by the client");
+    let answered = async |client: &mut tokio::io::DuplexStream| {
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        client.read_to_end(&mut Vec::new()).await.unwrap();
+    };
+    assert_eq!(after_3000_connections(many, answered).await, (0, 0), "closed by the server");
+    let abandoned = async |client: &mut tokio::io::DuplexStream| {
+        client.write_all(b"GET /abandon HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        client.read_to_end(&mut Vec::new()).await.unwrap();
+    };
+    assert_eq!(after_3000_connections(many, abandoned).await, (0, 0), "abandoned");
+    // With room for two of 16, most are displaced.
+    assert_eq!(after_3000_connections(LIMITS, async |_| {}).await, (0, 0), "displaced");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_its_headers_slowly_is_cut_at_the_limit() {
+    let running = start(LIMITS);
+    let mut slow = TcpStream::connect(running.addr).await.unwrap();
+    let began = tokio::time::Instant::now();
+    slow.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nx-slow: ").await.unwrap();
+    assert_eq!(slow.read(&mut [0]).await.unwrap(), 0, "no answer");
+    assert_eq!(began.elapsed().as_secs(), LIMITS.header_timeout.as_secs());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_busy_after_the_drain_is_cut() {
+    let running = start(Limits { request_timeout: Duration::from_secs(60), ..LIMITS });
+    let mut busy = connected(&running, "GET /hang HTTP/1.1\r\nhost: x\r\n\r\n", false).await;
+    // The second connection is accepted after the first: when it is answered, the first is being served.
+    drop(connected(&running, GET, true).await);
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    running.stop.send_replace(true);
+    running.task.await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), LIMITS.drain_timeout.as_secs());
+    assert_eq!(busy.read(&mut [0]).await.unwrap_or(0), 0, "no answer");
+}
+
+#[tokio::test]
+async fn answers_are_not_held_back_to_be_joined() {
+    let listener = Listener::bind(&Address::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+    let (Address::Tcp(addr), Listener::Tcp(inner)) = (listener.local_address().unwrap(), &listener) else {
+        panic!("bound over IP")
+    };
+    let _client = TcpStream::connect(addr).await.unwrap();
+    assert!(inner.accept().await.unwrap().0.nodelay().unwrap(), "as the listener's option says");
 }
