@@ -32,14 +32,13 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::config::Secret;
-use crate::entitlement::{Document, Proof, Subject, Watch};
+use crate::entitlement::Documents;
 use crate::runbook;
 use attestation::Attestation;
 use code::Code;
 use door::Door;
 use license::LicensePart;
 use route::{OfCustomer, OfUsage, Route};
-use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, Handler, Limits, ReadBodyError};
 use usage::UsagePart;
 
@@ -67,14 +66,10 @@ const NONCE_BODY_BYTES_MAX: usize = 4096;
 /// Answers the application's requests.
 #[derive(Clone)]
 pub struct AppServer {
-    /// Product and pod, for the entitlement document.
-    pub subject: Arc<Subject>,
+    /// The published entitlement, and its document.
+    pub documents: Documents,
     /// The memory limit for request bodies.
     pub room: BodyBudget,
-    /// The published entitlement.
-    pub entitlement: Watch,
-    /// Gives the `now` of documents.
-    pub clock: WallClock,
     /// The bearer token that requests must carry, if one is configured.
     pub token: Option<Arc<Secret>>,
     /// In modes `metered` and `saas`.
@@ -171,29 +166,13 @@ impl AppServer {
     }
 
     fn entitlement(&self) -> Response<Body> {
-        let fact = Arc::clone(&self.entitlement.borrow());
-        let document = serde_json::to_value(Document::new(&self.subject, &fact, self.clock.now()));
-        let Ok(Value::Object(mut document)) = document else {
-            return problem(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                Code::Internal,
-                "the document cannot be shown",
-            );
-        };
-        let (token, nonce) = match fact.standing.proof().map(AsRef::as_ref) {
-            Some(Proof::Receipt(receipt)) => (json!(receipt.token()), json!(receipt.nonce().as_str())),
-            Some(Proof::Metered(_) | Proof::Permission(_) | Proof::License(_) | Proof::Seller(_)) | None => {
-                (Value::Null, Value::Null)
-            }
-        };
-        document.insert("token".to_owned(), token);
-        document.insert("nonce".to_owned(), nonce);
-        http::json(StatusCode::OK, &document)
+        let text = self.documents.latest().with_proof_at(self.documents.now());
+        http::answer(StatusCode::OK, "application/json", text)
     }
 
     fn license(&self) -> Response<Body> {
         match &self.license {
-            Some(license) => http::json(StatusCode::OK, &license.document(self.clock.now())),
+            Some(license) => http::json(StatusCode::OK, &license.document(self.documents.now())),
             None => {
                 let detail = "this product has no contract's license: the mode is not contract";
                 problem(StatusCode::NOT_FOUND, Code::NoContract, detail)
@@ -269,11 +248,13 @@ fn problem_document(status: StatusCode, code: &str, detail: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entitlement::{self, Subject};
+    use tollgate_clock::WallClock;
     use tollgate_time::Timestamp;
 
     #[test]
     fn a_request_that_took_too_long_may_be_sent_again() {
-        let (_publisher, entitlement) = crate::entitlement::channel(Timestamp::from_unix_seconds(0));
+        let (_publisher, entitlement) = entitlement::channel(Timestamp::from_unix_seconds(0));
         let subject = Subject {
             mode: "metered",
             product_code: Some("demo".parse().unwrap()),
@@ -281,10 +262,8 @@ mod tests {
             pod: None,
         };
         let server = AppServer {
-            subject: Arc::new(subject),
+            documents: Documents::new(Arc::new(subject), entitlement, WallClock::system()),
             room: BodyBudget::new(BODIES_BYTES_MAX),
-            entitlement,
-            clock: WallClock::system(),
             token: None,
             usage: None,
             attestation: None,

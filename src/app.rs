@@ -18,7 +18,7 @@ use crate::api::door::Door;
 use crate::api::{self, AppServer};
 use crate::config::setting::Setting;
 use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
-use crate::entitlement::{self, Entitlement, Subject, Watch, refusal_update};
+use crate::entitlement::{self, Documents, Entitlement, Subject, Watch, refusal_update};
 use crate::exit::Exit;
 use crate::last_sentence;
 use crate::license;
@@ -150,12 +150,13 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let (publisher, entitlement) = entitlement::channel(clock.now());
         let (refusal_sender, refusal_receiver) = refusal_update::channel();
-        let subject = Arc::new(Subject {
+        let subject = Subject {
             mode: config.product.mode.as_str(),
             product_code: config.product.product_code.clone(),
             product_id: config.product.product_id.clone(),
             pod: config.probe.pod_uid.clone(),
-        });
+        };
+        let documents = Documents::new(Arc::new(subject), entitlement.clone(), clock.clone());
         if let Some(bundle) = config.aws.ca_bundle.clone() {
             parts.spawn_explaining("CA bundle", invalid(bundle, entitlement.clone()));
         }
@@ -165,8 +166,7 @@ impl App {
             parts.spawn("credentials", until(parts.stop(), async move { aws.keep_credentials().await }));
         }
 
-        let server =
-            ProbeServer::new(Arc::clone(&subject), entitlement.clone(), Arc::clone(&metrics), clock.clone());
+        let server = ProbeServer::new(documents.clone(), Arc::clone(&metrics));
         parts.spawn("probe server", http::serve(probe_listener, probe_limits, server, parts.stop()));
         parts.spawn("log", until(parts.stop(), log::follow(entitlement.clone())));
 
@@ -188,10 +188,8 @@ impl App {
             let registrations =
                 attestation.as_ref().map_or_else(attestation::registrations, |one| one.calls.registrations());
             let server = AppServer {
-                subject,
+                documents,
                 room: http::BodyBudget::new(api::BODIES_BYTES_MAX),
-                entitlement: entitlement.clone(),
-                clock: clock.clone(),
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
                 attestation,

@@ -5,6 +5,7 @@
 //!   `entitled` without a verified answer does not compile.
 //! - This module does not know how the fact was established or who reads it.
 
+pub mod document;
 pub mod proof;
 pub mod reason;
 pub mod refusal_update;
@@ -16,9 +17,10 @@ use tokio::sync::watch;
 
 use crate::exit::Exit;
 use crate::program;
-use tollgate_marketplace::{ProductCode, ProductId, PublicKeyVersion, Region};
+use tollgate_marketplace::{PublicKeyVersion, Region};
 use tollgate_time::Timestamp;
 
+pub use document::{Documents, Subject};
 pub use proof::Proof;
 pub use reason::Reason;
 
@@ -345,72 +347,6 @@ pub type Watch = watch::Receiver<Arc<Entitlement>>;
 #[must_use]
 pub fn channel(now: Timestamp) -> (Publisher, Watch) {
     watch::channel(Arc::new(Entitlement::initial(now)))
-}
-
-/// The parts of the entitlement document that never change while the process runs.
-#[derive(Debug, Clone)]
-pub struct Subject {
-    /// `hourly`, `metered`, `contract` or `saas`.
-    pub mode: &'static str,
-    /// The product code.
-    pub product_code: Option<ProductCode>,
-    /// The product ID, in mode `contract`.
-    pub product_id: Option<ProductId>,
-    /// The UID of the pod (`TOLLGATE_POD_UID`), if it is set.
-    pub pod: Option<String>,
-}
-
-/// The entitlement document, as every endpoint shows it.
-#[derive(Debug, Serialize)]
-pub struct Document<'a> {
-    state: State,
-    gate: &'static str,
-    proof: Option<&'static str>,
-    mode: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    product_code: Option<&'a ProductCode>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    product_id: Option<&'a ProductId>,
-    pod: Option<&'a str>,
-    public_key_version: Option<PublicKeyVersion>,
-    region: Option<&'a Region>,
-    since: Timestamp,
-    now: Timestamp,
-    attempts: u64,
-    next_attempt_at: Option<Timestamp>,
-    reason: Option<&'a Reason>,
-    public_key_rotation_timestamp: Option<Timestamp>,
-    emulated: bool,
-    version: &'static str,
-    build: &'static str,
-}
-
-impl<'a> Document<'a> {
-    /// The document of a fact. `now` must be read from the same clock as `since`; the reader's own clock may differ.
-    #[must_use]
-    pub fn new(subject: &'a Subject, entitlement: &'a Entitlement, now: Timestamp) -> Self {
-        let standing = &entitlement.standing;
-        Self {
-            state: standing.state(),
-            gate: if standing.gate_open() { "open" } else { "shut" },
-            proof: standing.proof().map(|proof| proof.name()),
-            mode: subject.mode,
-            product_code: subject.product_code.as_ref(),
-            product_id: subject.product_id.as_ref(),
-            pod: subject.pod.as_deref(),
-            public_key_version: entitlement.public_key_version,
-            region: entitlement.region.as_ref(),
-            since: entitlement.since,
-            now,
-            attempts: entitlement.attempts,
-            next_attempt_at: entitlement.next_attempt_at,
-            reason: standing.reason(),
-            public_key_rotation_timestamp: entitlement.public_key_rotation_timestamp,
-            emulated: entitlement.emulated,
-            version: program::VERSION,
-            build: program::build(),
-        }
-    }
 }
 
 /// Longest line that `probe` prints: what `kubectl describe pod` shows of an exec probe's output without cutting it.

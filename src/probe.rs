@@ -11,9 +11,9 @@ use hyper::body::Incoming;
 use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 
-use crate::entitlement::{Document, Entitlement, Rejected, Standing, Subject, Watch};
+use crate::entitlement::document::Rendered;
+use crate::entitlement::{Documents, Rejected, Standing};
 use crate::metrics::{Format, Metrics};
-use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, Handler, Limits};
 use tollgate_time::Timestamp;
 
@@ -51,22 +51,15 @@ const PAGES: [(&str, Page); 5] = [
 /// The probe server's answers.
 #[derive(Debug, Clone)]
 pub struct ProbeServer {
-    subject: Arc<Subject>,
-    entitlement: Watch,
+    documents: Documents,
     metrics: Arc<Metrics>,
-    clock: WallClock,
 }
 
 impl ProbeServer {
-    /// A server that answers from the latest value of `entitlement`.
+    /// A server that answers from the published fact.
     #[must_use]
-    pub const fn new(
-        subject: Arc<Subject>,
-        entitlement: Watch,
-        metrics: Arc<Metrics>,
-        clock: WallClock,
-    ) -> Self {
-        Self { subject, entitlement, metrics, clock }
+    pub const fn new(documents: Documents, metrics: Arc<Metrics>) -> Self {
+        Self { documents, metrics }
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
@@ -78,24 +71,26 @@ impl ProbeServer {
         if !http::reads(request.method()) {
             return http::method_not_allowed("GET, HEAD");
         }
-        let entitlement = Arc::clone(&self.entitlement.borrow());
+        let document = self.documents.latest();
+        let fact = document.fact();
         match page {
             Page::Live => http::text(StatusCode::OK, "ok\n"),
-            Page::Started => self.document(&entitlement, open_or_503(entitlement.has_opened)),
-            Page::Ready => self.document(&entitlement, open_or_503(entitlement.standing.gate_open())),
-            Page::Entitlement => self.document(&entitlement, entitlement_status(&entitlement.standing)),
+            Page::Started => self.document(&document, open_or_503(fact.has_opened)),
+            Page::Ready => self.document(&document, open_or_503(fact.standing.gate_open())),
+            Page::Entitlement => self.document(&document, entitlement_status(&fact.standing)),
             Page::Metrics => {
                 let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
                 let format = Format::accepted(accept.unwrap_or_default());
-                http::answer(StatusCode::OK, format.content_type(), self.metrics.encode(&entitlement, format))
+                http::answer(StatusCode::OK, format.content_type(), self.metrics.encode(fact, format))
             }
         }
     }
 
-    fn document(&self, entitlement: &Entitlement, status: StatusCode) -> Response<Body> {
-        let mut response = http::json(status, &Document::new(&self.subject, entitlement, self.clock.now()));
+    fn document(&self, document: &Rendered, status: StatusCode) -> Response<Body> {
+        let now = self.documents.now();
+        let mut response = http::answer(status, "application/json", document.at(now));
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            let seconds = retry_after(entitlement.next_attempt_at, self.clock.now());
+            let seconds = retry_after(document.fact().next_attempt_at, now);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response

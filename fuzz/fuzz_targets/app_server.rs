@@ -15,7 +15,7 @@ use tollgate::api::door::Door;
 use tollgate::api::license::LicensePart;
 use tollgate::api::usage::{OpenLedger, UsagePart};
 use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
-use tollgate::entitlement::{self, Subject, refusal_update};
+use tollgate::entitlement::{self, Documents, Subject, refusal_update};
 use tollgate::metrics::Metrics;
 use tollgate::usage::commits::Commits;
 use tollgate::usage::intake::{Activity, Intake};
@@ -152,16 +152,11 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
     let pem = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
     keys.insert("1".parse().expect("a version"), PublicKey::from_pem(pem).expect("the fixture is a key"));
     let product_code: tollgate_marketplace::ProductCode = "demohourly".parse().expect("a product code");
+    let subject =
+        Subject { mode: "metered", product_code: Some(product_code.clone()), product_id: None, pod: None };
     AppServer {
         room: BodyBudget::new(BODIES_BYTES_MAX),
-        subject: Arc::new(Subject {
-            mode: "metered",
-            product_code: Some(product_code.clone()),
-            product_id: None,
-            pod: None,
-        }),
-        entitlement: entitlement.clone(),
-        clock: clock.clone(),
+        documents: Documents::new(Arc::new(subject), entitlement.clone(), clock.clone()),
         token: None,
         usage: Some(usage.clone()),
         attestation: Some(Arc::new(Attestation {

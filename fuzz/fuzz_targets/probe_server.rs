@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use conversation::Server;
 use libfuzzer_sys::fuzz_target;
-use tollgate::entitlement::{self, Subject};
+use tollgate::entitlement::{self, Documents, Subject};
 use tollgate::metrics::Metrics;
 use tollgate::probe::{LIMITS, ProbeServer};
 use tollgate_clock::WallClock;
@@ -20,7 +20,8 @@ static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| {
         std::mem::forget(publisher);
         let product_code = Some("demohourly".parse().expect("a product code"));
         let subject = Subject { mode: "hourly", product_code, product_id: None, pod: Some("pod".to_owned()) };
-        ProbeServer::new(Arc::new(subject), entitlement, Arc::new(Metrics::new()), WallClock::fixed(now))
+        let documents = Documents::new(Arc::new(subject), entitlement, WallClock::fixed(now));
+        ProbeServer::new(documents, Arc::new(Metrics::new()))
     }))
 });
 
