@@ -63,6 +63,13 @@ impl ProbeServer {
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        let mut response = self.page(request);
+        // Proxies must not cache an answer about the present.
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+
+    fn page(&self, request: &Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
         let Some((_, page)) = PAGES.into_iter().find(|(known, _)| *known == path) else {
             let known = PAGES.map(|(known, _)| known).join(" ");
@@ -98,11 +105,12 @@ impl ProbeServer {
 }
 
 impl Handler for ProbeServer {
+    fn at_once(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
+        Some(self.answer(request))
+    }
+
     async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
-        let mut response = self.answer(&request);
-        // Proxies must not cache an answer about the present.
-        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        Ok(response)
+        Ok(self.answer(&request))
     }
 }
 
@@ -131,4 +139,32 @@ fn retry_after(next_attempt_at: Option<Timestamp>, now: Timestamp) -> u64 {
     next_attempt_at
         .map_or(1, |at| at.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
         .max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entitlement::{self, Entitlement, Subject};
+    use tollgate_clock::WallClock;
+
+    #[test]
+    fn retry_after_is_counted_from_the_answer_and_not_from_when_the_text_was_made() {
+        let start = Timestamp::from_unix_seconds(1_795_507_200);
+        let (publisher, watch) = entitlement::channel(start);
+        let next_attempt_at = Some(start.plus(Duration::from_secs(90)));
+        publisher.send_replace(Arc::new(Entitlement { next_attempt_at, ..Entitlement::initial(start) }));
+        let subject = Subject { mode: "saas", product_code: None, product_id: None, pod: None };
+        let clock = WallClock::fixed(start);
+        let documents = Documents::new(Arc::new(subject), watch, clock.clone());
+        let server = ProbeServer::new(documents.clone(), Arc::new(Metrics::new()));
+        let answered = || {
+            let answer = server.document(&documents.latest(), StatusCode::SERVICE_UNAVAILABLE);
+            answer.headers()[RETRY_AFTER].clone()
+        };
+        assert_eq!(answered(), "90");
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(answered(), "30");
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(answered(), "1", "the attempt is running");
+    }
 }

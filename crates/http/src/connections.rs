@@ -23,6 +23,8 @@ use super::{Abandoned, Accepted, Body, BodyError, Handler, Limits};
 /// A [`Handler`] without its type, so that hyper's state machine is compiled only once, here, and optimized for speed
 /// (see the profiles in `Cargo.toml`), instead of with every server.
 pub(super) trait Serve: Send + Sync + 'static {
+    fn at_once(&self, request: &Request<Incoming>) -> Option<Response<Body>>;
+
     fn serve(&self, request: Request<Incoming>) -> Answering<'_>;
 
     fn too_late(&self) -> Response<Body>;
@@ -31,6 +33,10 @@ pub(super) trait Serve: Send + Sync + 'static {
 type Answering<'a> = Pin<Box<dyn Future<Output = Result<Response<Body>, Abandoned>> + Send + 'a>>;
 
 impl<H: Handler> Serve for H {
+    fn at_once(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
+        Handler::at_once(self, request)
+    }
+
     fn serve(&self, request: Request<Incoming>) -> Answering<'_> {
         Box::pin(self.handle(request))
     }
@@ -224,13 +230,29 @@ impl hyper::body::Body for Served {
     }
 }
 
+/// A request, or its answer if that waits for nothing.
+enum Asked {
+    Answered(Response<Body>),
+    Asks(Arc<dyn Serve>, Request<Incoming>),
+}
+
 async fn serve_connection(accepted: Accepted, limits: Limits, handler: Arc<dyn Serve>, seat: Seat) {
     let seated = Arc::clone(&seat.0);
     let service = service_fn(move |request| {
-        let (handler, serving) = (Arc::clone(&handler), Serving::of(&seated));
+        let serving = Serving::of(&seated);
+        let asked = match handler.at_once(&request) {
+            // hyper reads on before it polls the answer. It needs another buffer for that as long as there is a request.
+            Some(answer) => Asked::Answered(answer),
+            None => Asked::Asks(Arc::clone(&handler), request),
+        };
         async move {
-            let answer = in_time(limits.request_timeout, handler.serve(request)).await;
-            let answer = answer.unwrap_or_else(|_| Ok(handler.too_late()));
+            let answer = match asked {
+                Asked::Answered(answer) => Ok(answer),
+                Asked::Asks(handler, request) => {
+                    let answer = in_time(limits.request_timeout, handler.serve(request)).await;
+                    answer.unwrap_or_else(|_| Ok(handler.too_late()))
+                }
+            };
             answer.map(|answer| answer.map(|body| Served { body, _serving: serving }))
         }
     });
@@ -260,7 +282,7 @@ async fn serve_connection(accepted: Accepted, limits: Limits, handler: Arc<dyn S
     }
 }
 
-/// What `answering` returns within `limit`. Most answers need no timer, since they wait for nothing.
+/// What `answering` returns within `limit`; an answer that waits for nothing needs no timer.
 async fn in_time<T>(
     limit: Duration,
     mut answering: Pin<Box<dyn Future<Output = T> + Send + '_>>,

@@ -40,6 +40,11 @@ pub struct Abandoned;
 
 /// What a server does with one request.
 pub trait Handler: Send + Sync + 'static {
+    /// The answer, if it needs neither the body nor a wait; otherwise [`Handler::handle`] is called.
+    fn at_once(&self, _request: &Request<Incoming>) -> Option<Response<Body>> {
+        None
+    }
+
     /// Answers, or abandons the connection.
     fn handle(
         &self,
