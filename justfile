@@ -450,6 +450,7 @@ bench: release-binary
     target/witness/bin/python benches/measure.py target/release/tollgate {{ static_binary }}
     just bench-emulator
     just bench-start
+    just bench-serving
     just bench-usage
     just bench-sending
     just bench-memory
@@ -463,6 +464,12 @@ bench-emulator *parts:
 # Measures start, round trips and exec probe beside C programs that do the least. Needs a C compiler, libcrypto's headers, openssl, curl.
 bench-start: release-binary
     python3 benches/start.py {{ static_binary }}
+
+# Measures probes beside bare hyper, memory after a day of them, and the CPU of an idle day. Needs wrk and two cores.
+bench-serving: release-binary
+    cargo build --release --locked --package tollgate
+    cargo build --release --locked --package tollgate-http --example bare_hyper
+    python3 benches/serving.py target/release/tollgate {{ static_binary }} target/release/examples
 
 # Measures the emulator's speed and the durable intake, or some of it: `just bench-usage intake`. Needs wrk, openssl, a C compiler.
 bench-usage *parts:
