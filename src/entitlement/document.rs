@@ -4,6 +4,7 @@
 //! - A text is kept beside the fact that it was made of, and served only while that fact is the published one. So it
 //!   cannot be out of date.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
@@ -122,9 +123,8 @@ fn closed(parts: &[&str], now: Timestamp) -> String {
     for part in parts {
         text.push_str(part);
     }
-    text.push_str(",\"now\":\"");
-    text.push_str(&now.to_string());
-    text.push_str("\"}");
+    // Writing to a string cannot fail.
+    let _ = write!(text, ",\"now\":\"{now}\"}}");
     text
 }
 

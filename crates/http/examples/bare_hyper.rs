@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_BYTES_MAX: usize = 8192;
 
+#[expect(clippy::disallowed_methods, reason = "a measuring tool, without configuration")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(file), Some(address)) = (arguments.next(), arguments.next()) else {
