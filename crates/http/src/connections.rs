@@ -241,7 +241,7 @@ async fn serve_connection(accepted: Accepted, limits: Limits, handler: Arc<dyn S
     let service = service_fn(move |request| {
         let serving = Serving::of(&seated);
         let asked = match handler.at_once(&request) {
-            // hyper reads on before it polls the answer. It needs another buffer for that as long as there is a request.
+            // hyper reads on before it polls the answer. As long as the request exists, that takes another buffer.
             Some(answer) => Asked::Answered(answer),
             None => Asked::Asks(Arc::clone(&handler), request),
         };
