@@ -452,6 +452,12 @@ impl Drain {
             let (requests, why) = (untaken.requests, untaken.latest.as_str());
             format!("{requests} requests with usage were not taken ({why}): that usage is not in the ledger")
         });
+        let unwritten = match self.heartbeats.get() {
+            Some(heartbeats) => heartbeats.unwritten().await,
+            None => None,
+        };
+        let lost: Vec<String> = [not_taken, unwritten].into_iter().flatten().collect();
+        let not_taken = (!lost.is_empty()).then(|| lost.join("; "));
         if !pending.is_empty() {
             let (records, shared) = (summary.unsent, open.store.is_shared());
             if shared {

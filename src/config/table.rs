@@ -229,7 +229,7 @@ settings! {
 
         /// Serve `POST /v1/quit`, which ends the sidecar of a Job.
         Quit = "quit" => quit: bool = read(SWITCH) {
-            risk: "anybody who reaches the application's server can end the sidecar, as by deleting the pod",
+            risk: "anybody who reaches the application's server can end the sidecar, beside which the application goes on",
             default: Is("false"), owner: Owner::Operator,
         }
     }

@@ -2,9 +2,10 @@
 //! [`tollgate_metering::heartbeat`] decides.
 //!
 //! - The seconds go into the ledger as events do, but without an `id`: this task writes each second once.
-//! - They are written every [`BEAT_EVERY`], when the gate shuts, when the clock jumps and before a shutdown seals. A
-//!   kill loses what was not written.
-//! - What the ledger does not take is kept and tried again.
+//! - They are written [`FIRST_BEAT`] after the gate has opened, then every [`BEAT_EVERY`], when the gate shuts, when the
+//!   clock jumps and before a shutdown seals. A kill loses what was not written.
+//! - What the ledger does not take is kept and tried again. What an hour does not take, because it began with another
+//!   rule, is written to the next hour at once.
 //!
 //! It knows the ledger and the gate, but neither the intake nor the sender.
 
@@ -22,12 +23,19 @@ use tollgate_ledger::store::{Store, StoreFuture};
 use tollgate_ledger::{LedgerError, Taken};
 use tollgate_metering::event::Event;
 use tollgate_metering::heartbeat::{Beat, Heartbeat, OpenTime, Passing};
+use tollgate_time::Timestamp;
 
 /// How often the seconds are written: what a kill may lose. One small commit, so that an idle sidecar costs little.
 pub const BEAT_EVERY: Duration = Duration::from_secs(10);
 
-/// The step of the ledger that counts events.
-type Take = Box<dyn Fn(Vec<Event>) -> StoreFuture<'static, Vec<Taken>> + Send + Sync>;
+/// When the first second is written: an hour that is rounded up is billed, although the process is killed soon.
+const FIRST_BEAT: Duration = Duration::from_secs(1);
+
+/// How often a beat is put off to the next hour at once; the hour after the next one has no usage yet.
+const PUT_OFF_MAX: usize = 2;
+
+/// The step of the ledger that counts time.
+type Take = Box<dyn Fn(Vec<Event>, Timestamp) -> StoreFuture<'static, Vec<Taken>> + Send + Sync>;
 
 /// What a process counts by itself. Clones share it.
 #[derive(Clone)]
@@ -67,9 +75,9 @@ impl Heartbeats {
     ) -> Self {
         // The sender need not look at once when a few seconds were counted.
         let store = store.unnoticed();
-        let take = move |events| -> StoreFuture<'static, Vec<Taken>> {
+        let take = move |events, now| -> StoreFuture<'static, Vec<Taken>> {
             let store = Arc::clone(&store);
-            Box::pin(async move { store.take(events, Box::new(())).await })
+            Box::pin(async move { store.take_time(events, now).await })
         };
         Self::of(OpenTime::new(heartbeats, passing), gate, Box::new(take), clock, metrics, notices)
     }
@@ -96,8 +104,15 @@ impl Heartbeats {
     /// Counts until it is dropped.
     pub async fn run(&self) {
         let (mut gate, mut jumps) = (self.0.gate.clone(), self.0.clock.jumps());
+        // Then the next one is as if there had been none.
+        let (mut first, mut pause) = (true, BEAT_EVERY);
         loop {
             let open = self.write().await;
+            pause = match open && std::mem::take(&mut first) {
+                true => FIRST_BEAT,
+                false if pause == FIRST_BEAT => BEAT_EVERY.saturating_sub(FIRST_BEAT),
+                false => BEAT_EVERY,
+            };
             let changed = async {
                 // Without a publisher the gate stays as it is.
                 if gate.wait_for(|fact| fact.standing.gate_open() != open).await.is_err() {
@@ -105,7 +120,7 @@ impl Heartbeats {
                 }
             };
             tokio::select! {
-                () = tokio::time::sleep(BEAT_EVERY) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = changed => {}
                 _ = jumps.changed() => {}
             }
@@ -127,6 +142,18 @@ impl Heartbeats {
         counted.time.end();
         self.0.commit(&mut counted).await;
     }
+
+    /// What was counted and is not in the ledger, as a sentence; `None` if that is nothing.
+    pub async fn unwritten(&self) -> Option<String> {
+        let counted = self.0.counted.lock().await;
+        let unwritten = counted.time.unwritten();
+        let named: Vec<String> =
+            unwritten.iter().map(|(dimension, seconds)| format!("{seconds} s of {dimension}")).collect();
+        let named = Some(named.join(", ")).filter(|named| !named.is_empty())?;
+        Some(format!(
+            "time of the open gate was not written ({named}): it is not in the ledger, and not billed"
+        ))
+    }
 }
 
 impl Parts {
@@ -137,32 +164,50 @@ impl Parts {
     }
 
     async fn commit(&self, counted: &mut Counted) {
-        let beats = counted.time.take();
+        let mut beats = counted.time.take();
         if beats.is_empty() {
             return;
         }
-        let events = beats.iter().map(|beat| counted.time.event(beat)).collect();
-        match (self.take)(events).await {
-            Ok(taken) => self.taken(counted, beats, &taken),
-            Err(error) => {
-                beats.into_iter().for_each(|beat| counted.time.failed(beat));
-                self.failed(counted, &error);
+        let mut waits = None;
+        for _ in 0..=PUT_OFF_MAX {
+            let events = beats.iter().map(|beat| counted.time.event(beat)).collect();
+            match (self.take)(events, self.clock.now()).await {
+                Ok(taken) => waits = self.taken(counted, beats, &taken).or(waits),
+                Err(error) => {
+                    beats.into_iter().for_each(|beat| counted.time.failed(beat));
+                    return self.failed(counted, &error);
+                }
+            }
+            beats = counted.time.take();
+            if beats.is_empty() {
+                break;
             }
         }
+        beats.into_iter().for_each(|beat| counted.time.failed(beat));
+        self.tell(counted, waits.as_deref());
     }
 
-    fn taken(&self, counted: &mut Counted, beats: Vec<Beat>, taken: &[Taken]) {
+    /// Returns a dimension of which an hour takes nothing.
+    fn taken(&self, counted: &mut Counted, beats: Vec<Beat>, taken: &[Taken]) -> Option<String> {
         let mut waits = None;
         for (index, beat) in beats.into_iter().enumerate() {
-            if taken.get(index) == Some(&Taken::Accepted) {
-                self.metrics.usage_event(counted.time.dimension(&beat), "accepted", 1);
-                self.notices.taken();
-            } else {
-                waits = Some(counted.time.dimension(&beat).to_owned());
-                counted.time.failed(beat);
+            match taken.get(index) {
+                Some(Taken::Accepted) => {
+                    self.metrics.usage_event(counted.time.dimension(&beat), "accepted", 1);
+                    self.notices.taken();
+                }
+                Some(Taken::OtherRule(_)) => {
+                    waits = Some(counted.time.dimension(&beat).to_owned());
+                    counted.time.later(beat);
+                }
+                _ => counted.time.failed(beat),
             }
         }
-        if let Some(dimension) = waits.as_deref().filter(|_| !counted.waits) {
+        waits
+    }
+
+    fn tell(&self, counted: &mut Counted, waits: Option<&str>) {
+        if let Some(dimension) = waits.filter(|_| !counted.waits) {
             tracing::warn!(
                 event = "heartbeat_waits",
                 dimension,

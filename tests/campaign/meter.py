@@ -5,7 +5,7 @@ millionths: of the event's own unit, or where a name says `quantity`, of the uni
 
 - An hour of a customer and dimension is one slot: the sum or the maximum of its events, and an additive part, which joins after the maximum.
 - `none` sends what is a whole number of millionths in both units; what is left joins the total of the next hour that is sealed.
-- `up` sends the hour's total rounded up. What a seal before the hour's close added is a credit: the next hour's total is less by it.
+- `up` sends the hour's total rounded up. What a seal before the hour's close added is a credit: the next hour's total is less by it, and what is left of it ends.
 - A slot keeps the rule that it began with. What is left, and a credit, belong to a customer, dimension and scale.
 - What AWS does not take in one record joins the additive part of the current hour.
 - In the event's own unit: accepted + rounded up = billed + pending + remainder, after each step.
@@ -139,8 +139,8 @@ class Meter:
             quantity, raw = rule.send(math.floor(QUANTITY_MAX * rule.divisor()))
             excess = total - raw
         elif total < 0:
-            # The hour's total and what was left are a part of the credit; the rest of it remains.
-            self.credit[account], credit = -total, credit + total
+            # The hour's total and what was left are a part of the credit; the rest of it ends.
+            credit += total
         elif rule.digits is None:
             self.left[account] = total - raw
         else:

@@ -100,12 +100,12 @@ class Hours(unittest.TestCase):
         ])
         self.assertEqual(meter.rounded_up["dimension"], 0)
 
-    def test_a_credit_that_is_larger_than_the_hour_remains(self):
+    def test_what_the_next_hour_does_not_use_of_a_credit_ends(self):
         meter = self.run_table(Rule("sum", "3600", 0), [
-            ("event", 0, "10"), ("early", 0, "1"), ("event", 1, "20"), ("early", 1, "0"), ("event", 2, "3570"), ("seal", 2, "0"),
+            ("event", 0, "10"), ("early", 0, "1"), ("event", 1, "20"), ("early", 1, "0"), ("event", 2, "3570"), ("seal", 2, "1"),
             ("event", 3, "1"), ("seal", 3, "1"),
         ])
-        self.assertEqual(meter.rounded_up["dimension"], micros("3599"))
+        self.assertEqual(meter.rounded_up["dimension"], micros("7199"))
 
     def test_a_maximum_is_that_of_one_hour(self):
         meter = self.run_table(Rule("max", "1", 0), [

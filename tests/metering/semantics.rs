@@ -325,9 +325,11 @@ fn usage_that_aws_does_not_accept_shuts_the_gate_where_the_seller_says_so() {
 
 /// **The time of the open gate is usage where the seller says so.** With `heartbeat = 1` in `[dimension.NAME]` the
 /// sidecar counts that quantity for each hour in which its gate is open, to the second, and needs no event. Setting the
-/// clock changes no amount: an hour in which the gate was open throughout is exactly that quantity. The seconds are on
-/// disk within ten seconds, at once when the gate shuts, and before a shutdown seals the hour; a kill loses what was not
-/// written. What the ledger does not take is kept and tried again. Events of such a dimension are rejected.
+/// clock changes no number of seconds: an hour in which the gate was open throughout is exactly that quantity. Only an
+/// hour in which the clock was set back, by more than ten seconds or between two processes, has more, which can be one
+/// more if it is rounded up. The first second is on disk at once, the others within ten seconds, when the gate shuts,
+/// and before a shutdown seals the hour; a kill loses what was not written. What the ledger does not take is kept and
+/// tried again. Events of such a dimension are rejected.
 #[test]
 fn the_time_of_the_open_gate_is_usage_where_the_seller_says_so() {
     let bench = Bench::metered();

@@ -414,6 +414,11 @@ impl Ledger {
     /// Counts events in one transaction; on return they are on disk.
     pub fn take(&mut self, events: &[Event], now: Timestamp) -> Result<Vec<Taken>, LedgerError> {
         self.check_size()?;
+        self.take_time(events, now)
+    }
+
+    /// Counts time, also if the ledger is full: see [`store::Store::take_time`].
+    pub fn take_time(&mut self, events: &[Event], now: Timestamp) -> Result<Vec<Taken>, LedgerError> {
         self.observe(now);
         let rules_differ = self.rules_differ;
         self.write("take", |transaction, settings| {

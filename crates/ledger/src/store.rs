@@ -115,6 +115,10 @@ pub trait Store: View {
     /// Whether other processes use the ledger at the same time: then a process that stops leaves the open hour to them.
     fn is_shared(&self) -> bool;
 
+    /// Counts the time of the open gate, also if the ledger is full: it needs a row for each dimension and hour, and
+    /// nobody would send it again. So who fills the ledger with events does not stop the time.
+    fn take_time(&self, events: Vec<Event>, now: Timestamp) -> StoreFuture<'_, Vec<Taken>>;
+
     /// A handle for tasks that look from time to time: its use does not wake the other tasks.
     fn unnoticed(&self) -> Arc<dyn Store>;
 

@@ -243,6 +243,11 @@ fn a_full_ledger_refuses_before_the_disk_is_full() {
     let (index, error) = refused.unwrap();
     assert!(matches!(error, LedgerError::Full { bytes_max: 409_600, .. }), "{error:?}");
     assert_eq!(ledger.totals().unwrap()["requests"].accepted, index, "what was acknowledged is there");
+    // Nobody could fill it to stop the time of the open gate.
+    let mut event = event(None, 5, START);
+    event.dimension = "node_hours".to_owned();
+    assert!(matches!(ledger.take(&[event.clone()], START), Err(LedgerError::Full { .. })));
+    assert_eq!(ledger.take_time(&[event], START).unwrap(), [Taken::Accepted]);
 }
 
 #[test]

@@ -285,6 +285,10 @@ impl Store for Writer {
         self
     }
 
+    fn take_time(&self, events: Vec<Event>, now: Timestamp) -> StoreFuture<'_, Vec<Taken>> {
+        self.step(move |ledger| ledger.take_time(&events, now))
+    }
+
     fn unnoticed(&self) -> Arc<dyn Store> {
         Arc::new(self.clone().unnoticed())
     }

@@ -240,20 +240,24 @@ pub struct Sent {
     pub raw: i128,
     /// What rounding up added, in millionths of the event's own unit; at least 0.
     pub rounded: i128,
-    /// For the next hour, in millionths of the event's own unit. A *remainder* if it is above 0: too little to be sent.
-    /// A *credit* if it is below 0: the total was less than what earlier hours had rounded up too much.
+    /// In millionths of the event's own unit. A *remainder* for the next hour if it is above 0: too little to be sent.
+    /// The rest of a *credit* if it is below 0: the total was less than what the hour before had rounded up too much.
     pub left: i128,
     /// What is above AWS's maximum, for another record; in millionths of the event's own unit, at least 0.
     pub over: i128,
 }
 
 impl Sent {
-    /// What stays for the next hour: [`Sent::left`]. If the hour was sealed `early`, what was added to it stays too, as
-    /// a credit, since the rest of that hour would have filled it. Early is before the clock closes the hour: its end
-    /// and the time after it in which it takes its own late events.
+    /// What stays for the next hour: a remainder. If the hour was sealed `early`, what was added to it is a credit for
+    /// the next hour, to which the rest of that hour counts. Early is before the clock closes the hour: its end and the
+    /// time after it in which it takes its own late events.
+    ///
+    /// What the next hour does not use of a credit ends with it. Else whoever stops a process in each hour would pay for
+    /// many hours once.
     #[must_use]
     pub const fn kept(&self, early: bool) -> i128 {
-        if early { self.left - self.rounded } else { self.left }
+        let left = if self.left > 0 { self.left } else { 0 };
+        if early { left - self.rounded } else { left }
     }
 }
 
@@ -531,7 +535,8 @@ mod tests {
         assert_eq!(node_hours.send(3600 * UNIT).micros, UNIT, "a whole hour is one");
         assert_eq!(node_hours.send(3600 * UNIT + 1).micros, 2 * UNIT);
         assert_eq!(node_hours.send(0), Sent::default());
-        assert_eq!(node_hours.send(-5), Sent { left: -5, ..Sent::default() }, "a credit waits");
+        assert_eq!(node_hours.send(-5), Sent { left: -5, ..Sent::default() }, "covered by a credit");
+        assert_eq!(node_hours.send(-5).kept(true), 0, "what is not used of it ends");
         assert_eq!(rule("sum 1 up:2").send(1_234_501).micros, 1_240_000);
     }
 

@@ -185,6 +185,21 @@ impl OpenTime {
         *self.owed.entry((beat.hour, beat.dimension)).or_default() += beat.seconds;
     }
 
+    /// The hour of a beat takes none of its seconds: they are handed out again for the next hour.
+    pub fn later(&mut self, beat: Beat) {
+        self.failed(Beat { hour: beat.hour.next(), ..beat });
+    }
+
+    /// Seconds that were counted and are not written, by dimension.
+    #[must_use]
+    pub fn unwritten(&self) -> BTreeMap<&str, u64> {
+        let mut seconds = BTreeMap::new();
+        for (&(_, dimension), owed) in &self.owed {
+            *seconds.entry(self.heartbeats[dimension].dimension.as_str()).or_default() += owed;
+        }
+        seconds
+    }
+
     /// A beat as an event. It has no `id`: this process counts each second once.
     #[must_use]
     pub fn event(&self, beat: &Beat) -> Event {

@@ -209,6 +209,11 @@ impl Store for PostgresStore {
         true
     }
 
+    /// The ledger's time is the database's, and it has no size that a setting limits.
+    fn take_time(&self, events: Vec<Event>, _: Timestamp) -> StoreFuture<'_, Vec<Taken>> {
+        self.take(events, Box::new(()))
+    }
+
     fn unnoticed(&self) -> Arc<dyn Store> {
         Arc::new(Self { unnoticed: true, ..self.clone() })
     }

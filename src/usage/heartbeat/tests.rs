@@ -84,7 +84,7 @@ impl Bench {
         let notices = Notices::new(Arc::clone(&metrics));
         let take = {
             let script = script.clone();
-            move |events: Vec<Event>| -> StoreFuture<'static, Vec<Taken>> {
+            move |events: Vec<Event>, _| -> StoreFuture<'static, Vec<Taken>> {
                 let script = script.clone();
                 Box::pin(async move { script.take(&events) })
             }
@@ -134,11 +134,13 @@ async fn the_time_of_the_open_gate_is_written_every_ten_seconds() {
     bench.publish(true).await;
     for beat in 1..=6 {
         bench.passes(BEAT_EVERY - Duration::from_millis(1)).await;
-        assert_eq!(bench.script.seconds(), 10 * (beat - 1), "a kill loses less than ten seconds");
+        // The first second at once: then an hour that is rounded up is billed.
+        let before = if beat == 1 { 1 } else { 10 * (beat - 1) };
+        assert_eq!(bench.script.seconds(), before, "a kill loses less than ten seconds");
         bench.passes(Duration::from_millis(1)).await;
         assert_eq!(bench.script.seconds(), 10 * beat);
     }
-    assert_eq!(bench.script.requests(), 6);
+    assert_eq!(bench.script.requests(), 7);
     bench.task.abort();
 }
 
@@ -175,11 +177,13 @@ async fn a_jump_of_the_clock_is_written_at_once_and_changes_no_amount() {
 #[tokio::test(start_paused = true)]
 async fn what_the_ledger_refuses_is_kept_and_told() {
     let bench = Bench::open().await;
-    bench.script.refuse([Refusal::Fails, Refusal::Full, Refusal::Fails]);
+    bench.script.refuse([Refusal::Fails, Refusal::Fails, Refusal::Full, Refusal::Fails]);
     bench.passes(30 * SECOND).await;
-    assert_eq!((bench.script.requests(), bench.script.seconds()), (3, 0));
+    assert_eq!((bench.script.requests(), bench.script.seconds()), (4, 0));
     let untaken = bench.notices.untaken().unwrap();
-    assert_eq!((untaken.requests, untaken.latest), (3, RejectedRequest::LedgerUnavailable));
+    assert_eq!((untaken.requests, untaken.latest), (4, RejectedRequest::LedgerUnavailable));
+    let told = bench.heartbeats.unwritten().await.unwrap();
+    assert!(told.contains("30 s of node_hours"), "{told}");
     bench.passes(10 * SECOND).await;
     assert_eq!((bench.script.seconds(), bench.notices.untaken()), (40, None));
     bench.passes(10 * SECOND).await;
@@ -187,13 +191,20 @@ async fn what_the_ledger_refuses_is_kept_and_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_hour_that_began_with_another_rule_takes_nothing_and_nothing_is_lost() {
+async fn what_an_hour_with_another_rule_does_not_take_is_in_the_next_one_at_once() {
     let bench = Bench::open().await;
-    bench.script.refuse([Refusal::OtherRule, Refusal::OtherRule]);
+    bench.script.refuse([Refusal::OtherRule]);
     bench.passes(20 * SECOND).await;
-    assert_eq!((bench.script.seconds(), bench.notices.untaken()), (0, None));
+    assert_eq!(
+        (bench.script.seconds(), bench.notices.untaken()),
+        (20, None),
+        "written to the next hour at once"
+    );
+    bench.script.refuse([Refusal::OtherRule, Refusal::OtherRule, Refusal::OtherRule]);
     bench.passes(10 * SECOND).await;
-    assert_eq!(bench.script.seconds(), 30);
+    assert_eq!(bench.script.seconds(), 20, "no hour takes it");
+    bench.heartbeats.finish().await;
+    assert_eq!((bench.script.seconds(), bench.heartbeats.unwritten().await), (30, None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -84,7 +84,7 @@ impl Books {
             self.totals.pending += raw - usage;
             self.totals.rounded_up += rounded + self.kept.min(0) - left.min(0);
             self.totals.remainder += left.max(0) - self.kept.max(0);
-            self.kept = if hour > self.closed { left - rounded } else { left };
+            self.kept = left.max(0) - if hour > self.closed { rounded } else { 0 };
             if quantity > 0 {
                 self.bill.insert(hour, quantity);
             }
