@@ -63,12 +63,14 @@ async fn seal_and_compare(leader: &dyn Store, early: bool, now: Timestamp) -> Re
             prop_assert!(!is_made || foreseen.iter().any(leaves_one), "no record was foreseen: {slot:?}");
             continue;
         };
+        // What an hour leaves that is sealed before its end is another credit than if it closes. It may cover this hour.
+        let is_credited = early && foreseen.iter().any(|other| is_other(other) && other.hour < slot.hour);
         let Some(place) = made.iter().position(is_of) else {
-            return Err(TestCaseError::fail(format!("a record was foreseen: {slot:?}")));
+            prop_assert!(is_credited, "a record was foreseen: {slot:?}");
+            continue;
         };
         let record = made.swap_remove(place);
-        // What an hour leaves that is sealed before its end is another credit than if it closes.
-        if early && foreseen.iter().any(|other| is_other(other) && other.hour < slot.hour) {
+        if is_credited {
             continue;
         }
         let whole = leader.record(record.id).await.map_err(|error| failed(&error))?;
