@@ -2,8 +2,8 @@
 //! [`tollgate_metering::heartbeat`] decides.
 //!
 //! - The seconds go into the ledger as events do, but without an `id`: this task writes each second once.
-//! - They are written [`FIRST_BEAT`] after the gate has opened, then every [`BEAT_EVERY`], when the gate shuts, when the
-//!   clock jumps and before a shutdown seals. A kill loses what was not written.
+//! - They are written [`FIRST_BEAT`] after the gate has opened, then every [`BEAT_EVERY`], when the gate shuts, when
+//!   the clock jumps and before a shutdown seals. A kill loses what was not written.
 //! - What the ledger does not take is kept and tried again. What an hour does not take, because it began with another
 //!   rule, is written to the next hour at once.
 //!

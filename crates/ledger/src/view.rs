@@ -169,8 +169,8 @@ impl OpenSlot {
         self.sealed.as_ref().map_or(0, |sealed| sealed.sent.rounded)
     }
 
-    /// What would count to a later hour: a remainder, or what is above AWS's maximum. Below 0 it is the rest of a credit,
-    /// which ends with this hour.
+    /// What would count to a later hour: a remainder, or what is above AWS's maximum. Below 0 it is the rest of a
+    /// credit, which ends with this hour.
     #[must_use]
     pub fn left(&self) -> i128 {
         let all = || self.quantity() + self.kept;

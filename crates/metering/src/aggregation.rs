@@ -252,8 +252,8 @@ impl Sent {
     /// the next hour, to which the rest of that hour counts. Early is before the clock closes the hour: its end and the
     /// time after it in which it takes its own late events.
     ///
-    /// What the next hour does not use of a credit ends with it. Else whoever stops a process in each hour would pay for
-    /// many hours once.
+    /// What the next hour does not use of a credit ends with it. Else whoever stops a process in each hour would pay
+    /// for many hours once.
     #[must_use]
     pub const fn kept(&self, early: bool) -> i128 {
         let left = if self.left > 0 { self.left } else { 0 };

@@ -63,7 +63,8 @@ async fn seal_and_compare(leader: &dyn Store, early: bool, now: Timestamp) -> Re
             prop_assert!(!is_made || foreseen.iter().any(leaves_one), "no record was foreseen: {slot:?}");
             continue;
         };
-        // What an hour leaves that is sealed before its end is another credit than if it closes. It may cover this hour.
+        // What an hour leaves that is sealed before its end is another credit than if it closes. It may cover this
+        // hour.
         let is_credited = early && foreseen.iter().any(|other| is_other(other) && other.hour < slot.hour);
         let Some(place) = made.iter().position(is_of) else {
             prop_assert!(is_credited, "a record was foreseen: {slot:?}");
