@@ -29,7 +29,7 @@ use tollgate_time::Timestamp;
 pub const BEAT_EVERY: Duration = Duration::from_secs(10);
 
 /// When the first second is written: an hour that is rounded up is billed, although the process is killed soon.
-const FIRST_BEAT: Duration = Duration::from_secs(1);
+pub const FIRST_BEAT: Duration = Duration::from_secs(1);
 
 /// How often a beat is put off to the next hour at once; the hour after the next one has no usage yet.
 const PUT_OFF_MAX: usize = 2;
