@@ -452,10 +452,7 @@ impl Drain {
             let (requests, why) = (untaken.requests, untaken.latest.as_str());
             format!("{requests} requests with usage were not taken ({why}): that usage is not in the ledger")
         });
-        let unwritten = match self.heartbeats.get() {
-            Some(heartbeats) => heartbeats.unwritten().await,
-            None => None,
-        };
+        let unwritten = self.heartbeats.get().and_then(Heartbeats::unwritten);
         let lost: Vec<String> = [not_taken, unwritten].into_iter().flatten().collect();
         let not_taken = (!lost.is_empty()).then(|| lost.join("; "));
         if !pending.is_empty() {

@@ -31,8 +31,8 @@ pub const BEAT_EVERY: Duration = Duration::from_secs(10);
 /// When the first second is written: an hour that is rounded up is billed, although the process is killed soon.
 pub const FIRST_BEAT: Duration = Duration::from_secs(1);
 
-/// How often a beat is put off to the next hour at once; the hour after the next one has no usage yet.
-const PUT_OFF_MAX: usize = 2;
+/// How often a beat is put off to the next hour at once. A later hour is too far ahead for the ledger.
+const PUT_OFF_MAX: usize = 1;
 
 /// The step of the ledger that counts time.
 type Take = Box<dyn Fn(Vec<Event>, Timestamp) -> StoreFuture<'static, Vec<Taken>> + Send + Sync>;
@@ -55,6 +55,9 @@ struct Parts {
 #[derive(Debug)]
 struct Counted {
     time: OpenTime,
+    /// What the ledger has been given without having answered: if nobody waits for the answer any more, it is not known
+    /// whether this is written, and it must not be written twice.
+    writing: Vec<Beat>,
     /// The latest attempt to write failed.
     failing: bool,
     /// The latest attempt left something out.
@@ -91,7 +94,7 @@ impl Heartbeats {
         notices: Notices,
     ) -> Self {
         Self(Arc::new(Parts {
-            counted: Mutex::new(Counted { time, failing: false, waits: false }),
+            counted: Mutex::new(Counted { time, writing: Vec::new(), failing: false, waits: false }),
             gate,
             take,
             clock,
@@ -104,10 +107,11 @@ impl Heartbeats {
     /// Counts until it is dropped.
     pub async fn run(&self) {
         let (mut gate, mut jumps) = (self.0.gate.clone(), self.0.clock.jumps());
-        // Then the next one is as if there had been none.
+        // After the first beat of an open gate the next one comes as if there had been none.
         let (mut first, mut pause) = (true, BEAT_EVERY);
         loop {
             let open = self.write().await;
+            first |= !open;
             pause = match open && std::mem::take(&mut first) {
                 true => FIRST_BEAT,
                 false if pause == FIRST_BEAT => BEAT_EVERY.saturating_sub(FIRST_BEAT),
@@ -144,9 +148,17 @@ impl Heartbeats {
     }
 
     /// What was counted and is not in the ledger, as a sentence; `None` if that is nothing.
-    pub async fn unwritten(&self) -> Option<String> {
-        let counted = self.0.counted.lock().await;
-        let unwritten = counted.time.unwritten();
+    pub fn unwritten(&self) -> Option<String> {
+        // A task that still writes waits for a ledger that does not answer.
+        let Ok(counted) = self.0.counted.try_lock() else {
+            return Some(
+                "the latest time of the open gate may not be written: the ledger does not answer".to_owned(),
+            );
+        };
+        let mut unwritten = counted.time.unwritten();
+        for beat in &counted.writing {
+            *unwritten.entry(counted.time.dimension(beat)).or_default() += beat.seconds;
+        }
         let named: Vec<String> =
             unwritten.iter().map(|(dimension, seconds)| format!("{seconds} s of {dimension}")).collect();
         let named = Some(named.join(", ")).filter(|named| !named.is_empty())?;
@@ -171,7 +183,10 @@ impl Parts {
         let mut waits = None;
         for _ in 0..=PUT_OFF_MAX {
             let events = beats.iter().map(|beat| counted.time.event(beat)).collect();
-            match (self.take)(events, self.clock.now()).await {
+            counted.writing.clone_from(&beats);
+            let taken = (self.take)(events, self.clock.now()).await;
+            counted.writing.clear();
+            match taken {
                 Ok(taken) => waits = self.taken(counted, beats, &taken).or(waits),
                 Err(error) => {
                     beats.into_iter().for_each(|beat| counted.time.failed(beat));
@@ -194,7 +209,8 @@ impl Parts {
             match taken.get(index) {
                 Some(Taken::Accepted) => {
                     self.metrics.usage_event(counted.time.dimension(&beat), "accepted", 1);
-                    self.notices.taken();
+                    // A full ledger takes time too, so this says nothing about the usage that it refuses.
+                    self.notices.reported();
                 }
                 Some(Taken::OtherRule(_)) => {
                     waits = Some(counted.time.dimension(&beat).to_owned());

@@ -125,7 +125,6 @@ impl Unsent {
         let Some(untaken) = self.notices.untaken() else { return Duration::ZERO };
         // An overdue age ends once the ledger has space again: an application behind a shut gate reports nothing to
         // end it.
-        // end it.
         let room = untaken.latest == RejectedRequest::LedgerFull && !snapshot.full;
         if room && self.rule.judge(untaken.age()) > Timeliness::Timely {
             self.notices.taken();

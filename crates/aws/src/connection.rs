@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use aws_smithy_runtime_api::client::http::{
-    HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
+    HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    http_client_fn,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -66,8 +67,9 @@ impl Routes {
     /// A client whose requests are noted in `trail`.
     pub(super) fn client(self: &Arc<Self>, trail: Trail) -> SharedHttpClient {
         let routes = Arc::clone(self);
-        http_client_fn(move |_, _| {
-            SharedHttpConnector::new(Route { routes: Arc::clone(&routes), trail: trail.clone() })
+        http_client_fn(move |limits, _| {
+            let (routes, trail, limits) = (Arc::clone(&routes), trail.clone(), limits.clone());
+            SharedHttpConnector::new(Route { routes, trail, limits })
         })
     }
 }
@@ -247,6 +249,8 @@ const ECS_AGENT: &str = "169.254.170.2";
 struct Route {
     routes: Arc<Routes>,
     trail: Trail,
+    /// How long the SDK's client waits for a connection, and then for an answer.
+    limits: HttpConnectorSettings,
 }
 
 impl HttpConnector for Route {
@@ -264,7 +268,7 @@ impl HttpConnector for Route {
         let at = self.trail.begin(&uri, target);
         let trail = self.trail.clone();
         let call = match self.routes.to(&uri) {
-            Ok(pool) => pool.call(request),
+            Ok(pool) => pool.call(request, &self.limits),
             Err(error) => HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
         };
         HttpConnectorFuture::new(async move {
@@ -330,6 +334,11 @@ impl Failure {
     /// Why a request to `uri` has no answer. The HTTP stack has no public types for these causes, so its error texts
     /// are matched; tests with real sockets check the texts.
     pub(super) fn of(error: &ConnectorError, uri: &str) -> Self {
+        // Nothing was opened: the file of AWS_CA_BUNDLE cannot be used.
+        if let Some(bundle) = chain(error).find_map(<dyn StdError>::downcast_ref::<CaBundleError>) {
+            let seen = format!("AWS_CA_BUNDLE: {bundle}");
+            return Self { code: TLS_UNTRUSTED, connected: false, at_proxy: false, seen };
+        }
         let proxied = proxy(uri).is_some();
         let connected = !says(error, &CONNECTING);
         // The proxy accepted the tunnel, but what came through it was not TLS.
@@ -508,6 +517,15 @@ mod tests {
             let error = std::io::Error::other(rustls::Error::InvalidCertificate(error));
             assert_eq!(dispatch_code(&error, false), code, "{error}");
         }
+    }
+
+    /// Else its record would be in doubt, although no socket was opened.
+    #[test]
+    fn a_bundle_that_cannot_be_used_sent_nothing_and_is_named() {
+        let error = ConnectorError::user(CaBundleError::Certificate(2).into());
+        let failure = Failure::of(&error, "https://metering.marketplace.us-east-1.amazonaws.com/");
+        assert!(!failure.connected && failure.seen.contains("AWS_CA_BUNDLE"), "{failure:?}");
+        assert!(failure.seen.contains("number 2"), "{failure:?}");
     }
 
     #[test]

@@ -7,13 +7,14 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::connection::{CaptureSmithyConnection, ConnectionMetadata};
-use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture};
+use aws_smithy_runtime_api::client::http::{HttpConnectorFuture, HttpConnectorSettings};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
@@ -150,8 +151,9 @@ impl Pool {
     }
 }
 
-impl HttpConnector for Pool {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+impl Pool {
+    /// Sends a request, within the limits that its client has.
+    pub(super) fn call(&self, request: HttpRequest, limits: &HttpConnectorSettings) -> HttpConnectorFuture {
         let mut request = match request.try_into_http1x() {
             Ok(request) => request,
             Err(error) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
@@ -159,11 +161,13 @@ impl HttpConnector for Pool {
         self.authorize(&mut request);
         let connection = capture_connection(&mut request);
         if let Some(asked) = request.extensions().get::<CaptureSmithyConnection>() {
+            let connection = connection.clone();
             asked.set_connection_retriever(move || described(&connection));
         }
         let answer = self.client.request(request);
+        let (connect, read) = (limits.connect_timeout(), limits.read_timeout());
         HttpConnectorFuture::new(async move {
-            match answer.await {
+            match limited(answer, connection, connect, read).await? {
                 Ok(answer) => HttpResponse::try_from(answer.map(SdkBody::from_body_1_x))
                     .map_err(|error| ConnectorError::other(error.into(), None)),
                 Err(error) if chain(&error).any(<dyn StdError>::is::<ConnectTimedOut>) => {
@@ -172,6 +176,32 @@ impl HttpConnector for Pool {
                 Err(error) => Err(ConnectorError::io(error.into())),
             }
         })
+    }
+}
+
+/// Waits for an answer whose request must have a connection within `connect`, and be answered within `read` after that.
+/// The SDK gives IMDS a second for each: it is asked on machines that have none.
+async fn limited<T>(
+    answer: impl Future<Output = T>,
+    mut connection: CaptureConnection,
+    connect: Option<Duration>,
+    read: Option<Duration>,
+) -> Result<T, ConnectorError> {
+    let mut answer = pin!(answer);
+    if let Some(limit) = connect {
+        tokio::select! {
+            biased;
+            answered = &mut answer => return Ok(answered),
+            _ = connection.wait_for_connection_metadata() => {}
+            () = tokio::time::sleep(limit) => return Err(ConnectorError::timeout(ConnectTimedOut(limit).into())),
+        }
+    }
+    match read {
+        Some(limit) => {
+            let in_time = tokio::time::timeout(limit, answer).await;
+            in_time.map_err(|_| ConnectorError::timeout(ReadTimedOut(limit).into()))
+        }
+        None => Ok(answer.await),
     }
 }
 
@@ -187,10 +217,15 @@ fn described(connection: &CaptureConnection) -> Option<ConnectionMetadata> {
     Some(ConnectionMetadata::builder().proxied(proxied).poison_fn(discard).build())
 }
 
-/// No connection, TLS included, within [`CONNECT_TIMEOUT`].
+/// No connection, TLS included, within this time.
 #[derive(Debug, thiserror::Error)]
-#[error("HTTP connect timeout occurred after {CONNECT_TIMEOUT:?}")]
-struct ConnectTimedOut;
+#[error("HTTP connect timeout occurred after {0:?}")]
+struct ConnectTimedOut(Duration);
+
+/// A connection, and no answer within this time.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP read timeout occurred after {0:?}")]
+struct ReadTimedOut(Duration);
 
 /// The service's own TLS was not agreed.
 #[derive(Debug, thiserror::Error)]
@@ -229,7 +264,7 @@ impl Service<Uri> for InTime {
         let connecting = self.0.call(to);
         Box::pin(async move {
             let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-            connected.unwrap_or_else(|_| Err(Box::new(ConnectTimedOut))).map_err(named)
+            connected.unwrap_or_else(|_| Err(Box::new(ConnectTimedOut(CONNECT_TIMEOUT)))).map_err(named)
         })
     }
 }
@@ -321,5 +356,28 @@ impl Write for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    /// As the SDK sets them for IMDS, which on other machines never answers.
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_has_the_limits_of_its_client() {
+        // The client has the request as long as it connects.
+        let mut request = Request::new(());
+        let connected = capture_connection(&mut request);
+        let connection = || connected.clone();
+        let silent = limited(pending::<()>(), connection(), Some(LIMIT), Some(LIMIT)).await.unwrap_err();
+        assert!(silent.is_timeout() && format!("{silent:?}").contains("ConnectTimedOut"), "{silent:?}");
+        let unread = limited(pending::<()>(), connection(), None, Some(LIMIT)).await.unwrap_err();
+        assert!(unread.is_timeout() && format!("{unread:?}").contains("ReadTimedOut"), "{unread:?}");
+        assert_eq!(limited(async { 7 }, connection(), Some(LIMIT), Some(LIMIT)).await.unwrap(), 7);
     }
 }

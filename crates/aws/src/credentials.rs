@@ -200,25 +200,24 @@ impl Loader {
     }
 
     /// The region: the configured one, else the task's, else the instance's.
-    pub(super) async fn region(&self) -> Result<Region, Fault> {
+    pub(super) async fn region(&self, trail: &Trail) -> Result<Region, Fault> {
         if let Some(region) = self.region.get() {
             return Ok(region.clone());
         }
         let region = match &self.settings.region {
             Some(region) => region.clone(),
-            None => self.find_region().await?,
+            None => self.find_region(trail).await?,
         };
         Ok(self.region.get_or_init(|| region).clone())
     }
 
-    async fn find_region(&self) -> Result<Region, Fault> {
+    async fn find_region(&self, trail: &Trail) -> Result<Region, Fault> {
         let silent = match region::from_ecs(self.settings.ecs_metadata_uri.as_deref()).await {
             Ok(Some(region)) => return Ok(region),
             Ok(None) => None,
             Err(silent) => Some(silent.fault(self.settings.ecs_metadata_uri.as_deref())),
         };
-        let trail = Trail::default();
-        if let Some(region) = self.region_from_imds(&trail).await {
+        if let Some(region) = self.region_from_imds(trail).await {
             return Ok(region);
         }
         let instance = trail
@@ -280,7 +279,7 @@ impl Loader {
         let loading = async {
             let license = self.license.get();
             let elsewhere = license.and_then(|license| license.region.clone());
-            let region = self.region().await.or_else(|fault| elsewhere.ok_or(fault));
+            let region = self.region(&trail).await.or_else(|fault| elsewhere.ok_or(fault));
             let (region, credentials) = match license.and_then(|license| license.token_file.as_deref()) {
                 Some(file) => self.credentials_or_token(region, file, &trail).await?,
                 None => {

@@ -29,7 +29,7 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_sdk_marketplacemetering as sdk;
 use aws_smithy_async::time::TimeSource;
-use aws_smithy_runtime_api::client::http::HttpConnector as _;
+use aws_smithy_runtime_api::client::http::HttpConnectorSettings;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
@@ -272,7 +272,7 @@ impl Aws {
         if let Some(url) = &self.settings().endpoint_url {
             return Ok(url.clone());
         }
-        endpoint_of(self.settings(), &self.loader.region().await?).await
+        endpoint_of(self.settings(), &self.loader.region(&Trail::default()).await?).await
     }
 
     /// The settings of a call to another region than this sidecar's; `None` if they are the same.
@@ -339,7 +339,7 @@ impl Aws {
         }
         let calling = async {
             let pool = routes.to(url).map_err(|error| ConnectorError::user(error.into()))?;
-            pool.call(request).await
+            pool.call(request, &HttpConnectorSettings::builder().build()).await
         };
         let called = tokio::time::timeout(ATTEMPT_TIMEOUT, calling).await;
         match called {

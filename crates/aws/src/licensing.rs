@@ -126,7 +126,7 @@ impl LicenseManager {
         // Credentials from a license's token have their own region.
         let region = match self.region() {
             Some(region) => region,
-            None => self.aws.loader.region().await?,
+            None => self.aws.loader.region(&crate::connection::Trail::default()).await?,
         };
         endpoint_of(self.aws.settings(), &region).await
     }

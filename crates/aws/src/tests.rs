@@ -349,7 +349,7 @@ async fn a_name_that_does_not_resolve_in_a_region_that_is_not_known_is_the_regio
     ] {
         let settings = AwsSettings { region: region.parse().ok(), endpoint_url, ..AwsSettings::default() };
         let aws = Aws::for_tests(settings, Ok(keys()));
-        let known = aws.loader.region().await.unwrap();
+        let known = aws.loader.region(&Trail::default()).await.unwrap();
         let fault = aws.at_a_known_region(dns().at(place, None), Some(&known));
         assert_eq!((fault.code.as_str(), fault.never_sent), (code, true), "{region} {place:?}");
     }

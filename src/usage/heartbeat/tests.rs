@@ -156,7 +156,7 @@ async fn a_gate_that_shuts_is_written_at_once_and_counts_no_more() {
     bench.passes(4 * SECOND).await;
     // Another fact about an open gate is no change of it.
     bench.publish(true).await;
-    assert_eq!(bench.script.seconds(), 13);
+    assert_eq!(bench.script.seconds(), 14, "the first second");
     bench.publish(false).await;
     assert_eq!(bench.script.seconds(), 17);
 }
@@ -182,12 +182,21 @@ async fn what_the_ledger_refuses_is_kept_and_told() {
     assert_eq!((bench.script.requests(), bench.script.seconds()), (4, 0));
     let untaken = bench.notices.untaken().unwrap();
     assert_eq!((untaken.requests, untaken.latest), (4, RejectedRequest::LedgerUnavailable));
-    let told = bench.heartbeats.unwritten().await.unwrap();
+    let told = bench.heartbeats.unwritten().unwrap();
     assert!(told.contains("30 s of node_hours"), "{told}");
     bench.passes(10 * SECOND).await;
     assert_eq!((bench.script.seconds(), bench.notices.untaken()), (40, None));
     bench.passes(10 * SECOND).await;
     assert_eq!(bench.script.seconds(), 50, "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_that_a_full_ledger_takes_says_nothing_about_the_usage_that_it_refuses() {
+    let bench = Bench::open().await;
+    bench.notices.request_rejected(RejectedRequest::LedgerFull, "full");
+    bench.passes(20 * SECOND).await;
+    assert_eq!(bench.script.seconds(), 20);
+    assert_eq!(bench.notices.untaken().unwrap().requests, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,11 +209,11 @@ async fn what_an_hour_with_another_rule_does_not_take_is_in_the_next_one_at_once
         (20, None),
         "written to the next hour at once"
     );
-    bench.script.refuse([Refusal::OtherRule, Refusal::OtherRule, Refusal::OtherRule]);
+    bench.script.refuse([Refusal::OtherRule, Refusal::OtherRule]);
     bench.passes(10 * SECOND).await;
     assert_eq!(bench.script.seconds(), 20, "no hour takes it");
     bench.heartbeats.finish().await;
-    assert_eq!((bench.script.seconds(), bench.heartbeats.unwritten().await), (30, None));
+    assert_eq!((bench.script.seconds(), bench.heartbeats.unwritten()), (30, None));
 }
 
 #[tokio::test(start_paused = true)]
