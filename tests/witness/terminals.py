@@ -231,7 +231,7 @@ def the_ledger_is_a_table_where_it_fits(emulator):
         assert wide[0].split()[:2] == ["DIMENSION", "ACCEPTED"], wide
         assert {line.index("12.5") for line in wide if "12.5" in line} == {wide[0].index("ACCEPTED")}, wide
         narrow = text_of(command, environment, 40)
-        assert narrow.startswith("DIMENSION  requests\nACCEPTED   12.5\n"), narrow
+        assert narrow.startswith("DIMENSION   requests\nACCEPTED    12.5\n"), narrow
         orders = ["ledger", "list"], ["ledger", "reconcile"], ["doctor"], ["config", "print"], ["explain"], ["probe", "ready"]
         readers_may_leave(environment, *orders)
 
