@@ -62,7 +62,7 @@ async fn what_an_open_hour_leaves_is_foreseen_in_the_next_one() {
     }
 }
 
-/// A stop rounds up what the rest of the hour would have filled; the next hours take that up.
+/// A stop rounds up what the rest of the hour would have filled; the next hour takes that up.
 #[tokio::test]
 async fn what_a_stop_rounded_too_much_is_foreseen_in_the_next_hours() {
     let folder = folder();
