@@ -200,7 +200,7 @@ pub(crate) async fn flush(
         if clock::monotonic() > until {
             return Err(LedgerError::Io(format!(
                 "the replica that seals and sends has not sealed the usage within {} s; it will when one leads, and usage \
-                 of now counts to the next hour already; ask again for the records",
+                 of now counts to the next hour already; `ledger list` and GET /v1/records show the records then",
                 FLUSH_MAX.as_secs()
             )));
         }
