@@ -1,7 +1,8 @@
-/* The floors of benches/start.py: what the least program needs that does the same over the network.
+/* The floors of benches/start.py and benches/serving.py: what the least program needs that does the same over the network.
  *
  * floor post HOST PORT NONCE   one POST as RegisterUsage is called; ends at the answer
  * floor probe HOST PORT PATH   one GET, as an exec probe makes it; fails unless the status is 200 and the gate is open
+ * floor serve HOST PORT TEXT   answers one connection after the other with TEXT, as a probe server does, until it is killed
  *
  * Built static, so that it starts as fast as a program can: no loader, nothing to bind.
  */
@@ -39,6 +40,21 @@ static int exchange(int socket, const char *request, char *answer) {
     }
 }
 
+static int serve(const struct sockaddr_in *address, const char *text) {
+    char request[2048], answer[512];
+    int yes = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int length = snprintf(answer, sizeof answer, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %zu\r\n\r\n%s", strlen(text), text);
+    if (listener < 0 || setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes)) return fail("socket");
+    if (bind(listener, (const struct sockaddr *)address, sizeof *address) || listen(listener, 64)) return fail("bind");
+    for (;;) {
+        int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+        if (connection < 0) return fail("accept");
+        if (read(connection, request, sizeof request) > 0 && write(connection, answer, (size_t)length) != length) return fail("write");
+        shutdown(connection, SHUT_WR);
+        close(connection);
+    }
+}
+
 int main(int count, char **arguments) {
     char request[2048], body[512], answer[ANSWER_BYTES_MAX];
     if (count != 5) return 64;
@@ -55,6 +71,7 @@ int main(int count, char **arguments) {
     }
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)atoi(port))};
     if (inet_pton(AF_INET, host, &address.sin_addr) != 1) return 64;
+    if (strcmp(arguments[1], "serve") == 0) return serve(&address, last);
     int connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (connection < 0 || connect(connection, (struct sockaddr *)&address, sizeof address)) return fail("connect");
     if (exchange(connection, request, answer)) return 1;

@@ -23,8 +23,9 @@ use tollgate_metering::unsent::{self, Rule, Timeliness};
 /// How often to check while usage is overdue: AWS's acceptance opens the gate again within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The same while nothing is overdue: an alarm is hours away, and may be late by this time.
-const LOOK_WHILE_TIMELY: Duration = Duration::from_secs(30);
+/// The same while nothing is overdue: an alarm is hours away, and may be late by this time. Each look wakes an idle
+/// process.
+const LOOK_WHILE_TIMELY: Duration = Duration::from_secs(300);
 
 /// The watch.
 pub struct Unsent {
