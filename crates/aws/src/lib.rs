@@ -83,7 +83,7 @@ const USABLE_FOR: Duration = Duration::from_secs(60);
 /// How often the expiry of the credentials is compared with the clock, which may jump. Each look wakes an idle process.
 const RENEWAL_LOOK: Duration = Duration::from_secs(300);
 
-/// The pause after a failed renewal, so that several attempts fit before the expiry.
+/// The same after a renewal that failed or brought the old ones, so that several attempts fit before the expiry.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
 /// How to reach AWS.
@@ -235,15 +235,18 @@ impl Aws {
 
     /// Renews the credentials before they expire, as long as this future is polled.
     pub async fn keep_credentials(&self) {
-        let mut pause = RENEWAL_LOOK;
+        let ends_soon = || {
+            let ready = self.loaded();
+            ready
+                .and_then(|ready| ready.expires_at)
+                .is_some_and(|at| at <= self.offset.now() + RENEWED_BEFORE)
+        };
         loop {
-            tokio::time::sleep(pause).await;
-            pause = RENEWAL_LOOK;
-            let soon = self.offset.now() + RENEWED_BEFORE;
-            let ending = self.loaded().and_then(|ready| ready.expires_at).is_some_and(|at| at <= soon);
-            if ending && let Err(fault) = self.renew().await {
+            tokio::time::sleep(if ends_soon() { RENEWAL_PAUSE } else { RENEWAL_LOOK }).await;
+            if ends_soon()
+                && let Err(fault) = self.renew().await
+            {
                 tracing::debug!(code = %fault.code, detail = fault.detail, "the credentials are not renewed yet");
-                pause = RENEWAL_PAUSE;
             }
         }
     }
