@@ -30,7 +30,7 @@ ROUNDS, SECONDS = 7, 2
 PROBES_A_DAY = 8_640
 APPLICATION_CONNECTIONS = 3_000
 REPORTS_A_DAY = 24
-# Whole minutes, each as long as two of the looks at rest are apart; an hour may close in one of them.
+# The sender looks once in each; an hour may close in one of them.
 IDLE_MINUTES = 3
 # Until the sender has checked the ledger twice, and rests.
 SETTLE_SECONDS = 100
