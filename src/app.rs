@@ -440,16 +440,12 @@ fn bind(setting: &'static str, addr: &ListenAddr) -> Result<Listener, StartError
     Listener::bind(&address).map_err(|source| StartError::Bind { setting, address, source })
 }
 
-/// How long after the first attempt the bundle is checked: the application begins then, and has the processor.
-const BUNDLE_CHECK_AFTER: Duration = Duration::from_secs(1);
-
 /// Ends, with the exit code and the cause, only if a certificate of the bundle does not parse.
 async fn invalid(bundle: CaBundle, mut entitlement: Watch) -> (Exit, Option<String>) {
-    // The first call parses them too, if it needs them: not twice at once, and not in the way of a gate that opens
-    // without them.
+    // The first call parses them too, if it needs them: not twice at once, and not in the way of a call that needs
+    // none.
     let asked = |fact: &Entitlement| fact.attempts > 0 || fact.standing.reason().is_some();
     let _ = entitlement.wait_for(|fact| asked(fact)).await;
-    tokio::time::sleep(BUNDLE_CHECK_AFTER).await;
     match tokio::task::spawn_blocking(move || bundle.check()).await {
         Ok(Err(error)) => (Exit::Config, Some(config::ca_bundle_fault(error))),
         Ok(Ok(())) | Err(_) => std::future::pending().await,

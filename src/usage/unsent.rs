@@ -20,12 +20,13 @@ use tollgate_ledger::{Ledger, LedgerError};
 use tollgate_metering::record::Oldest;
 use tollgate_metering::unsent::{self, Rule, Timeliness};
 
-/// How often to check while usage is overdue: AWS's acceptance opens the gate again within this time.
+/// How often to check while usage is overdue or the gate is shut: AWS's acceptance, or room in the ledger, opens it
+/// within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The same while nothing is overdue: an alarm is hours away, and may be late by this time. Each look wakes an idle
-/// process.
-const LOOK_WHILE_TIMELY: Duration = Duration::from_secs(300);
+/// The same while nothing is overdue: an alarm is hours away, and may be late by this time. Not longer than the minutes
+/// in which the ledger counts running time, since each look counts those that have begun.
+const LOOK_WHILE_TIMELY: Duration = Duration::from_secs(60);
 
 /// The watch.
 pub struct Unsent {
@@ -141,7 +142,9 @@ impl Unsent {
             if let Err(error) = self.look().await {
                 return error;
             }
-            let rest = if self.before == Timeliness::Timely { LOOK_WHILE_TIMELY } else { LOOK_EVERY };
+            let shut = self.refusal_sender.borrow().unreported.is_some();
+            let calm = self.before == Timeliness::Timely && !shut;
+            let rest = if calm { LOOK_WHILE_TIMELY } else { LOOK_EVERY };
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}
                 _ = jumps.changed() => {}

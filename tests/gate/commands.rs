@@ -142,6 +142,24 @@ fn exec_says_when_the_command_cannot_be_started() {
     assert_eq!(denied.status.code(), Some(126));
 }
 
+/// In mode `hourly` nothing of tollgate stays beside the command, so nobody could be told later.
+#[test]
+fn exec_checks_every_authority_before_the_gate() {
+    let emulator = Emulator::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (bundle, mark) = (folder.path().join("ca.pem"), folder.path().join("started"));
+    let good = include_str!("../fixtures/tls/ca.pem");
+    let mut broken: Vec<&str> = good.lines().collect();
+    broken.remove(broken.len() / 2);
+    std::fs::write(&bundle, format!("{good}{}\n", broken.join("\n"))).unwrap();
+    let mut exec = exec(&emulator, "pod-authority", &["/bin/touch", mark.to_str().unwrap()]);
+    let output = exec.env("AWS_CA_BUNDLE", &bundle).output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{log}");
+    assert!(log.contains("AWS_CA_BUNDLE: certificate number 2 is not a valid X.509 CA certificate"), "{log}");
+    assert!(!mark.exists());
+}
+
 #[test]
 fn exec_serves_the_probes_while_it_waits_and_a_signal_ends_it_without_success() {
     let emulator = Emulator::start();

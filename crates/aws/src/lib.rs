@@ -80,10 +80,11 @@ const RENEWED_BEFORE: Duration = Duration::from_secs(600);
 /// A call is not signed with credentials that expire within this time: it may arrive after they expired.
 const USABLE_FOR: Duration = Duration::from_secs(60);
 
-/// How often the expiry of the credentials is compared with the clock, which may jump. Each look wakes an idle process.
+/// How often, at least, the expiry of the credentials is compared with the clock, which may jump. Each look wakes an
+/// idle process.
 const RENEWAL_LOOK: Duration = Duration::from_secs(300);
 
-/// The same after a renewal that failed or brought the old ones, so that several attempts fit before the expiry.
+/// The pause after a renewal that failed or brought the old ones, so that several attempts fit before the expiry.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
 /// How to reach AWS.
@@ -235,20 +236,23 @@ impl Aws {
 
     /// Renews the credentials before they expire, as long as this future is polled.
     pub async fn keep_credentials(&self) {
-        let ends_soon = || {
-            let ready = self.loaded();
-            ready
-                .and_then(|ready| ready.expires_at)
-                .is_some_and(|at| at <= self.offset.now() + RENEWED_BEFORE)
-        };
         loop {
-            tokio::time::sleep(if ends_soon() { RENEWAL_PAUSE } else { RENEWAL_LOOK }).await;
-            if ends_soon()
+            let until_renewal = self.until_renewal();
+            tokio::time::sleep(until_renewal.clamp(RENEWAL_PAUSE, RENEWAL_LOOK)).await;
+            if self.until_renewal().is_zero()
                 && let Err(fault) = self.renew().await
             {
                 tracing::debug!(code = %fault.code, detail = fault.detail, "the credentials are not renewed yet");
             }
         }
+    }
+
+    /// For how long the credentials need no renewal. Until they are loaded, they may be loaded at any time.
+    fn until_renewal(&self) -> Duration {
+        let Some(ready) = self.loaded() else { return RENEWAL_PAUSE };
+        let Some(expires_at) = ready.expires_at else { return RENEWAL_LOOK };
+        let soon = self.offset.now() + RENEWED_BEFORE;
+        expires_at.duration_since(soon).unwrap_or_default()
     }
 
     async fn renew(&self) -> Result<Ready, Fault> {

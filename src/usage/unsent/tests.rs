@@ -230,6 +230,22 @@ async fn a_clock_set_back_after_the_attempts_began_gains_nothing() {
     assert!(bench.unreported(), "half an hour of running time since its hour");
 }
 
+/// Each begun minute of a process counts, so one that is killed before it is looked at again avoids nothing.
+#[tokio::test(start_paused = true)]
+async fn processes_that_are_killed_early_count_every_minute() {
+    for life in [MINUTE - Duration::from_secs(1), 5 * MINUTE - Duration::from_secs(1)] {
+        let mut bench = Bench::new(Some(CLOSE_AFTER)).await;
+        bench.report().await;
+        let mut passed = Duration::ZERO;
+        while passed < HOUR + CLOSE_AFTER + 10 * MINUTE {
+            tokio::time::sleep(life).await;
+            passed += life;
+            bench.restart().await;
+        }
+        assert!(bench.unreported(), "{life:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_hour_that_somebody_else_reported_shuts_the_gate_until_its_replay_is_accepted() {
     let bench = Bench::new(Some(CLOSE_AFTER)).await;
