@@ -26,10 +26,11 @@ from measure import Bench, ask, free_port, get
 # Rounds of each server in alternation, and the seconds of each.
 ROUNDS, SECONDS = 7, 2
 
-# A day of the kubelet's liveness probes, one every 10 s; `/livez` on a connection of its own, as the kubelet sends it.
+# A day of probes, one every 10 s; `/livez` on a connection of its own, as the kubelet sends it.
 PROBES_A_DAY = 8_640
 APPLICATION_CONNECTIONS = 3_000
-REPORTS_A_DAY = 24
+# An idle day in Kubernetes: liveness every 30 s, as chart and manifests set it, and an hourly report.
+LIVENESS_A_DAY, REPORTS_A_DAY = 2_880, 24
 # The sender looks once in each; an hour may close in one of them.
 IDLE_MINUTES = 3
 # Until the sender has checked the ledger twice, and rests.
@@ -204,7 +205,7 @@ def idle_day(bench):
     # It includes the rest of a process's end.
     report = statistics.median(end_cost(bench) for _ in range(ENDS))
     probe, floor = statistics.median(probes), statistics.median(floors)
-    return 86_400 * resting, PROBES_A_DAY * probe, PROBES_A_DAY * floor, REPORTS_A_DAY * report, wakes
+    return 86_400 * resting, LIVENESS_A_DAY * probe, LIVENESS_A_DAY * floor, REPORTS_A_DAY * report, wakes
 
 
 def main():
@@ -231,7 +232,7 @@ def main():
             after[1] <= 0.9 * 1024 + MEMORY_NOISE,
         ),
         (
-            "CPU of an idle day: rest, probes, reports", f"{day:.2f} s ({resting:.2f}, {probes:.2f}, {reports:.2f})", "≤ 1.5 s",
+            "CPU of an idle day: rest, liveness, reports", f"{day:.2f} s ({resting:.2f}, {probes:.2f}, {reports:.2f})", "≤ 1.5 s",
             day <= 1.5 * (1 + CPU_NOISE),
         ),
         ("the same probes at a C program that only answers", f"{floor_probes:.2f} s", "stated", True),

@@ -17,10 +17,9 @@ use clap::Args;
 
 use crate::app::{App, Scope};
 use crate::cli::{end, load};
-use crate::config::{Environment as _, Flags, ProcessEnvironment, Role, ca_bundle_fault, setting};
+use crate::config::{Environment as _, Flags, ProcessEnvironment, Role, setting};
 use crate::exit::Exit;
 use crate::supervisor;
-use tollgate_aws::ca_bundle::CaBundle;
 
 /// Arguments of `exec`.
 #[derive(Debug, Args)]
@@ -41,10 +40,6 @@ pub fn run(args: &ExecArgs) -> Exit {
     // In mode `hourly` AWS bills from its first answer on, so a command that cannot start is refused before the call.
     if let Err(exit) = look_for(&args.command) {
         return exit;
-    }
-    // A sidecar checks it later, and ends; the command would have begun by then.
-    if let Some(Err(error)) = config.aws.ca_bundle.as_ref().map(CaBundle::check) {
-        return end(Exit::Config, &ca_bundle_fault(error));
     }
     let Some(program) = program(&args.command) else { return Exit::Done };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -11,7 +11,7 @@ use super::env::Environment;
 use super::fault::{Fault, Origin, shown};
 use super::kind::{MODE, Parse};
 use super::parse::Problem;
-use super::resolve::Resolution;
+use super::resolve::{FileState, Resolution};
 use super::setting::{DefaultText, Owner, Setting};
 use super::{Mode, Role};
 
@@ -145,8 +145,13 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// Reports that a setting is needed and absent, with the places where it may be set.
+    /// Reports that a setting is needed and absent, with the places where it may be set. A file that cannot be used may
+    /// have it: then the file's fault is the only one.
     pub(super) fn missing(&mut self, setting: Setting, need: &str) {
+        let files = [&self.resolution.seller, &self.resolution.file];
+        if files.iter().any(|file| matches!(file, FileState::Broken(_))) {
+            return;
+        }
         let spec = setting.spec();
         let remedy = if spec.owner != Owner::Operator && self.resolution.sealed() {
             format!("set it in the seller's file {}", self.installed.seller_file.display())

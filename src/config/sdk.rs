@@ -4,6 +4,7 @@
 //! - An empty variable counts as unset, as in the SDKs.
 //! - With a seller's file no endpoint may come from elsewhere, and that includes the AWS profile files.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk::describe;
@@ -131,12 +132,16 @@ pub(super) fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
         return None;
     }
     let read = reader.installed.disk.read(Path::new(&value), CA_BUNDLE_BYTES_MAX, Links::Follow);
-    // The sidecar checks the certificates when its ports are open: that takes as long as half of its start.
-    let later = matches!(reader.role, Role::Run | Role::Exec);
+    // The sidecar checks the certificates when its ports are open: that takes as long as half of its start. After
+    // `exec` has become its command, nobody could.
+    let later = reader.role == Role::Run;
     let checked = |bundle: CaBundle| if later { Ok(bundle) } else { bundle.check().map(|()| bundle) };
     let problem = match read.map(|pem| CaBundle::new(pem).and_then(checked)) {
         Ok(Ok(bundle)) => return Some(Some(bundle)),
         Ok(Err(error)) => ca_bundle_problem(error),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            "is larger than the 1 MiB of a bundle; give a PEM file of CA certificates".to_owned()
+        }
         Err(error) => format!("cannot be read: {}; correct the path or its permissions", describe(&error)),
     };
     reader.faults.push(variable_fault(CA_BUNDLE_VARIABLE, &value, problem));

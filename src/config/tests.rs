@@ -301,6 +301,10 @@ fn bad_input_gets_one_line_with_a_remedy() {
             "AWS_CA_BUNDLE = \"/ca\" (environment AWS_CA_BUNDLE): holds no ",
         ),
         (
+            Case::hourly().disk("/ca", &"x".repeat(1024 * 1024 + 1)).env("AWS_CA_BUNDLE", "/ca"),
+            "AWS_CA_BUNDLE = \"/ca\" (environment AWS_CA_BUNDLE): is larger than the 1 MiB of a bundle",
+        ),
+        (
             Case::hourly().env("AWS_USE_FIPS_ENDPOINT", "1"),
             "AWS_USE_FIPS_ENDPOINT = \"1\" (environment AWS_USE_FIPS_ENDPOINT): is neither true nor false",
         ),
@@ -881,4 +885,14 @@ fn a_ledger_is_read_without_a_word_about_its_product() {
     // What is read is still checked, and a broken seller's file is a fault.
     assert!(place(&bare.clone().flag(Setting::AppAddr, "x")).unwrap_err().contains("app_addr = \"x\""));
     assert!(place(&bare.disk(SELLER, "mode =")).unwrap_err().contains("is not valid TOML"));
+}
+
+/// What the file sets is not known, so nothing can be said to be missing.
+#[test]
+fn a_file_that_cannot_be_used_is_the_only_fault() {
+    let twice = "mode = 'metered'\nproduct_code = 'demometered'\nproduct_code = 'other'";
+    for file in [SELLER, FILE] {
+        let faults = Case::empty().disk(file, twice).faults();
+        assert!(faults.contains("duplicate key") && !faults.contains("is required"), "{faults}");
+    }
 }
