@@ -155,6 +155,8 @@ pub struct Machine<P> {
     run: Run,
     /// [`Now::running`] at the first of the consecutive faults.
     failing_since: Option<Duration>,
+    /// [`Now::running`] when the fact was last made.
+    made_at: Duration,
     tried_lower_version: bool,
     tried_clock_offset: bool,
     attempts: u64,
@@ -227,6 +229,7 @@ impl<P> Machine<P> {
             outcome: RegistrationOutcome::Unanswered(None),
             run: Run { kind: RunKind::Transient, faults: 0, since: Duration::ZERO },
             failing_since: None,
+            made_at: Duration::ZERO,
             tried_lower_version: false,
             tried_clock_offset: false,
             attempts: 0,
@@ -582,6 +585,7 @@ impl<P> Machine<P> {
     /// and whenever [`Machine::changes_in`] has passed.
     pub fn entitlement(&mut self, now: Now) -> Entitlement<P> {
         self.allowance.pass(now);
+        self.made_at = now.running;
         let standing = self.standing(now);
         Entitlement {
             attempts: self.attempts,
@@ -598,15 +602,20 @@ impl<P> Machine<P> {
         if let (RegistrationOutcome::Lapsed(_, _, since), Some(after)) =
             (&self.outcome, self.policy.close_lapsed_after)
         {
-            return since.saturating_add(after).checked_sub(now.running).filter(|left| !left.is_zero());
+            return self.until(since.saturating_add(after), now);
         }
         if !matches!(self.outcome, RegistrationOutcome::Unanswered(Some(_))) {
             return None;
         }
         let by_time = self.allowance.changes_in(now, self.open_without_answer(now));
         let overdue = self.failing_since.map(|since| since.saturating_add(self.policy.unavailable_after));
-        let by_running = overdue.and_then(|at| at.checked_sub(now.running)).filter(|left| !left.is_zero());
+        let by_running = overdue.and_then(|at| self.until(at, now));
         by_time.into_iter().chain(by_running).min()
+    }
+
+    /// How long until this running time; nothing is left of it if it has passed since the fact was made.
+    fn until(&self, at: Duration, now: Now) -> Option<Duration> {
+        (self.made_at < at).then(|| at.saturating_sub(now.running))
     }
 }
 

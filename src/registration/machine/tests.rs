@@ -517,9 +517,14 @@ fn a_lapse_shuts_the_gate_only_after_the_time_that_the_seller_chose() {
     bench.running = 69 * MINUTE;
     bench.machine.on_refusal(bench.now(), Some(&refusal()));
     assert!(bench.machine.standing(bench.now()).gate_open(), "a second refusal does not begin the time anew");
+    let now = bench.now();
+    assert!(bench.machine.entitlement(now).standing.gate_open());
     bench.running = 70 * MINUTE;
-    let standing = bench.machine.standing(bench.now());
+    let now = bench.now();
+    assert_eq!(bench.machine.changes_in(now), Some(Duration::ZERO), "the fact that was made before is over");
+    let standing = bench.machine.entitlement(now).standing;
     assert_eq!((standing.state(), standing.gate_open()), (State::Denied, false));
+    assert_eq!(bench.machine.changes_in(now), None);
     bench.machine.on_refusal(bench.now(), None);
     assert!(bench.machine.standing(bench.now()).gate_open(), "subscribed again");
 }
