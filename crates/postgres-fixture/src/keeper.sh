@@ -37,6 +37,18 @@ fi
 folder=$(mktemp -d "$base/postgres-fixture-XXXXXX") || exit
 disk=${DISK:-$folder}
 bouncers=
+
+# However this ends, except by SIGKILL: Ctrl-C in a terminal reaches this process before its input ends.
+end() {
+    for process in $bouncers; do kill -INT "$process" 2>/dev/null; done
+    for process in "$folder"/*.process; do
+        [ -e "$process" ] && name=${process##*/} && stop "${name%.process}" immediate
+    done
+    rm -rf "$folder"
+    [ -z "${DISK-}" ] || rm -rf "${DISK:?}"/*
+}
+trap end EXIT
+trap 'exit 1' HUP INT TERM
 chmod 755 "$folder"
 
 # init NAME PORT: makes the data of a server.
@@ -221,10 +233,3 @@ while read -r line; do
     cat "$folder/answer"
     echo "end $code"
 done
-
-for process in $bouncers; do kill -INT "$process" 2>/dev/null; done
-for process in "$folder"/*.process; do
-    [ -e "$process" ] && name=${process##*/} && stop "${name%.process}" immediate
-done
-rm -rf "$folder"
-[ -z "${DISK-}" ] || rm -rf "${DISK:?}"/*
