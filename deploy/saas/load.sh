@@ -28,12 +28,14 @@ for customer in 111122223331 111122223332 111122223333; do
     ask --post-data "{\"account_id\":\"$customer\",\"subscribed\":true}" "$emulator/customers" >/dev/null
 done
 number=0
+# SIGTERM ends the load after the request that is being made.
+trap 'REQUESTS=$number' TERM
 while [ "$number" -lt "$REQUESTS" ]; do
     number=$((number + 1))
     report "$number"
 done
-sent=$((REQUESTS * events * (events + 1) / 2))
-echo "load: $((REQUESTS * events)) events with $sent units are acknowledged"
+sent=$((number * events * (events + 1) / 2))
+echo "load: $((number * events)) events with $sent units are acknowledged"
 
 # An hour passes, for AWS and for the ledger, whose time is the database's.
 ask --post-data '{"advance":"75m"}' "$emulator/clock" >/dev/null
