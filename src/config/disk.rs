@@ -7,12 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::engine;
 pub(super) use tollgate_disk::describe;
-use tollgate_disk::{Links, read_regular};
+use tollgate_disk::{Links, open_to_read, read_regular};
 use tollgate_ledger::engine::Engine;
 
 /// The seller's file. The path is compiled in: if it were a setting, an operator could point it elsewhere.
@@ -54,6 +54,9 @@ pub trait Disk {
     /// The whole of a regular file. Fails with `FileTooLarge` above `bytes_max` and with `IsADirectory` for a folder.
     fn read(&self, path: &Path, bytes_max: usize, links: Links) -> io::Result<Vec<u8>>;
 
+    /// A regular file to be read later, and not beyond `bytes_max`. Fails as `read` does.
+    fn open(&self, path: &Path, bytes_max: usize, links: Links) -> io::Result<Box<dyn Read + Send>>;
+
     /// The names in a folder. Fails with `NotADirectory` for a file, with `FileTooLarge` above `names_max` names.
     fn list(&self, folder: &Path, names_max: usize) -> io::Result<Vec<String>>;
 
@@ -69,6 +72,10 @@ pub struct SystemDisk;
 impl Disk for SystemDisk {
     fn read(&self, path: &Path, bytes_max: usize, links: Links) -> io::Result<Vec<u8>> {
         read_regular(path, bytes_max, links)
+    }
+
+    fn open(&self, path: &Path, bytes_max: usize, links: Links) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(open_to_read(path, bytes_max, links)?))
     }
 
     fn list(&self, folder: &Path, names_max: usize) -> io::Result<Vec<String>> {
@@ -184,6 +191,10 @@ impl Disk for MemoryDisk {
             None if self.is_folder(path) => Err(io::ErrorKind::IsADirectory.into()),
             None => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+
+    fn open(&self, path: &Path, bytes_max: usize, links: Links) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(io::Cursor::new(self.read(path, bytes_max, links)?)))
     }
 
     fn list(&self, folder: &Path, names_max: usize) -> io::Result<Vec<String>> {

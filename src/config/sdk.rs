@@ -131,12 +131,12 @@ pub(super) fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
     if credentials::is_refused(reader, CA_BUNDLE_VARIABLE) {
         return None;
     }
-    let read = reader.installed.disk.read(Path::new(&value), CA_BUNDLE_BYTES_MAX, Links::Follow);
-    // The sidecar checks the certificates when its ports are open: that takes as long as half of its start. After
+    let file = reader.installed.disk.open(Path::new(&value), CA_BUNDLE_BYTES_MAX, Links::Follow);
+    // The sidecar reads the certificates when its ports are open: that takes as long as half of its start. After
     // `exec` has become its command, nobody could.
     let later = reader.role == Role::Run;
     let checked = |bundle: CaBundle| if later { Ok(bundle) } else { bundle.check().map(|()| bundle) };
-    let problem = match read.map(|pem| CaBundle::new(pem).and_then(checked)) {
+    let problem = match file.map(|file| checked(CaBundle::new(file))) {
         Ok(Ok(bundle)) => return Some(Some(bundle)),
         Ok(Err(error)) => ca_bundle_problem(error),
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {

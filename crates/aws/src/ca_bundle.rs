@@ -1,32 +1,33 @@
 //! The CA certificates of `AWS_CA_BUNDLE`, used instead of the system's.
 //!
-//! A bundle may have hundreds of certificates. They are parsed once, when the first connection needs them or
+//! A bundle may have hundreds of certificates. They are read and parsed once, when the first connection needs them or
 //! [`CaBundle::check`] is called, so that a sidecar's ports need not wait for it.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::io::{self, Read};
+use std::sync::{Arc, LazyLock};
 
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
 /// Trusted CA certificates in PEM.
 #[derive(Clone)]
-pub struct CaBundle(Arc<Contents>);
+pub struct CaBundle(Arc<LazyLock<Anchors, Box<dyn FnOnce() -> Anchors + Send>>>);
 
-struct Contents {
-    pem: Vec<u8>,
-    anchors: OnceLock<Result<Vec<TrustAnchor<'static>>, CaBundleError>>,
-}
+type Anchors = Result<Vec<TrustAnchor<'static>>, CaBundleError>;
 
 impl fmt::Debug for CaBundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CaBundle").field(&format_args!("{} bytes of PEM", self.0.pem.len())).finish()
+        f.write_str("CaBundle")
     }
 }
 
 /// Why a CA bundle cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CaBundleError {
+    /// The file was opened, and could not be read.
+    #[error("cannot be read: {0}")]
+    Unread(io::ErrorKind),
     /// No certificate in it.
     #[error("holds no PEM block `CERTIFICATE`")]
     Empty,
@@ -35,16 +36,11 @@ pub enum CaBundleError {
     Certificate(usize),
 }
 
-/// How each certificate begins (RFC 7468, section 5.1).
-const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
-
 impl CaBundle {
-    /// The content of a PEM file with a certificate in it, which is not parsed yet.
-    pub fn new(pem: Vec<u8>) -> Result<Self, CaBundleError> {
-        if !pem.windows(BEGIN.len()).any(|text| text == BEGIN) {
-            return Err(CaBundleError::Empty);
-        }
-        Ok(Self(Arc::new(Contents { pem, anchors: OnceLock::new() })))
+    /// A PEM file, which is not read yet.
+    #[must_use]
+    pub fn new(file: impl Read + Send + 'static) -> Self {
+        Self(Arc::new(LazyLock::new(Box::new(|| parse(file)))))
     }
 
     /// Whether each certificate parses, and there is one.
@@ -54,16 +50,18 @@ impl CaBundle {
 
     /// The certificates, parsed.
     pub(crate) fn anchors(&self) -> Result<&[TrustAnchor<'static>], CaBundleError> {
-        let anchors = self.0.anchors.get_or_init(|| parse(&self.0.pem));
-        anchors.as_deref().map_err(|error| *error)
+        LazyLock::force(&self.0).as_deref().map_err(|error| *error)
     }
 }
 
-fn parse(pem: &[u8]) -> Result<Vec<TrustAnchor<'static>>, CaBundleError> {
+fn parse(file: impl Read) -> Anchors {
     let mut anchors = Vec::new();
-    for der in CertificateDer::pem_slice_iter(pem) {
+    for der in CertificateDer::pem_reader_iter(file) {
         let invalid = CaBundleError::Certificate(anchors.len() + 1);
-        let der = der.map_err(|_| invalid)?;
+        let der = der.map_err(|error| match error {
+            pem::Error::Io(error) => CaBundleError::Unread(error.kind()),
+            _ => invalid,
+        })?;
         anchors.push(webpki::anchor_from_trusted_cert(&der).map_err(|_| invalid)?.to_owned());
     }
     if anchors.is_empty() { Err(CaBundleError::Empty) } else { Ok(anchors) }
@@ -77,7 +75,7 @@ mod tests {
 
     #[test]
     fn bundles_are_parsed_before_they_are_trusted() {
-        let check = |pem: &[u8]| CaBundle::new(pem.to_vec())?.check();
+        let check = |pem: &[u8]| CaBundle::new(io::Cursor::new(pem.to_vec())).check();
         assert_eq!(check(CA), Ok(()));
         assert_eq!(check(&CA.repeat(3)), Ok(()));
         assert_eq!(check(b""), Err(CaBundleError::Empty));
@@ -87,10 +85,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_read_to_its_end_is_not_called_invalid() {
+        let folder = std::fs::File::open("/").unwrap();
+        let bundle = CaBundle::new(CA.chain(folder));
+        assert_eq!(bundle.check(), Err(CaBundleError::Unread(io::ErrorKind::IsADirectory)));
+    }
+
+    #[test]
     fn the_broken_certificate_is_named() {
         let mut lines: Vec<&str> = std::str::from_utf8(CA).unwrap().lines().collect();
         lines.remove(lines.len() / 2);
-        let broken = CaBundle::new([CA, lines.join("\n").as_bytes()].concat()).unwrap();
+        let broken = CaBundle::new(io::Cursor::new([CA, lines.join("\n").as_bytes()].concat()));
         assert_eq!(broken.check(), Err(CaBundleError::Certificate(2)));
         assert_eq!(broken.check(), Err(CaBundleError::Certificate(2)), "the second time, too");
     }

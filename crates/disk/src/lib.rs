@@ -4,7 +4,7 @@
 //! in a folder that others can write to points to a file of their choice.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -31,6 +31,17 @@ pub fn read_regular(path: &Path, bytes_max: usize, links: Links) -> io::Result<V
     let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() > bytes_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+}
+
+/// Opens a regular file to be read later, and not beyond `bytes_max`. Fails as [`read_regular`] does.
+pub fn open_to_read(path: &Path, bytes_max: usize, links: Links) -> io::Result<impl Read + Send + 'static> {
+    let file = open_regular(path, links, OpenOptions::new().read(true))?;
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+    if file.metadata()?.len() > limit {
+        Err(io::ErrorKind::FileTooLarge.into())
+    } else {
+        Ok(file.take(limit))
+    }
 }
 
 /// Replaces the content of an existing regular file; makes none. Does not follow links, and leaves anything else at the
@@ -112,12 +123,24 @@ mod tests {
             assert_eq!(read_regular(&file, 7, links).unwrap(), b"content");
             let large = read_regular(&file, 6, links).unwrap_err();
             assert_eq!(large.kind(), io::ErrorKind::FileTooLarge);
+            let large = open_to_read(&file, 6, links).err().unwrap();
+            assert_eq!(large.kind(), io::ErrorKind::FileTooLarge);
             let folder = read_regular(folder.path(), 9, links).unwrap_err();
             assert_eq!(folder.kind(), io::ErrorKind::IsADirectory);
             let absent = read_regular(&file.with_file_name("absent"), 9, links).unwrap_err();
             assert_eq!(absent.kind(), io::ErrorKind::NotFound);
             assert!(said(Path::new("/dev/zero"), links).starts_with("is not a regular file"));
         }
+    }
+
+    #[test]
+    fn a_file_that_grows_before_it_is_read_is_not_read_beyond_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "content").unwrap();
+        let opened = open_to_read(&file, 9, Links::Follow).unwrap();
+        std::fs::write(&file, "longer content").unwrap();
+        assert_eq!(io::read_to_string(opened).unwrap(), "longer co");
     }
 
     #[test]
