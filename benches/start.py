@@ -30,7 +30,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from measure import free_port  # noqa: E402
 
-ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 60
+ROUNDS = 60
 # Of the rows that wait for a network: what they measure is a hundred times longer than what disturbs it.
 SLOW_ROUNDS = 7
 # One direction of the network; a round trip takes two of them.
@@ -223,6 +223,7 @@ class Bench:
 
 
 def main():
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else ROUNDS
     assert os.path.exists(SYSTEMS_AUTHORITIES), f"{SYSTEMS_AUTHORITIES} is missing: install ca-certificates"
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(sys.argv[1], folder)
@@ -236,7 +237,7 @@ def main():
             taken = {name: [] for name in measures}
             # In another order each time: what runs after itself finds its pages in the processor's cache.
             order = random.Random(1)
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 for name in order.sample(list(measures), len(measures)):
                     taken[name].append(measures[name]())
             near, far = [], []
@@ -246,7 +247,7 @@ def main():
             addr = f"127.0.0.1:{free_port()}"
             probes, floors = [], []
             with bench.open_gate({**bench.plain, "TOLLGATE_PROBE_ADDR": addr}):
-                for _ in range(5 * ROUNDS):
+                for _ in range(5 * rounds):
                     probes.append(bench.cpu(bench.program, "probe", "ready", TOLLGATE_PROBE_ADDR=addr))
                     floors.append(bench.cpu(f"{folder}/floor", "probe", *addr.split(":"), "/readyz"))
         finally:
