@@ -62,7 +62,10 @@ push_chart() {
     local name=$1 file=$2 there said
     there=$(mktemp -d)
     if has helm pull "oci://$registry/charts/$name" --version "$version" --destination "$there"; then
-        cmp --silent "$there/$name-$version.tgz" "$file" || fail "$registry/charts/$name:$version exists and is another chart: raise the version"
+        cmp --silent "$there/$name-$version.tgz" "$file" || {
+            rm -r "$there"
+            fail "$registry/charts/$name:$version exists and is another chart: raise the version"
+        }
     fi
     rm -r "$there"
     # Helm prints the digest on standard output or standard error, depending on its version.
