@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Writes the linker script that places the code of a start and of an idle hour together.
+"""Writes the linker script that places the code of a start and of a sidecar at rest together.
 
 Usage: code_order.py PROGRAM MAP > deploy/code-order.ld
 
 PROGRAM is the release build with its symbols, MAP the linker's map of it. The kernel maps a program by groups of pages, so a function
 that runs makes its neighbours resident: without an order, a sidecar holds nearly its whole program in memory. Valgrind says which
-functions run in a sidecar's start, its probes and its end. The script names them without the hashes that each build adds. The linker
+functions run in its start, its probes, two minutes of rest and its end. The script names them without the hashes that each build adds. The linker
 passes over a name that no longer exists, and leaves a new function where the compiler put it.
 
 Needs valgrind and what benches/start.py needs.
@@ -18,14 +18,17 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 
 from start import Bench
 from measure import free_port
 
 PROBES = ["/livez", "/readyz", "/startupz", "/entitlement", "/metrics"]
+# The sender looks once a minute whether an hour is over.
+REST_SECONDS = 120
 HEADER = """\
-/* The code of a start, of probes and of an idle hour, placed together. `just code-order` writes this: benches/code_order.py says why. */
+/* The code of a start, of probes and of a sidecar at rest, placed together. `just code-order` writes this: benches/code_order.py says why. */
 SECTIONS {
 .text.start : {
 """
@@ -93,6 +96,7 @@ class Recorder:
             event = json.dumps([{"id": "1", "dimension": "requests", "quantity": 1}]).encode()
             request = urllib.request.Request(f"http://{addr}/v1/usage", event, {"content-type": "application/json"})
             urllib.request.urlopen(request).close()
+            time.sleep(REST_SECONDS)
 
 
 def sections(linked):

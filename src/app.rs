@@ -440,18 +440,19 @@ fn bind(setting: &'static str, addr: &ListenAddr) -> Result<Listener, StartError
     Listener::bind(&address).map_err(|source| StartError::Bind { setting, address, source })
 }
 
-/// Long enough for the first attempt's outcome to be told, and too short for an application to begin.
+/// Long enough for the first attempt's outcome to be told.
 const BUNDLE_CHECK_AFTER: Duration = Duration::from_millis(50);
 
-/// Ends, with the exit code and the cause, only if a certificate of the bundle does not parse.
+/// Ends, with the exit code and the cause, only if a certificate of the bundle cannot be read or does not parse.
 async fn invalid(bundle: CaBundle, mut entitlement: Watch) -> (Exit, Option<String>) {
     // The first call parses them too, if it needs them: not twice at once, and not in the way of a call that needs
     // none.
     let asked = |fact: &Entitlement| fact.attempts > 0 || fact.standing.reason().is_some();
     let _ = entitlement.wait_for(|fact| asked(fact)).await;
     tokio::time::sleep(BUNDLE_CHECK_AFTER).await;
-    match tokio::task::spawn_blocking(move || bundle.check()).await {
-        Ok(Err(error)) => (Exit::Config, Some(config::ca_bundle_fault(error))),
+    let checked = bundle.clone();
+    match tokio::task::spawn_blocking(move || checked.check()).await {
+        Ok(Err(error)) => (Exit::Config, Some(config::late_ca_bundle_fault(&bundle, &error))),
         Ok(Ok(())) | Err(_) => std::future::pending().await,
     }
 }

@@ -59,7 +59,7 @@ use self::reader::Reader;
 pub use self::report::{Report, Row, inspect, report};
 use self::resolve::Resolution;
 pub use self::resolve::{CONFIG_VARIABLE, POD_UID_VARIABLE};
-pub(crate) use self::sdk::ca_bundle_fault;
+pub(crate) use self::sdk::late_ca_bundle_fault;
 pub use self::secrets::secrets;
 pub use self::table::{App, Aws, Config, License, Log, Probe, Product, Registration, State, Usage};
 pub use self::terminal::wants_colour;

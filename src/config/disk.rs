@@ -54,7 +54,7 @@ pub trait Disk {
     /// The whole of a regular file. Fails with `FileTooLarge` above `bytes_max` and with `IsADirectory` for a folder.
     fn read(&self, path: &Path, bytes_max: usize, links: Links) -> io::Result<Vec<u8>>;
 
-    /// A regular file to be read later, and not beyond `bytes_max`. Fails as `read` does.
+    /// A regular file to be read as a stream. Fails as `read` does, at once or when it is read.
     fn open(&self, path: &Path, bytes_max: usize, links: Links) -> io::Result<Box<dyn Read + Send>>;
 
     /// The names in a folder. Fails with `NotADirectory` for a file, with `FileTooLarge` above `names_max` names.

@@ -4,16 +4,14 @@
 //! - An empty variable counts as unset, as in the SDKs.
 //! - With a seller's file no endpoint may come from elsewhere, and that includes the AWS profile files.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
-use super::disk::describe;
 use super::env::filled;
 use super::fault::{Fault, Faults, Origin, quoted};
 use super::reader::{QUOTED, Reader, is_quoted};
 use super::setting::Setting;
 use super::{EndpointUrl, Role, credentials};
-use tollgate_aws::ca_bundle::{CaBundle, CaBundleError};
+use tollgate_aws::ca_bundle::{self, CaBundle, CaBundleError};
 use tollgate_disk::Links;
 
 /// Where the ECS agent describes the task (AWS: task metadata endpoint version 4).
@@ -112,17 +110,18 @@ pub(super) fn ecs_metadata_uri(reader: &mut Reader<'_>) -> Option<Option<String>
     Some(None)
 }
 
-/// Largest bundle: the whole list of public authorities is a quarter of this size.
-const CA_BUNDLE_BYTES_MAX: usize = 1024 * 1024;
-
-/// What is wrong with a bundle, and what to do.
-fn ca_bundle_problem(error: CaBundleError) -> String {
-    format!("{error}; give a PEM file of CA certificates")
+/// A bundle that cannot be used, and what to do.
+fn ca_bundle_fault(path: &str, error: &CaBundleError) -> Fault {
+    let remedy = match error {
+        CaBundleError::Unread(_) => "correct the path or its permissions",
+        _ => "give a PEM file of CA certificates",
+    };
+    variable_fault(CA_BUNDLE_VARIABLE, path, format!("{error}; {remedy}"))
 }
 
 /// The last line of a process whose bundle was found to be invalid after the configuration was loaded.
-pub(crate) fn ca_bundle_fault(error: CaBundleError) -> String {
-    Faults(vec![Fault::of(CA_BUNDLE_VARIABLE, ca_bundle_problem(error))]).summary()
+pub(crate) fn late_ca_bundle_fault(bundle: &CaBundle, error: &CaBundleError) -> String {
+    Faults(vec![ca_bundle_fault(&bundle.path().to_string_lossy(), error)]).summary()
 }
 
 /// The certificate authorities to trust, where they are named.
@@ -131,19 +130,19 @@ pub(super) fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
     if credentials::is_refused(reader, CA_BUNDLE_VARIABLE) {
         return None;
     }
-    let file = reader.installed.disk.open(Path::new(&value), CA_BUNDLE_BYTES_MAX, Links::Follow);
-    // The sidecar reads the certificates when its ports are open: that takes as long as half of its start. After
+    // The sidecar parses the certificates when its ports are open: that takes as long as half of its start. After
     // `exec` has become its command, nobody could.
     let later = reader.role == Role::Run;
-    let checked = |bundle: CaBundle| if later { Ok(bundle) } else { bundle.check().map(|()| bundle) };
-    let problem = match file.map(|file| checked(CaBundle::new(file))) {
-        Ok(Ok(bundle)) => return Some(Some(bundle)),
-        Ok(Err(error)) => ca_bundle_problem(error),
-        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-            "is larger than the 1 MiB of a bundle; give a PEM file of CA certificates".to_owned()
+    let opened = reader.installed.disk.open(Path::new(&value), ca_bundle::BYTES_MAX, Links::Follow);
+    let bundle = opened.map_err(CaBundleError::from).and_then(|file| {
+        let bundle = CaBundle::new(value.clone().into(), file)?;
+        if later { Ok(bundle) } else { bundle.check().map(|()| bundle) }
+    });
+    match bundle {
+        Ok(bundle) => Some(Some(bundle)),
+        Err(error) => {
+            reader.faults.push(ca_bundle_fault(&value, &error));
+            None
         }
-        Err(error) => format!("cannot be read: {}; correct the path or its permissions", describe(&error)),
-    };
-    reader.faults.push(variable_fault(CA_BUNDLE_VARIABLE, &value, problem));
-    None
+    }
 }

@@ -297,7 +297,7 @@ fn bad_input_gets_one_line_with_a_remedy() {
             "AWS_CA_BUNDLE = \"/nowhere\" (environment AWS_CA_BUNDLE): cannot be read",
         ),
         (
-            Case::hourly().role(Role::Exec).disk("/ca", "x").env("AWS_CA_BUNDLE", "/ca"),
+            Case::hourly().disk("/ca", "x").env("AWS_CA_BUNDLE", "/ca"),
             "AWS_CA_BUNDLE = \"/ca\" (environment AWS_CA_BUNDLE): holds no ",
         ),
         (

@@ -57,14 +57,14 @@ impl Trust {
             return Ok(Arc::clone(config));
         }
         let roots = match &self.bundle {
-            Some(bundle) => RootCertStore { roots: bundle.anchors()?.to_vec() },
-            None => of_system(),
+            Some(bundle) => bundle.roots()?,
+            None => Arc::new(of_system()),
         };
         Ok(Arc::clone(self.config.get_or_init(|| trusting(roots))))
     }
 }
 
-fn trusting(roots: RootCertStore) -> Arc<ClientConfig> {
+fn trusting(roots: Arc<RootCertStore>) -> Arc<ClientConfig> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring has the cipher suites of both versions")
@@ -77,7 +77,7 @@ fn trusting(roots: RootCertStore) -> Arc<ClientConfig> {
 
 /// For requests by plain HTTP: no certificates are read for them.
 pub(super) fn trusting_nobody() -> Arc<ClientConfig> {
-    trusting(RootCertStore::empty())
+    trusting(Arc::new(RootCertStore::empty()))
 }
 
 /// The system's certificates; those that cannot be read or parsed are left out, so that the others still count.

@@ -391,7 +391,8 @@ async fn serve_tls_once(body: &'static str) -> SocketAddr {
 #[tokio::test]
 async fn the_ca_bundle_is_what_tls_trusts() {
     let addr = serve_tls_once(r#"{"Signature":"a.b.c"}"#).await;
-    let ca = CaBundle::new(&include_bytes!("../../../tests/fixtures/tls/ca.pem")[..]);
+    let ca =
+        CaBundle::new("/ca.pem".into(), &include_bytes!("../../../tests/fixtures/tls/ca.pem")[..]).unwrap();
     let registered = register(&client(format!("https://localhost:{}", addr.port()), Some(ca))).await.unwrap();
     assert_eq!(registered.signature, "a.b.c");
 }
@@ -399,7 +400,9 @@ async fn the_ca_bundle_is_what_tls_trusts() {
 #[tokio::test]
 async fn a_certificate_of_nobody_we_trust_is_called_tls() {
     let addr = serve_tls_once("{}").await;
-    let other = CaBundle::new(&include_bytes!("../../../tests/fixtures/tls/other-ca.pem")[..]);
+    let other =
+        CaBundle::new("/ca.pem".into(), &include_bytes!("../../../tests/fixtures/tls/other-ca.pem")[..])
+            .unwrap();
     let outcome = register(&client(format!("https://localhost:{}", addr.port()), Some(other))).await;
     assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Tls".to_owned()));
 }
@@ -425,7 +428,8 @@ async fn what_breaks_tls_is_told_apart_from_a_certificate() {
             stream.shutdown().await.unwrap();
             let _ = stream.read_to_end(&mut Vec::new()).await;
         });
-        let ca = CaBundle::new(&include_bytes!("../../../tests/fixtures/tls/ca.pem")[..]);
+        let ca = CaBundle::new("/ca.pem".into(), &include_bytes!("../../../tests/fixtures/tls/ca.pem")[..])
+            .unwrap();
         let outcome = register(&client(format!("https://{addr}"), Some(ca))).await;
         assert!(outcome.as_ref().is_err_and(|fault| fault.never_sent), "{outcome:?}");
         assert_eq!(class_and_code(outcome), (FaultClass::Transient, code.to_owned()));

@@ -24,23 +24,36 @@ pub enum Links {
 /// Fails with `NotFound` if nothing is there, with `FileTooLarge` above `bytes_max`, with `IsADirectory` for a folder,
 /// and with its own text for a link, a pipe, a socket or a device. Never waits for a writer.
 pub fn read_regular(path: &Path, bytes_max: usize, links: Links) -> io::Result<Vec<u8>> {
-    let file = open_regular(path, links, OpenOptions::new().read(true))?;
-    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+    let mut opened = open_to_read(path, bytes_max, links)?;
     // One byte more than there is, so that the end is found without growing.
-    let expected = file.metadata()?.len().min(limit).saturating_add(1);
+    let expected = opened.file.metadata()?.len().saturating_add(1);
     let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() > bytes_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    opened.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
-/// Opens a regular file to be read later, and not beyond `bytes_max`. Fails as [`read_regular`] does.
-pub fn open_to_read(path: &Path, bytes_max: usize, links: Links) -> io::Result<impl Read + Send + 'static> {
+/// Opens a regular file to be read as a stream. Fails as [`read_regular`] does: at once, or when it is read, if more
+/// than `bytes_max` come.
+pub fn open_to_read(path: &Path, bytes_max: usize, links: Links) -> io::Result<Opened> {
     let file = open_regular(path, links, OpenOptions::new().read(true))?;
-    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
-    if file.metadata()?.len() > limit {
-        Err(io::ErrorKind::FileTooLarge.into())
-    } else {
-        Ok(file.take(limit))
+    if file.metadata()?.len() > u64::try_from(bytes_max).unwrap_or(u64::MAX) {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(Opened { file, left: bytes_max })
+}
+
+/// An open file, of which a limited number of bytes is read: it may grow, and some file systems say no size.
+#[derive(Debug)]
+pub struct Opened {
+    file: File,
+    left: usize,
+}
+
+impl Read for Opened {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(bytes)?;
+        self.left = self.left.checked_sub(read).ok_or(io::ErrorKind::FileTooLarge)?;
+        Ok(read)
     }
 }
 
@@ -134,13 +147,16 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_grows_before_it_is_read_is_not_read_beyond_the_limit() {
+    fn a_file_that_is_larger_than_it_said_is_not_read_as_its_beginning() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "content").unwrap();
         let opened = open_to_read(&file, 9, Links::Follow).unwrap();
         std::fs::write(&file, "longer content").unwrap();
-        assert_eq!(io::read_to_string(opened).unwrap(), "longer co");
+        assert_eq!(io::read_to_string(opened).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        // Its size is told as 0.
+        let large = read_regular(Path::new("/proc/self/mounts"), 9, Links::Follow).unwrap_err();
+        assert_eq!(large.kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]
