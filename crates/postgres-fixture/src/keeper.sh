@@ -180,7 +180,7 @@ free() {
     rm -f "$disk/filler"
 }
 
-# bouncer PORT SERVER_PORT [MODE]: PgBouncer before a server, in transaction mode. Prints its process.
+# bouncer PORT SERVER_PORT [MODE]: PgBouncer before a server, in transaction mode, when it answers. Prints its process.
 bouncer() {
     printf '"tollgate" "%s"\n' "$PASSWORD" > "$folder/bouncer-users"
     cat > "$folder/bouncer-$1.ini" << END
@@ -198,15 +198,16 @@ max_client_conn = 200
 server_login_retry = 1
 END
     pgbouncer --quiet "$folder/bouncer-$1.ini" > "$folder/bouncer-$1.log" 2>&1 < /dev/null &
-    bouncers="$bouncers $!"
-    echo "$!"
-}
-
-# bouncer_lives PROCESS PORT
-bouncer_lives() {
-    kill -0 "$1" 2>/dev/null && return
-    cat "$folder/bouncer-$2.log"
-    return 1
+    process=$!
+    # Something else may answer at its port: PgBouncer ends then, without a word.
+    until "$bin/pg_isready" --quiet --host=127.0.0.1 --port="$1"; do
+        kill -0 "$process" 2>/dev/null && continue
+        cat "$folder/bouncer-$1.log"
+        echo "could not bind, or ended for another reason"
+        return 1
+    done
+    bouncers="$bouncers $process"
+    echo "$process"
 }
 
 # bouncer_end PROCESS

@@ -9,7 +9,7 @@
 #![expect(clippy::panic, reason = "only tests use this crate")]
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -122,20 +122,33 @@ impl Servers {
         self.started(|name, port| format!("init {name} {port}"))
     }
 
-    /// A port that was free a moment ago may be another process's now, so this tries again.
     fn started(&self, command: impl Fn(&str, u16) -> String) -> Server<'_> {
+        let next = || format!("server{}", self.names.fetch_add(1, Ordering::Relaxed));
+        let (name, port, _) = self.on_a_free_port(next, command, |name| {
+            self.run(&format!("forget {name}"));
+        });
+        Server { servers: self, name, port }
+    }
+
+    /// Runs a command with a port; returns the name, the port and what was printed. A port that was free a moment ago
+    /// may be another process's now: then `forget` is called, and another port is tried.
+    fn on_a_free_port(
+        &self,
+        name: impl Fn() -> String,
+        command: impl Fn(&str, u16) -> String,
+        forget: impl Fn(&str),
+    ) -> (String, u16, String) {
         let mut tries = 0;
         loop {
             tries += 1;
-            let name = format!("server{}", self.names.fetch_add(1, Ordering::Relaxed));
-            let port = free_port();
+            let (name, port) = (name(), free_port());
             let command = command(&name, port);
             let (output, good) = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).run(&command);
             if good {
-                return Server { servers: self, name, port };
+                return (name, port, output);
             }
             assert!(tries < 5 && output.contains("could not bind"), "{command}: {output}");
-            self.run(&format!("forget {name}"));
+            forget(&name);
         }
     }
 
@@ -273,12 +286,12 @@ impl Server<'_> {
 
     /// PgBouncer in transaction mode before this server; clients connect to it as to the server, without TLS.
     pub fn bouncer(&self) -> Bouncer<'_> {
-        let port = free_port();
-        let process = self.servers.run(&format!("bouncer {port} {}", self.port)).trim().to_owned();
-        // It answers soon, or the tests' connection tells why not.
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            self.servers.run(&format!("bouncer_lives {process} {port}"));
-        }
+        let (_, port, process) = self.servers.on_a_free_port(
+            String::new,
+            |_, port| format!("bouncer {port} {}", self.port),
+            |_| {},
+        );
+        let process = process.trim().to_owned();
         Bouncer { servers: self.servers, process, port }
     }
 
@@ -326,5 +339,20 @@ impl Database {
     #[must_use]
     pub fn url_at(&self, port: u16) -> String {
         format!("postgres://{ROLE}:{PASSWORD}@127.0.0.1:{port}/{}?sslmode=disable", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bouncer_whose_port_is_another_process_is_not_taken_for_ready() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (server, port) = (shared(), taken.local_addr().unwrap().port());
+        let (said, good) =
+            server.servers.keeper.lock().unwrap().run(&format!("bouncer {port} {}", server.port));
+        assert!(!good && said.contains("could not bind"), "{said}");
+        drop(server.bouncer());
     }
 }

@@ -164,6 +164,7 @@ impl Lifecycle for PostgresStore {
 impl Store for PostgresStore {
     fn ready(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
+            let mut told = None;
             loop {
                 match self.shared.ledger.views.now().await {
                     Ok(now) => {
@@ -171,7 +172,17 @@ impl Store for PostgresStore {
                         return Ok(());
                     }
                     Err(fault @ Fault::Lasting(_)) => return Err(fault.into()),
-                    Err(Fault::Transient(_)) => self.shared.ledger.views.may_try().await,
+                    Err(Fault::Transient(error)) => {
+                        if told.as_ref() != Some(&error) {
+                            tracing::warn!(
+                                event = "ledger_not_reached",
+                                error,
+                                "the ledger cannot be used yet, and the gate stays shut: check the database, its address and the network; will retry"
+                            );
+                        }
+                        told = Some(error);
+                        self.shared.ledger.views.may_try().await;
+                    }
                 }
             }
         })

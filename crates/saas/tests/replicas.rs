@@ -17,7 +17,7 @@ use std::process::Command;
 use std::slice;
 
 use bench::{Running, micros};
-use processes::{Emulator, command, http};
+use processes::{Emulator, Sidecar, command, http};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tollgate_postgres_fixture::{Bouncer, Database, shared};
@@ -242,6 +242,17 @@ fn a_flush_at_the_replica_that_does_not_lead_reports_the_open_hour_first_and_lat
     rest.sort();
     assert_eq!(rest, [replicas.of(ACCOUNT, "08", 100 * 2), replicas.of(NEIGHBOUR, "09", 2)]);
     assert!(replicas.both().into_iter().all(balanced));
+}
+
+/// Its gate stays shut, and neither AWS nor a request says why.
+#[test]
+fn a_replica_that_cannot_reach_its_database_says_so_at_once() {
+    let (emulator, files) = (Emulator::start(), tempfile::tempdir().unwrap());
+    let nobody = "postgres://tollgate:secret@127.0.0.1:1/tollgate?sslmode=disable";
+    let mut alone = Sidecar::start(replica(&emulator, &files, "alone", nobody));
+    let told = alone.read_until(|line| line["event"] == "ledger_not_reached");
+    assert!(told["error"].as_str().unwrap().starts_with("127.0.0.1:1/tollgate: "), "{told}");
+    assert!(!told.to_string().contains("secret"), "{told}");
 }
 
 #[test]
