@@ -5,8 +5,8 @@ Usage: code_order.py PROGRAM MAP > deploy/code-order.ld
 
 PROGRAM is the release build with its symbols, MAP the linker's map of it. The kernel maps a program by groups of pages, so a function
 that runs makes its neighbours resident: without an order, a sidecar holds nearly its whole program in memory. Valgrind says which
-functions run in its start, its probes, two minutes of rest and its end. The script names them without the hashes that each build adds. The linker
-passes over a name that no longer exists, and leaves a new function where the compiler put it.
+functions run in its start, its probes, two minutes of rest and its end. The script names them without the hashes that each build
+adds. The linker passes over a name that no longer exists, and leaves a new function where the compiler put it.
 
 Needs valgrind and what benches/start.py needs.
 """
@@ -22,7 +22,7 @@ import time
 import urllib.request
 
 from start import Bench
-from measure import free_port
+from measure import free_port, get
 
 PROBES = ["/livez", "/readyz", "/startupz", "/entitlement", "/metrics"]
 # The sender looks once a minute whether an hour is over.
@@ -48,11 +48,6 @@ FOOTER = """\
 CRATE_HASH, FUNCTION_HASH = re.compile(r"Cs[0-9A-Za-z]+_"), re.compile(r"17h[0-9a-f]{16}E.*|\.(llvm\.)?\d+$")
 
 
-def get(addr, path):
-    with urllib.request.urlopen(f"http://{addr}{path}") as answer:
-        return answer.read()
-
-
 class Recorder:
     def __init__(self, program, folder):
         self.folder = folder
@@ -74,10 +69,11 @@ class Recorder:
         return found
 
     def hourly(self):
-        addr = f"127.0.0.1:{free_port()}"
+        port = free_port()
+        addr = f"127.0.0.1:{port}"
         with self.bench.open_gate({**self.bench.plain, "TOLLGATE_PROBE_ADDR": addr}):
             for path in PROBES:
-                get(addr, path)
+                assert get(port, path), path
             for probe in ("ready", "live"):
                 environment = {**os.environ, "TOLLGATE_PROBE_ADDR": addr}
                 subprocess.run([self.bench.program, "probe", probe], env=environment, check=True, stdout=subprocess.DEVNULL)

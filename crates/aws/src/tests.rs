@@ -8,6 +8,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use super::*;
 use tollgate_marketplace::{Nonce, PublicKeyVersion};
 
+fn bundle(pem: &'static [u8]) -> CaBundle {
+    CaBundle::new("/ca.pem".into(), pem).unwrap()
+}
+
 pub(super) fn client(endpoint_url: String, ca_bundle: Option<CaBundle>) -> Aws {
     let settings = AwsSettings {
         region: Some("us-east-1".parse().unwrap()),
@@ -391,8 +395,7 @@ async fn serve_tls_once(body: &'static str) -> SocketAddr {
 #[tokio::test]
 async fn the_ca_bundle_is_what_tls_trusts() {
     let addr = serve_tls_once(r#"{"Signature":"a.b.c"}"#).await;
-    let ca =
-        CaBundle::new("/ca.pem".into(), &include_bytes!("../../../tests/fixtures/tls/ca.pem")[..]).unwrap();
+    let ca = bundle(include_bytes!("../../../tests/fixtures/tls/ca.pem"));
     let registered = register(&client(format!("https://localhost:{}", addr.port()), Some(ca))).await.unwrap();
     assert_eq!(registered.signature, "a.b.c");
 }
@@ -400,9 +403,7 @@ async fn the_ca_bundle_is_what_tls_trusts() {
 #[tokio::test]
 async fn a_certificate_of_nobody_we_trust_is_called_tls() {
     let addr = serve_tls_once("{}").await;
-    let other =
-        CaBundle::new("/ca.pem".into(), &include_bytes!("../../../tests/fixtures/tls/other-ca.pem")[..])
-            .unwrap();
+    let other = bundle(include_bytes!("../../../tests/fixtures/tls/other-ca.pem"));
     let outcome = register(&client(format!("https://localhost:{}", addr.port()), Some(other))).await;
     assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Tls".to_owned()));
 }
@@ -428,8 +429,7 @@ async fn what_breaks_tls_is_told_apart_from_a_certificate() {
             stream.shutdown().await.unwrap();
             let _ = stream.read_to_end(&mut Vec::new()).await;
         });
-        let ca = CaBundle::new("/ca.pem".into(), &include_bytes!("../../../tests/fixtures/tls/ca.pem")[..])
-            .unwrap();
+        let ca = bundle(include_bytes!("../../../tests/fixtures/tls/ca.pem"));
         let outcome = register(&client(format!("https://{addr}"), Some(ca))).await;
         assert!(outcome.as_ref().is_err_and(|fault| fault.never_sent), "{outcome:?}");
         assert_eq!(class_and_code(outcome), (FaultClass::Transient, code.to_owned()));

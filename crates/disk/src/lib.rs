@@ -136,7 +136,7 @@ mod tests {
             assert_eq!(read_regular(&file, 7, links).unwrap(), b"content");
             let large = read_regular(&file, 6, links).unwrap_err();
             assert_eq!(large.kind(), io::ErrorKind::FileTooLarge);
-            let large = open_to_read(&file, 6, links).err().unwrap();
+            let large = open_to_read(&file, 6, links).unwrap_err();
             assert_eq!(large.kind(), io::ErrorKind::FileTooLarge);
             let folder = read_regular(folder.path(), 9, links).unwrap_err();
             assert_eq!(folder.kind(), io::ErrorKind::IsADirectory);

@@ -34,8 +34,7 @@ if [ ! -x "$bin/initdb" ] || ! command -v pgbouncer > /dev/null; then
     echo "end 1"
     exit 1
 fi
-folder=$(mktemp -d "$base/postgres-fixture-XXXXXX") || exit
-disk=${DISK:-$folder}
+folder=
 bouncers=
 
 # However this ends, except by SIGKILL: Ctrl-C in a terminal reaches this process before its input ends.
@@ -49,6 +48,8 @@ end() {
 }
 trap end EXIT
 trap 'exit 1' HUP INT TERM
+folder=$(mktemp -d "$base/postgres-fixture-XXXXXX") || exit
+disk=${DISK:-$folder}
 chmod 755 "$folder"
 
 # init NAME PORT: makes the data of a server.
@@ -180,7 +181,7 @@ free() {
     rm -f "$disk/filler"
 }
 
-# bouncer PORT SERVER_PORT [MODE]: PgBouncer before a server, in transaction mode, when it answers. Prints its process.
+# bouncer PORT SERVER_PORT: PgBouncer before a server, in transaction mode, when it answers. Prints its process.
 bouncer() {
     printf '"tollgate" "%s"\n' "$PASSWORD" > "$folder/bouncer-users"
     cat > "$folder/bouncer-$1.ini" << END
@@ -192,21 +193,23 @@ listen_port = $1
 unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = $folder/bouncer-users
-pool_mode = ${3:-transaction}
+pool_mode = transaction
 default_pool_size = 4
 max_client_conn = 200
 server_login_retry = 1
 END
     pgbouncer --quiet "$folder/bouncer-$1.ini" > "$folder/bouncer-$1.log" 2>&1 < /dev/null &
     process=$!
+    before=$bouncers
+    bouncers="$bouncers $process"
     # Something else may answer at its port: PgBouncer ends then, without a word.
     until "$bin/pg_isready" --quiet --host=127.0.0.1 --port="$1"; do
         kill -0 "$process" 2>/dev/null && continue
         cat "$folder/bouncer-$1.log"
         echo "could not bind, or ended for another reason"
+        bouncers=$before
         return 1
     done
-    bouncers="$bouncers $process"
     echo "$process"
 }
 
